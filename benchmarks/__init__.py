@@ -1,0 +1,1 @@
+"""What it costs, beside what a user would pick instead. `python -m benchmarks --help`."""

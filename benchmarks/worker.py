@@ -1,0 +1,48 @@
+"""One contender in one process: builds and warms up its call, then times it as often as the driver asks.
+
+Speaks JSON lines: first {"ready": ...} or {"skipped": reason}; then, for each line with a number of calls on standard
+input, {"seconds": [...]} of each call.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+
+from benchmarks.contenders import CONTENDERS, NotAvailable, Setting, missing
+
+
+def main() -> None:
+    """Serve one contender: arguments are its name, the suite and the setting as JSON."""
+    name, suite, setting = sys.argv[1], sys.argv[2], Setting(**json.loads(sys.argv[3]))
+    answers, sys.stdout = sys.stdout, sys.stderr
+
+    def answer(content: dict[str, object]) -> None:
+        print(json.dumps(content), file=answers, flush=True)
+
+    if (package := missing(name)) is not None:
+        return answer({"skipped": f"{package} is not installed"})
+    try:
+        started = time.perf_counter()
+        call = CONTENDERS[name][1](suite, setting)
+        call()
+        first = time.perf_counter() - started
+        call()
+    except NotAvailable as reason:
+        return answer({"skipped": str(reason)})
+    answer({"ready": True, "seconds_to_first_result": first})
+    for line in sys.stdin:
+        seconds = []
+        for _ in range(int(line)):
+            started = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - started)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        answer({"seconds": seconds, "peak_bytes": peak})
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""`python -m convert`: converts weights and proves the result against the PyTorch original, stage by stage."""

@@ -1,0 +1,195 @@
+"""The originals in PyTorch: transformers' own model, and plain torch written from docs/variants.md for the others.
+
+Each is a function from a gray image [H,W] in [0, 1] to `Stages`. The tensors are taken as the file names and stores
+them, so that neither our key maps nor our layouts have a part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convert.stages import Stages
+from superpoint_jax.config import CELL_PX, SuperPointConfig
+from superpoint_jax.weights.errors import WeightsError
+from superpoint_jax.weights.keys import HUGGING_FACE, MAGIC_LEAP, Layout
+from superpoint_jax.weights.options import HUGGING_FACE_FIELDS
+
+Original = Callable[[np.ndarray], Stages]
+Weights = Mapping[str, Tensor]
+
+
+def original(tensors: Mapping[str, np.ndarray], layout: Layout, config: SuperPointConfig) -> Original:
+    """The PyTorch network and decoding that weights of this layout were published with.
+
+    Raises:
+        WeightsError: There is none: batch norm in our own layout.
+    """
+    weights = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
+    weights = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+    if layout is HUGGING_FACE:
+        if config.batch_norm:
+            raise WeightsError(
+                "no PyTorch original has batch norm in this layout; verify the file that it was converted from"
+            )
+        return _hugging_face(weights, config)
+    run = _magic_leap if layout is MAGIC_LEAP else _rpautrat
+
+    @torch.no_grad()
+    def stages(gray: np.ndarray) -> Stages:
+        return run(weights, config, torch.from_numpy(gray))
+
+    return stages
+
+
+def _hugging_face(weights: Weights, config: SuperPointConfig) -> Original:
+    from transformers import SuperPointConfig as TheirConfig
+    from transformers import SuperPointForKeypointDetection
+
+    fields = asdict(config)
+    model = SuperPointForKeypointDetection(TheirConfig(**{name: fields[name] for name in HUGGING_FACE_FIELDS})).eval()
+    model.load_state_dict(weights)
+    logits: list[Tensor] = []
+    model.keypoint_decoder.conv_score_b.register_forward_hook(lambda *arguments: logits.append(arguments[-1]))
+
+    @torch.no_grad()
+    def stages(gray: np.ndarray) -> Stages:
+        logits.clear()
+        out = model(torch.from_numpy(gray)[None, None], output_hidden_states=True)
+        encoded = out.hidden_states[-1]
+        # Suppression with radius 0 keeps all: the score map as it is before.
+        model.keypoint_decoder.nms_radius = 0
+        scores = model.keypoint_decoder._get_pixel_scores(encoded)[0]
+        model.keypoint_decoder.nms_radius = config.nms_radius
+        suppressed = model.keypoint_decoder._get_pixel_scores(encoded)[0]
+        # It divides by (W, H) in float32; rounding brings the pixel back.
+        keypoints_xy = np.round(out.keypoints[0].numpy() * np.array(gray.shape[::-1], np.float32))
+        return Stages(
+            blocks=tuple(_channels_last(state[0]) for state in out.hidden_states),
+            logits=_channels_last(logits[0][0]),
+            score_map=scores.numpy(),
+            suppressed=suppressed.numpy(),
+            keypoints_xy=keypoints_xy,
+            scores=out.scores[0].numpy(),
+            descriptors=out.descriptors[0].numpy(),
+        )
+
+    return stages
+
+
+def _magic_leap(weights: Weights, config: SuperPointConfig, gray: Tensor) -> Stages:
+    """The demo published with superpoint_v1.pth."""
+
+    def conv(x: Tensor, name: str) -> Tensor:
+        return F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], padding="same")
+
+    x, blocks = gray[None, None], []
+    for block in range(1, 5):
+        for half in "ab":
+            x = F.relu(conv(x, f"conv{block}{half}"))
+        x = F.max_pool2d(x, 2) if block < 4 else x
+        blocks.append(x)
+    logits = conv(F.relu(conv(x, "convPa")), "convPb")
+    dense = conv(F.relu(conv(x, "convDa")), "convDb")
+    dense = dense / torch.linalg.vector_norm(dense, dim=1, keepdim=True)
+
+    exponentials = torch.exp(logits[0])
+    scores = _cells_to_pixels(exponentials / (exponentials.sum(0) + 1e-5))
+    suppressed = _greedy(scores, threshold=config.keypoint_threshold, radius=config.nms_radius)
+    keypoints_xy = _inside(suppressed > 0, config.border_removal_distance, *gray.shape)
+    descriptors = _sample(dense, keypoints_xy / CELL_PX - 0.5)
+    descriptors = descriptors / torch.linalg.vector_norm(descriptors, dim=1, keepdim=True)
+    return _stages(blocks, logits, scores, suppressed, keypoints_xy, descriptors)
+
+
+def _rpautrat(weights: Weights, config: SuperPointConfig, gray: Tensor) -> Stages:
+    """rpautrat's PyTorch port: batch norm follows the ReLU."""
+
+    def layer(x: Tensor, name: str, *, relu: bool) -> Tensor:
+        x = F.conv2d(x, weights[f"{name}.conv.weight"], weights[f"{name}.conv.bias"], padding="same")
+        mean, var = weights[f"{name}.bn.running_mean"], weights[f"{name}.bn.running_var"]
+        scale, shift = weights[f"{name}.bn.weight"], weights[f"{name}.bn.bias"]
+        return F.batch_norm(F.relu(x) if relu else x, mean, var, scale, shift, eps=1e-3)
+
+    x, blocks = gray[None, None], []
+    for block in range(4):
+        for half in range(2):
+            x = layer(x, f"backbone.{block}.{half}", relu=True)
+        x = F.max_pool2d(x, 2) if block < 3 else x
+        blocks.append(x)
+    logits = layer(layer(x, "detector.0", relu=True), "detector.1", relu=False)
+    dense = F.normalize(layer(layer(x, "descriptor.0", relu=True), "descriptor.1", relu=False), dim=1)
+
+    scores = _cells_to_pixels(torch.softmax(logits[0], 0))
+    suppressed = _three_pass(scores, radius=config.nms_radius)
+    keypoints_xy = _inside(suppressed > config.keypoint_threshold, config.border_removal_distance, *scores.shape)
+    descriptors = F.normalize(_sample(dense, (keypoints_xy + 0.5) / CELL_PX - 0.5), dim=1)
+    return _stages(blocks, logits, scores, suppressed, keypoints_xy, descriptors)
+
+
+def _cells_to_pixels(probabilities: Tensor) -> Tensor:
+    """[65,h,w] -> [8h,8w]; channel 8 * dy + dx is pixel (dx, dy) of the cell."""
+    return F.pixel_shuffle(probabilities[None, :-1], CELL_PX)[0, 0]
+
+
+def _greedy(scores: Tensor, *, threshold: float, radius: int) -> Tensor:
+    """By descending score, each candidate silences those within `radius`, one after the other."""
+    values = scores.numpy()
+    rows, columns = np.nonzero(values >= threshold)
+    silenced, kept = np.zeros(values.shape, bool), np.zeros_like(values)
+    for i in np.argsort(-values[rows, columns], kind="stable"):
+        y, x = rows[i], columns[i]
+        if not silenced[y, x]:
+            kept[y, x] = values[y, x]
+            silenced[max(y - radius, 0) : y + radius + 1, max(x - radius, 0) : x + radius + 1] = True
+    return torch.from_numpy(kept)
+
+
+def _three_pass(scores: Tensor, *, radius: int) -> Tensor:
+    def window_max(x: Tensor) -> Tensor:
+        return F.max_pool2d(x[None, None], 2 * radius + 1, stride=1, padding=radius)[0, 0]
+
+    kept = scores == window_max(scores)
+    for _ in range(2):
+        near = window_max(kept.float()) > 0
+        rest = torch.where(near, 0.0, scores)
+        kept |= (rest == window_max(rest)) & ~near
+    return torch.where(kept, scores, 0.0)
+
+
+def _inside(found: Tensor, border: int, height: int, width: int) -> Tensor:
+    """(x, y) of the true pixels that lie at least `border` inside (height, width), in raster order."""
+    y, x = torch.nonzero(found, as_tuple=True)
+    keep = (x >= border) & (y >= border) & (x < width - border) & (y < height - border)
+    return torch.stack([x[keep], y[keep]], dim=-1).float()
+
+
+def _sample(dense: Tensor, u: Tensor) -> Tensor:
+    """Bilinear samples of [1,D,h,w] at cells u [N,2] (x, y), zeros outside."""
+    size = torch.tensor([dense.shape[3], dense.shape[2]], dtype=torch.float32)
+    grid = (2 * u + 1) / size - 1
+    return F.grid_sample(dense, grid[None, None], mode="bilinear", align_corners=False)[0, :, 0].T
+
+
+def _stages(
+    blocks: list[Tensor], logits: Tensor, scores: Tensor, suppressed: Tensor, keypoints_xy: Tensor, descriptors: Tensor
+) -> Stages:
+    x, y = keypoints_xy.long().unbind(-1)
+    return Stages(
+        blocks=tuple(_channels_last(block[0]) for block in blocks),
+        logits=_channels_last(logits[0]),
+        score_map=scores.numpy(),
+        suppressed=suppressed.numpy(),
+        keypoints_xy=keypoints_xy.numpy(),
+        scores=scores[y, x].numpy(),
+        descriptors=descriptors.numpy(),
+    )
+
+
+def _channels_last(x: Tensor) -> np.ndarray:
+    return x.permute(1, 2, 0).numpy()

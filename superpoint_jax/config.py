@@ -1,0 +1,170 @@
+"""What a SuperPoint is: its sizes and the rules that differ between the published variants."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+CELL_PX = 8
+"""Side of a cell of the dense maps, in pixels. Three 2x2 poolings make it; it is no option."""
+
+ScoreRule = Literal["softmax", "unshifted_softmax"]
+ThresholdRule = Literal["greater", "greater_equal"]
+SuppressionRule = Literal["three_pass", "greedy"]
+BorderRule = Literal["image", "cells", "top_left"]
+SamplingRule = Literal["legacy", "centered", "demo", "demo_2018"]
+ChannelRule = Literal["luma", "first"]
+RefinementRule = Literal["none", "soft_argmax"]
+ComputeDtype = Literal["float32", "bfloat16", "float16"]
+
+_RULES = {
+    "score_rule": ScoreRule,
+    "threshold_rule": ThresholdRule,
+    "suppression_rule": SuppressionRule,
+    "border_rule": BorderRule,
+    "sampling_rule": SamplingRule,
+    "channel_rule": ChannelRule,
+    "refinement": RefinementRule,
+    "dtype": ComputeDtype,
+}
+
+NETWORK_FIELDS = (
+    "encoder_hidden_sizes",
+    "decoder_hidden_size",
+    "keypoint_decoder_dim",
+    "descriptor_decoder_dim",
+    "batch_norm",
+    "batch_norm_eps",
+)
+"""Fields that a model's weights fix; the others may change from call to call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperPointConfig:
+    """Sizes and rules of one SuperPoint; hashable, so it can be a static argument of `jax.jit`.
+
+    Field names are those of Hugging Face's `SuperPointConfig` where it has one. The defaults are the network and the
+    decoding of SuperGlue, LightGlue and hloc; `SuperPointConfig.preset(name)` gives the other published variants.
+
+    Attributes:
+        encoder_hidden_sizes: Channels of the convolution blocks. All blocks but the last end in a 2x2 max pooling, and
+            three poolings make the 8-pixel cell, so there are always four.
+        decoder_hidden_size: Channels of the 3x3 convolution of both heads.
+        keypoint_decoder_dim: 64 pixels of a cell and the "no keypoint" bin.
+        descriptor_decoder_dim: Length D of a descriptor.
+        keypoint_threshold: Smallest score of a keypoint; see `threshold_rule`.
+        max_keypoints: Capacity K of the output. -1 keeps every keypoint: the capacity is then the number of points that
+            fit more than `nms_radius` apart (points of exactly equal score may stand closer under "three_pass";
+            `Keypoints.num_detected` says if more were found than fit).
+        nms_radius: Chebyshev radius of non-maximum suppression, in pixels.
+        border_removal_distance: Keypoints nearer to the border are dropped, in pixels; see `border_rule`.
+        initializer_range: Standard deviation of random initial weights in Hugging Face's port. Kept for its
+            config.json; this library initialises with He's rule, which trains.
+        batch_norm: Batch normalisation after each ReLU, as in rpautrat's network.
+        batch_norm_eps: Added to the variance.
+        score_rule: "softmax", or "unshifted_softmax" = exp(x) / (sum exp(x) + 1e-5) of the Magic Leap demo.
+        threshold_rule: Scores must be "greater" than the threshold or "greater_equal".
+        suppression_rule: "three_pass" max pooling, or "greedy" by descending score, after the threshold.
+        border_rule: Which borders count: all four of the "image"; all four of the whole "cells" (SuperGlue, LightGlue,
+            rpautrat: the same where height and width are multiples of 8); or "top_left" alone, a defect of Hugging
+            Face's port that its published results contain.
+        sampling_rule: From a pixel to a position in the dense descriptors; see `superpoint_jax.description`.
+        channel_rule: How three channels become one: "luma" (0.299, 0.587, 0.114) or the "first" channel alone.
+        refinement: Sub-pixel refinement of the score peak: "none", or "soft_argmax" over a small window.
+        refinement_radius: Half side of that window, in pixels.
+        dtype: Compute type of the network. Scores, coordinates and descriptors are float32 in any case.
+    """
+
+    encoder_hidden_sizes: tuple[int, ...] = (64, 64, 128, 128)
+    decoder_hidden_size: int = 256
+    keypoint_decoder_dim: int = 65
+    descriptor_decoder_dim: int = 256
+    keypoint_threshold: float = 0.005
+    max_keypoints: int = -1
+    nms_radius: int = 4
+    border_removal_distance: int = 4
+    initializer_range: float = 0.02
+    batch_norm: bool = False
+    batch_norm_eps: float = 1e-3
+    score_rule: ScoreRule = "softmax"
+    threshold_rule: ThresholdRule = "greater"
+    suppression_rule: SuppressionRule = "three_pass"
+    border_rule: BorderRule = "cells"
+    sampling_rule: SamplingRule = "legacy"
+    channel_rule: ChannelRule = "luma"
+    refinement: RefinementRule = "none"
+    refinement_radius: int = 2
+    dtype: ComputeDtype = "float32"
+
+    def __post_init__(self):
+        object.__setattr__(self, "encoder_hidden_sizes", tuple(int(size) for size in self.encoder_hidden_sizes))
+        for name, rule in _RULES.items():
+            value = getattr(self, name)
+            if value not in get_args(rule):
+                raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(map(repr, get_args(rule)))}")
+        if len(self.encoder_hidden_sizes) != 4 or min(self.encoder_hidden_sizes) < 1:
+            raise ValueError(
+                f"encoder_hidden_sizes={self.encoder_hidden_sizes} must be four positive channel counts: three of the "
+                f"blocks pool by 2, which makes the {CELL_PX}-pixel cell of the heads"
+            )
+        if self.keypoint_decoder_dim != CELL_PX**2 + 1:
+            raise ValueError(
+                f"keypoint_decoder_dim={self.keypoint_decoder_dim} must be {CELL_PX**2 + 1}: a cell's pixels and the "
+                f"'no keypoint' bin"
+            )
+        for name in ("decoder_hidden_size", "descriptor_decoder_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        if self.max_keypoints != -1 and self.max_keypoints < 1:
+            raise ValueError(f"max_keypoints={self.max_keypoints} must be positive, or -1 for all of them")
+        for name in ("nms_radius", "border_removal_distance", "refinement_radius"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if not self.keypoint_threshold >= 0:
+            raise ValueError(f"keypoint_threshold={self.keypoint_threshold} must not be negative")
+
+    def replace(self, **changes: Any) -> Self:
+        """This configuration with some fields changed.
+
+        Raises:
+            TypeError: A name that is no field; the message lists those that are.
+        """
+        names = [field.name for field in dataclasses.fields(self)]
+        if unknown := sorted(set(changes) - set(names)):
+            raise TypeError(f"unknown option {', '.join(unknown)}; the options are {', '.join(names)}")
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Self:
+        """The configuration of a published variant, by name: one of `PRESETS`.
+
+        Source: shared knowledge of the public implementations, tabulated in docs/variants.md; each is held against a
+        plain reference in tests/parity.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"preset {name!r} is not known; choose one of {', '.join(map(repr, PRESETS))}")
+        return cls(**{**PRESETS[name], **changes})
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # transformers' SuperPointForKeypointDetection, defects included.
+    "huggingface": dict(border_rule="top_left", sampling_rule="legacy", channel_rule="first"),
+    # The demo published with superpoint_v1.pth.
+    "magicleap": dict(
+        keypoint_threshold=0.015,
+        score_rule="unshifted_softmax",
+        threshold_rule="greater_equal",
+        suppression_rule="greedy",
+        border_rule="image",
+        sampling_rule="demo",
+    ),
+    # SuperGlue and hloc, which use Magic Leap's weights.
+    "superglue": dict(),
+    "lightglue": dict(keypoint_threshold=0.0005),
+    # rpautrat's PyTorch network and glue-factory's "open" one.
+    "rpautrat": dict(batch_norm=True, sampling_rule="centered"),
+    # The weights in this package.
+    "superpoint_jax": dict(border_rule="image", sampling_rule="centered", refinement="soft_argmax"),
+}
+"""Options of each published variant, beside the defaults of `SuperPointConfig`."""

@@ -1,0 +1,164 @@
+"""Convolution blocks as pure functions: the interface, and the plain path that every platform but the CPU takes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int
+
+from superpoint_jax import convolution_cpu
+
+Affine = tuple[Array, Array]
+Layer = tuple[Array, Array, Affine | None]
+
+
+def conv(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "n n c c2"],
+    bias: Float[Array, " c2"],
+    *,
+    relu: bool = False,
+    affine: Affine | None = None,
+    out_dtype: DTypeLike | None = None,
+) -> Float[Array, "b h w c2"]:
+    """Convolution with zero padding to the same size, plus bias, then ReLU, then scale and shift.
+
+    Computes in the type of `x`. float32 is exact float32 on every platform (no TF32, no bfloat16 passes). Has a reverse
+    derivative (`grad`, `vjp`), no forward one (`jvp`).
+    """
+    out_dtype = jnp.dtype(out_dtype or x.dtype)
+    y = cast(Array, _conv(x, kernel.astype(x.dtype), bias, relu, out_dtype))
+    # Where a variant normalises, it does so after the ReLU, so this can't be folded into the kernel before it.
+    return y if affine is None else y * _channels(affine[0], out_dtype) + _channels(affine[1], out_dtype)
+
+
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """2x2 max pooling; an odd last row or column is dropped. The gradient goes to the first of equal maxima."""
+    return cast(Array, _max_pool(x))
+
+
+def conv_block(
+    x: Float[Array, "b h w c"],
+    layers: Sequence[Layer],
+    *,
+    pool: bool,
+    valid_sizes: Int[Array, "b 2"] | None = None,
+) -> Float[Array, "b h2 w2 c2"]:
+    """Convolutions with ReLU one after the other, then an optional 2x2 pooling.
+
+    Args:
+        x: Input; where `valid_sizes` is given, zero outside.
+        layers: (kernel, bias, affine) of each.
+        valid_sizes: (height, width) of the valid top-left part of each image. Outside, every activation is set to
+            zero, as the padding of the image alone would be.
+    """
+    for kernel, bias, affine in layers:
+        x = _zero_outside(conv(x, kernel, bias, relu=True, affine=affine), valid_sizes)
+    if pool:
+        x = max_pool(x)
+        x = _zero_outside(x, None if valid_sizes is None else valid_sizes // 2)
+    return x
+
+
+def _channels(values: Float[Array, " c"], dtype: jnp.dtype | type) -> Float[Array, "1 1 1 c"]:
+    return values.astype(dtype)[None, None, None]
+
+
+def _zero_outside(x: Array, sizes: Array | None) -> Array:
+    if sizes is None:
+        return x
+    rows = jnp.arange(x.shape[1])[None, :, None] < sizes[:, :1, None]
+    columns = jnp.arange(x.shape[2])[None, None, :] < sizes[:, 1:, None]
+    return jnp.where((rows & columns)[..., None], x, 0)
+
+
+def _convolve(x: Array, kernel: Array) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=lax.Precision.HIGHEST if x.dtype == jnp.float32 else None,
+    )
+
+
+def _conv_plain(x: Array, kernel: Array, bias: Array, relu: bool, out_dtype: jnp.dtype) -> Array:
+    y = _convolve(x, kernel).astype(out_dtype) + _channels(bias, out_dtype)
+    return jax.nn.relu(y) if relu else y
+
+
+# The derivatives are spelled out because XLA's own are what makes training slow on a CPU: that of a kernel takes
+# several times as long as the convolution, that of the pooling about as long. Other platforms get XLA's. Each argument
+# has a computation of its own, so that the one nobody asks for (that of the image) is dropped.
+
+
+def _conv_by_platform(x: Array, kernel: Array, bias: Array, relu: bool, out_dtype: jnp.dtype) -> Array:
+    plain = functools.partial(_conv_plain, relu=relu, out_dtype=out_dtype)
+    if not convolution_cpu.is_faster(x, kernel):
+        return plain(x, kernel, bias)
+    cpu = functools.partial(convolution_cpu.conv, relu=relu, out_dtype=out_dtype)
+    return lax.platform_dependent(x, kernel, bias, cpu=cpu, default=plain)
+
+
+def _conv_forward(
+    x: Array, kernel: Array, bias: Array, relu: bool, out_dtype: jnp.dtype
+) -> tuple[Array, tuple[Array, Array, Array, Array | None]]:
+    y = _conv_by_platform(x, kernel, bias, relu, out_dtype)
+    return y, (x, kernel, bias, y if relu else None)
+
+
+def _conv_backward(
+    relu: bool, out_dtype: jnp.dtype, saved: tuple[Array, Array, Array, Array | None], gradient: Array
+) -> tuple[Array, Array, Array]:
+    x, kernel, bias, y = saved
+    gradient = gradient if y is None else jnp.where(y > 0, gradient, 0)
+    bias_gradient = jnp.sum(gradient, axis=(0, 1, 2), dtype=jnp.float32).astype(bias.dtype)
+    gradient = gradient.astype(x.dtype)
+    return _input_gradient(kernel, gradient), _kernel_gradient(x, gradient, kernel.shape[0]), bias_gradient
+
+
+_conv = jax.custom_vjp(_conv_by_platform, nondiff_argnums=(3, 4))
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _input_gradient(kernel: Array, gradient: Array) -> Array:
+    flipped = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+    bias = jnp.zeros(flipped.shape[-1], gradient.dtype)
+    return _conv_by_platform(gradient, flipped, bias, False, gradient.dtype)
+
+
+def _kernel_gradient(x: Array, gradient: Array, size: int) -> Array:
+    def plain(x: Array, gradient: Array) -> Array:
+        kernel = jax.ShapeDtypeStruct((size, size, x.shape[-1], gradient.shape[-1]), x.dtype)
+        return jax.linear_transpose(functools.partial(_convolve, x), kernel)(gradient)[0]
+
+    if x.dtype not in (jnp.float32, jnp.bfloat16):
+        return plain(x, gradient)
+    cpu = functools.partial(convolution_cpu.kernel_gradient, size=size)
+    return lax.platform_dependent(x, gradient, cpu=cpu, default=plain)
+
+
+def _max_pool_plain(x: Array) -> Array:
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+
+@jax.custom_vjp
+def _max_pool(x: Array) -> Array:
+    return lax.platform_dependent(x, cpu=convolution_cpu.max_pool, default=_max_pool_plain)
+
+
+def _max_pool_backward(x: Array, gradient: Array) -> tuple[Array]:
+    def plain(x: Array, gradient: Array) -> Array:
+        return jax.vjp(_max_pool_plain, x)[1](gradient)[0]
+
+    return (lax.platform_dependent(x, gradient, cpu=convolution_cpu.max_pool_gradient, default=plain),)
+
+
+_max_pool.defvjp(lambda x: (_max_pool(x), x), _max_pool_backward)

@@ -1,0 +1,166 @@
+"""Convolution on the CPU, where XLA's own way of it is slow. Held against the plain path of convolution.py.
+
+Three facts about XLA on CPUs shape this file:
+- Its convolutions of bfloat16 run in float32, but a product of bfloat16 matrices with a float32 result runs on the
+  matrix units (AMX), several times faster. So a convolution becomes products, of patches built in strips that stay in
+  the cache.
+- Whatever moves bfloat16 about (slice, pad, concatenate) goes through float32 and back. The same bits as uint16 are
+  just moved; hence `_words` and `_numbers`.
+- A product that contracts both operands over their first axis misses the matrix units, and XLA's loops are slow at
+  transposing; a product with the identity transposes on the matrix units.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Float
+
+
+def is_faster(x: Array, kernel: Array) -> bool:
+    """Whether `conv` below beats XLA's convolution: bfloat16, and more than one channel."""
+    return x.dtype == jnp.bfloat16 and x.shape[-1] > 1 and kernel.shape[-1] > 1
+
+
+def conv(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "n n c c2"],
+    bias: Float[Array, " c2"],
+    *,
+    relu: bool,
+    out_dtype: jnp.dtype,
+) -> Float[Array, "b h w c2"]:
+    """Convolution with zero padding to the same size, plus bias, then ReLU; sums in float32, rounded once."""
+    size, _, channels, features = kernel.shape
+    batch, height, width, _ = x.shape
+    images, rows = _strip(x.shape, size * (2 * channels + 4 * features))
+    blocks, strips, halo = -(-batch // images), -(-height // rows), size // 2
+    padding = ((0, blocks * images - batch), (halo, halo + strips * rows - height), (halo, halo), (0, 0))
+    padded = jnp.pad(_words(x), padding)
+    # Taps of a row side by side in the depth of the product, rows of the kernel side by side in its width.
+    matrix = jnp.moveaxis(kernel, 0, 2).reshape(size * channels, size * features)
+
+    def strip(index: Array) -> Array:
+        start = (index // strips * images, index % strips * rows, 0, 0)
+        window = lax.dynamic_slice(padded, start, (images, rows + 2 * halo, width + 2 * halo, channels))
+        product = _product(_side_by_side(window, size), _words(matrix), 3, 0)
+        y = sum(product[:, i : i + rows, :, i * features : (i + 1) * features] for i in range(size))
+        y = y + bias.astype(jnp.float32)[None, None, None]
+        return _words((jnp.maximum(y, 0) if relu else y).astype(out_dtype))
+
+    y = lax.map(strip, jnp.arange(blocks * strips)).reshape(blocks, strips, images, rows, width, features)
+    y = jnp.swapaxes(y, 1, 2).reshape(blocks * images, strips * rows, width, features)
+    return _numbers(y[:batch, :height], out_dtype)
+
+
+def kernel_gradient(
+    x: Float[Array, "b h w c"], gradient: Float[Array, "b h w c2"], *, size: int
+) -> Float[Array, "n n c c2"]:
+    """Gradient to the kernel of a same-size convolution, from that of its output; sums in float32."""
+    batch, height, width, channels = x.shape
+    features = gradient.shape[-1]
+    taps_in_x = channels == 1
+    images, rows = _strip(x.shape, x.dtype.itemsize * size * (channels + (1 if taps_in_x else features)))
+    blocks, strips, halo = -(-batch // images), -(-height // rows), size // 2
+    spare = ((0, blocks * images - batch), (0, strips * rows - height))
+    margin = (halo, halo) if taps_in_x else (0, 0)
+    x_padded = jnp.pad(_words(x), (spare[0], (halo, halo + spare[1][1]), margin, (0, 0)))
+    margin = (0, 0) if taps_in_x else (halo, halo)
+    # Rows added to fill the last strip have a gradient of zero.
+    gradient_padded = jnp.pad(_words(gradient), (*spare, margin, (0, 0)))
+
+    def add_strip(total: Array, index: Array) -> tuple[Array, None]:
+        start = (index // strips * images, index % strips * rows, 0, 0)
+        x_strip = lax.dynamic_slice(x_padded, start, (images, rows + 2 * halo, *x_padded.shape[2:]))
+        strip = lax.dynamic_slice(gradient_padded, start, (images, rows, *gradient_padded.shape[2:]))
+        if taps_in_x:
+            shifts = [x_strip[:, i : i + rows, j : j + width] for i in range(size) for j in range(size)]
+            return total + _product(jnp.stack(shifts).reshape(size * size, -1), strip.reshape(-1, features), 1, 0), None
+        columns = _side_by_side(strip, size).reshape(-1, size * features)
+        if x.dtype == jnp.bfloat16:
+            transposed = _transpose(x_strip.reshape(-1, channels)).reshape(channels, images, -1)
+            shifts = [transposed[:, :, i * width : (i + rows) * width] for i in range(size)]
+            return total + _product(jnp.concatenate(shifts).reshape(size * channels, -1), columns, 1, 0), None
+        shifts = [x_strip[:, i : i + rows].reshape(-1, channels) for i in range(size)]
+        return total + jnp.concatenate([_product(shift, columns, 0, 0) for shift in shifts]), None
+
+    shape = (size * size, features) if taps_in_x else (size * channels, size * features)
+    total, _ = lax.scan(add_strip, jnp.zeros(shape, jnp.float32), jnp.arange(blocks * strips))
+    if not taps_in_x:
+        # Shifting the gradient to the right is shifting x to the left: its taps come in reverse.
+        total = jnp.swapaxes(total.reshape(size, channels, size, features)[:, :, ::-1], 1, 2)
+    return total.reshape(size, size, channels, features).astype(x.dtype)
+
+
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """2x2 max pooling; an odd last row or column is dropped."""
+    return functools.reduce(jnp.maximum, _corners(x))
+
+
+def max_pool_gradient(x: Float[Array, "b h w c"], gradient: Float[Array, "b h2 w2 c"]) -> Float[Array, "b h w c"]:
+    """Gradient to the input of `max_pool`; to the first of equal maxima, in raster order."""
+    best, *others = _corners(x)
+    chosen = jnp.zeros(best.shape, jnp.uint8)
+    for corner, value in enumerate(others, 1):
+        chosen = jnp.where(value > best, jnp.uint8(corner), chosen)
+        best = jnp.maximum(value, best)
+    # Else the choice would be made anew for each of the four.
+    chosen = lax.optimization_barrier(chosen)[:, :, None, :, None]
+    corner = jnp.arange(4, dtype=jnp.uint8).reshape(1, 1, 2, 1, 2, 1)
+    spread = jnp.where(chosen == corner, gradient[:, :, None, :, None], 0)
+    batch, height, width, channels = gradient.shape
+    spread = spread.reshape(batch, 2 * height, 2 * width, channels)
+    return jnp.pad(spread, ((0, 0), (0, x.shape[1] - 2 * height), (0, x.shape[2] - 2 * width), (0, 0)))
+
+
+def _corners(x: Array) -> list[Array]:
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2].reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return [x[:, :, i, :, j] for i in range(2) for j in range(2)]
+
+
+def _strip(shape: tuple[int, ...], pixel_bytes: int) -> tuple[int, int]:
+    """Images and rows of a strip whose working set, `pixel_bytes` a pixel, stays in the second-level caches."""
+    batch, height, width, _ = shape
+    pixels = max(1, _cache_bytes() // pixel_bytes)
+    strips = -(-height // max(1, min(height, pixels // width)))
+    rows = -(-height // strips)
+    images = min(batch, pixels // (width * height)) if strips == 1 else 1
+    return max(1, images), rows
+
+
+@functools.cache
+def _cache_bytes() -> int:
+    try:
+        size = os.sysconf("SC_LEVEL2_CACHE_SIZE")
+    except (ValueError, OSError):
+        size = 0
+    return (size if size > 0 else 2**20) * (os.cpu_count() or 1)
+
+
+def _side_by_side(x: Array, size: int) -> Array:
+    width = x.shape[2] - size + 1
+    return jnp.concatenate([x[:, :, j : j + width] for j in range(size)], axis=-1)
+
+
+def _transpose(words: Array) -> Array:
+    identity = jnp.eye(words.shape[-1], dtype=jnp.bfloat16)
+    return _words(_product(_words(identity), words, 1, 1).astype(jnp.bfloat16))
+
+
+def _product(a: Array, b: Array, a_axis: int, b_axis: int) -> Array:
+    a, b = (_numbers(words, jnp.bfloat16) if words.dtype == jnp.uint16 else words for words in (a, b))
+    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    contracted = (((a_axis,), (b_axis,)), ((), ()))
+    return lax.dot_general(a, b, contracted, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _words(x: Array) -> Array:
+    return lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
+
+
+def _numbers(words: Array, dtype: jnp.dtype | type) -> Array:
+    return lax.bitcast_convert_type(words, dtype) if words.dtype == jnp.uint16 else words

@@ -1,0 +1,109 @@
+"""What finds keypoints in an evaluation: any SuperPoint, and OpenCV's SIFT and ORB for scale.
+
+An extractor is a function from an image, uint8 [H,W] or RGB [H,W,3], to a dictionary of numpy arrays: "keypoints" [N,2]
+(x, y) in pixels, "scores" [N] and unit-length "descriptors" [N,D], which are compared by their dot product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+
+from superpoint_jax.evaluation.metrics import require_opencv
+from superpoint_jax.extraction import extract
+from superpoint_jax.model import SuperPoint
+
+Features: TypeAlias = Mapping[str, np.ndarray]
+Extractor: TypeAlias = Callable[[np.ndarray], Features]
+
+
+def superpoint_extractor(
+    model: SuperPoint,
+    *,
+    max_keypoints: int = 1000,
+    keypoint_threshold: float | None = 0.0,
+    pad_to: int = 64,
+    **options: Any,
+) -> Extractor:
+    """The extractor of a model.
+
+    Args:
+        model: Its configuration decides about everything that is not given here.
+        max_keypoints: Number of keypoints.
+        keypoint_threshold: 0 fills that number wherever the suppression leaves enough, so that extractors are compared
+            at an equal count; None is the model's own.
+        pad_to: Images are padded to multiples of it, which changes no result and saves compilations.
+        **options: Other options of `extract`.
+    """
+    options["max_keypoints"] = max_keypoints
+    if keypoint_threshold is not None:
+        options["keypoint_threshold"] = keypoint_threshold
+
+    def run(image: np.ndarray) -> Features:
+        pixels = image if image.ndim == 3 else image[..., None]
+        height, width = pixels.shape[:2]
+        padded = np.pad(pixels, ((0, -height % pad_to), (0, -width % pad_to), (0, 0)))
+        sizes = jnp.array([[height, width]], jnp.int32)
+        return extract(model, jnp.asarray(padded[None]), image_sizes=sizes, **options).to_list()[0]
+
+    return run
+
+
+def sift_extractor(*, max_keypoints: int = 1000) -> Extractor:
+    """OpenCV's SIFT with RootSIFT descriptors (the square root of each, scaled to sum 1).
+
+    Source: R. Arandjelović, A. Zisserman, "Three things everyone should know to improve object retrieval", 2012.
+    """
+    detector = require_opencv().SIFT_create(nfeatures=max_keypoints)
+
+    def run(image: np.ndarray) -> Features:
+        keypoints, scores, descriptors = _detect(detector, image, length=128)
+        sums = np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-12)
+        return {"keypoints": keypoints, "scores": scores, "descriptors": np.sqrt(descriptors / sums)}
+
+    return run
+
+
+def orb_extractor(*, max_keypoints: int = 1000) -> Extractor:
+    """OpenCV's ORB. Its 256 bits come as -1/16 and 1/16, whose dot product is 1 - Hamming distance / 128, exactly."""
+    detector = require_opencv().ORB_create(nfeatures=max_keypoints)
+
+    def run(image: np.ndarray) -> Features:
+        keypoints, scores, descriptors = _detect(detector, image, length=32)
+        bits = np.unpackbits(descriptors.astype(np.uint8), axis=1).astype(np.float32)
+        return {"keypoints": keypoints, "scores": scores, "descriptors": (2 * bits - 1) / 16}
+
+    return run
+
+
+def make_extractor(name: str, *, weights: str | None = None, max_keypoints: int = 1000, **options: Any) -> Extractor:
+    """The extractor of a name.
+
+    Args:
+        name: "sift"; "orb"; "ours" for `weights`; else a checkpoint: whatever `from_pretrained` takes.
+        weights: Of "ours": whatever `from_pretrained` takes; None for the weights in the package.
+        max_keypoints: Number of keypoints.
+        **options: Of `superpoint_extractor`; SIFT and ORB have none.
+    """
+    if name == "sift":
+        return sift_extractor(max_keypoints=max_keypoints)
+    if name == "orb":
+        return orb_extractor(max_keypoints=max_keypoints)
+    from superpoint_jax.weights import from_pretrained
+
+    model = from_pretrained(weights if name == "ours" else name)
+    return superpoint_extractor(model, max_keypoints=max_keypoints, **options)
+
+
+def _detect(detector: Any, image: np.ndarray, *, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(keypoints, scores, descriptors) of an OpenCV detector; descriptors are float32 whatever it stores."""
+    cv2 = require_opencv()
+    gray = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    found, descriptors = detector.detectAndCompute(gray, None)
+    if descriptors is None:
+        return np.zeros((0, 2), np.float32), np.zeros(0, np.float32), np.zeros((0, length), np.float32)
+    keypoints = np.array([point.pt for point in found], np.float32).reshape(-1, 2)
+    return keypoints, np.array([point.response for point in found], np.float32), descriptors.astype(np.float32)

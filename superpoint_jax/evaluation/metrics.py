@@ -1,0 +1,203 @@
+"""How good keypoints and matches between two images of known homography are. Pure numpy functions, in float64.
+
+Points are (x, y) in pixels, centres at integers; sizes are (height, width). Every distance is measured in image b, to
+which the points of image a are carried by the true homography.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+Points = Float[np.ndarray, "n 2"]
+Homography = Float[np.ndarray, "3 3"]
+Estimator = Literal["ransac", "usac_magsac"]
+
+
+def warp_points(homography: Homography, points_xy: Points) -> Points:
+    """Where the homography brings the points; infinity for those on or behind the horizon (depth not above 0)."""
+    mapped = points_xy @ homography[:, :2].T + homography[:, 2]
+    depth = mapped[:, 2:]
+    visible = depth > 0
+    return np.where(visible, mapped[:, :2] / np.where(visible, depth, 1), np.inf)
+
+
+def inside(points_xy: Points, size: tuple[int, int]) -> Bool[np.ndarray, " n"]:
+    """True for points on the image's area, which reaches from -0.5 to width - 0.5 and height - 0.5."""
+    return np.all((points_xy >= -0.5) & (points_xy < np.array(size[::-1]) - 0.5), axis=1)
+
+
+def nearest_distances(points_xy: Points, others_xy: Float[np.ndarray, "m 2"]) -> Float[np.ndarray, " n"]:
+    """Distance of each point to the nearest of the others; infinity where there are none."""
+    from scipy.spatial import KDTree
+
+    if not len(points_xy) or not len(others_xy):
+        return np.full(len(points_xy), np.inf)
+    return KDTree(others_xy).query(points_xy)[0]
+
+
+def repeatability(warped_a: Points, points_b: Float[np.ndarray, "m 2"], *, threshold_px: float = 3.0) -> float:
+    """Fraction of the points of both images that have a point of the other within the threshold; 0 without points.
+
+    Args:
+        warped_a: Those points of image a that are visible in image b, carried there.
+        points_b: Those points of image b that are visible in image a.
+        threshold_px: Largest distance of a repeated point.
+
+    Source: paper, appendix A. Compare only at equal numbers of keypoints: a dense enough set repeats by chance.
+    """
+    total = len(warped_a) + len(points_b)
+    return float(np.mean(_both_ways(warped_a, points_b) <= threshold_px)) if total else 0.0
+
+
+def localization_error(warped_a: Points, points_b: Float[np.ndarray, "m 2"], *, threshold_px: float = 3.0) -> float:
+    """Mean distance in pixels of the repeated points of `repeatability` to the nearest; NaN where none is repeated.
+
+    Source: paper, appendix A.
+    """
+    distances = _both_ways(warped_a, points_b)
+    repeated = distances <= threshold_px
+    return float(np.mean(distances[repeated])) if repeated.any() else float("nan")
+
+
+def mutual_matches(
+    descriptors_a: Float[np.ndarray, "n d"], descriptors_b: Float[np.ndarray, "m d"]
+) -> Int[np.ndarray, "k 2"]:
+    """Rows (in a, in b) of the unit-length descriptors that are each other's nearest neighbour; first row of ties."""
+    if not len(descriptors_a) or not len(descriptors_b):
+        return np.zeros((0, 2), np.int64)
+    cosine = descriptors_a @ descriptors_b.T
+    of_a, of_b = cosine.argmax(axis=1), cosine.argmax(axis=0)
+    rows = np.flatnonzero(of_b[of_a] == np.arange(len(of_a)))
+    return np.stack([rows, of_a[rows]], axis=1)
+
+
+def fraction_within(errors_px: Float[np.ndarray, " n"], threshold_px: float) -> float:
+    """Fraction of errors up to the threshold; 0 without any. Of matches it is the matching accuracy."""
+    return float(np.mean(errors_px <= threshold_px)) if len(errors_px) else 0.0
+
+
+def matching_score(
+    errors_px: Float[np.ndarray, " k"],
+    visible_a: int,
+    visible_b: int,
+    *,
+    threshold_px: float = 3.0,
+) -> float:
+    """Correct matches over the points that either image has in the area both show, the mean of both images.
+
+    Args:
+        errors_px: Of the matches whose two ends lie in that area.
+        visible_a: Points of image a in it.
+        visible_b: Points of image b in it.
+        threshold_px: Largest error of a correct match.
+
+    Source: paper, appendix B ("matching score").
+    """
+    correct = int(np.sum(errors_px <= threshold_px))
+    return (correct / max(visible_a, 1) + correct / max(visible_b, 1)) / 2
+
+
+def average_precision(scores: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], num_positives: int) -> float:
+    """Area under precision over recall as the answers come in by descending score (ties in the order given).
+
+    The sum over the correct answers of the precision down to each, over the number of answers there are to find; 0
+    where there is none. Nothing is interpolated.
+    """
+    hits = correct[np.argsort(-scores, kind="stable")]
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    return float(np.sum(precision[hits]) / num_positives) if num_positives else 0.0
+
+
+def nearest_neighbor_map(
+    warped_a: Points,
+    descriptors_a: Float[np.ndarray, "n d"],
+    points_b: Float[np.ndarray, "m 2"],
+    descriptors_b: Float[np.ndarray, "m d"],
+    *,
+    threshold_px: float = 3.0,
+) -> float:
+    """Average precision of nearest neighbours by descriptor over all thresholds of it, the mean of both directions.
+
+    A point's answer is its nearest neighbour, scored by similarity; it is correct within `threshold_px`. The answers to
+    find are the points that have one of the other image within that distance. Points as in `repeatability`.
+
+    Source: paper, appendix B ("nearest neighbor mean average precision").
+    """
+    if not len(warped_a) or not len(points_b):
+        return 0.0
+    cosine = descriptors_a @ descriptors_b.T
+    precisions = []
+    for similarity, points, others in ((cosine, warped_a, points_b), (cosine.T, points_b, warped_a)):
+        nearest = similarity.argmax(axis=1)
+        correct = np.linalg.norm(points - others[nearest], axis=1) <= threshold_px
+        positives = int(np.sum(nearest_distances(points, others) <= threshold_px))
+        precisions.append(average_precision(similarity.max(axis=1), correct, positives))
+    return float(np.mean(precisions))
+
+
+def estimate_homography(
+    points_a: Points, points_b: Points, *, threshold_px: float = 3.0, estimator: Estimator = "ransac"
+) -> Homography | None:
+    """The homography from a to b that OpenCV finds in the matched points; None where it finds none.
+
+    So many iterations (10,000 at a confidence of 0.9999) that the figures tell about the points and little about luck;
+    the same points give the same answer, for which OpenCV's random numbers are seeded.
+
+    Args:
+        points_a: Matched points of image a, row by row with `points_b`.
+        points_b: Their partners.
+        threshold_px: Largest reprojection error of an inlier.
+        estimator: "ransac", which the published figures use, or the better "usac_magsac".
+
+    Raises:
+        ImportError: OpenCV is not installed.
+    """
+    cv2 = require_opencv()
+    if estimator not in get_args(Estimator):
+        raise ValueError(f"estimator={estimator!r} is not known; choose one of {', '.join(get_args(Estimator))}")
+    if len(points_a) < 4:
+        return None
+    cv2.setRNGSeed(0)
+    method = {"ransac": cv2.RANSAC, "usac_magsac": cv2.USAC_MAGSAC}[estimator]
+    a, b = (np.ascontiguousarray(points, np.float64) for points in (points_a, points_b))
+    found, _ = cv2.findHomography(a, b, method, threshold_px, maxIters=10_000, confidence=0.9999)
+    return found
+
+
+def corner_error(estimated: Homography | None, true: Homography, size: tuple[int, int]) -> float:
+    """Mean distance in pixels between where two homographies bring the corners of an image of `size`.
+
+    Infinity without an estimate. Corners are the centres of the corner pixels.
+
+    Source: paper, section 7.3 (its correctness is this, up to a threshold).
+    """
+    if estimated is None:
+        return float("inf")
+    height, width = size
+    corners = np.array([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]], np.float64)
+    there, truth = warp_points(estimated, corners), warp_points(true, corners)
+    if not (np.isfinite(there).all() and np.isfinite(truth).all()):
+        return float("inf")
+    return float(np.mean(np.linalg.norm(there - truth, axis=1)))
+
+
+def require_opencv() -> Any:
+    """The module cv2.
+
+    Raises:
+        ImportError: It is not installed; the message says how to get it.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise ImportError(
+            "OpenCV is needed to estimate homographies and for SIFT and ORB: pip install 'superpoint-jax[geometry]'"
+        ) from error
+    return cv2
+
+
+def _both_ways(warped_a: Points, points_b: Float[np.ndarray, "m 2"]) -> Float[np.ndarray, " n_plus_m"]:
+    return np.concatenate([nearest_distances(warped_a, points_b), nearest_distances(points_b, warped_a)])

@@ -1,0 +1,151 @@
+"""Figures for validation during training: fast, on the device, on a fixed set of photos and homographies."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float
+
+from superpoint_jax.evaluation.images import warp_mirrored
+from superpoint_jax.evaluation.metrics import corner_error, estimate_homography
+from superpoint_jax.evaluation.report import FIGURES_PX
+from superpoint_jax.extraction import extract
+from superpoint_jax.features import Keypoints
+from superpoint_jax.geometry import in_front, inverse, warp_points
+from superpoint_jax.matching import Matches, match
+from superpoint_jax.model import SuperPoint
+
+
+def validation_metrics(
+    model: SuperPoint,
+    images: Float[Array, "n h w 1"],
+    homographies: Float[Array, "n 3 3"],
+    *,
+    views: Float[Array, "n h w 1"] | None = None,
+    max_keypoints: int = 300,
+    keypoint_threshold: float = 0.0,
+    threshold_px: float = 3.0,
+    batch_size: int = 16,
+    homography: bool = True,
+    **options: Any,
+) -> dict[str, float]:
+    """Repeatability, localisation error, matching accuracy and score, homography accuracy: means over the pairs.
+
+    The names are those of `Evaluation.summary`, and so are the figures for the same keypoints, in float32. Compiles
+    once for a shape of images and set of options.
+
+    Args:
+        model: As `extract` takes it.
+        images: Held-out photos of one size.
+        homographies: From each photo to the view that it is compared with.
+        views: Those views, where they are more than the warped photos (changed light, for instance). By default they
+            are made, mirrored beyond the border.
+        max_keypoints: The paper's 300 are for 240x320 pixels.
+        keypoint_threshold: 0 fills that number, so that models are compared at an equal count.
+        threshold_px: As in `evaluate_pairs`.
+        batch_size: Pairs on the device at a time.
+        homography: Also estimate homographies, with OpenCV on the host.
+        **options: Other options of `extract`.
+    """
+    options.update(max_keypoints=max_keypoints, keypoint_threshold=keypoint_threshold)
+    count = len(images)
+    parts, corner_errors = [], []
+    for start in range(0, count, batch_size):
+        # The last batch is filled up with the first pairs, so that it has the shape of the others.
+        rows = np.arange(start, start + min(batch_size, count)) % count
+        used = min(batch_size, count - start)
+        given_views = None if views is None else views[rows]
+        a, b, matches = _features(model, images[rows], homographies[rows], given_views, **options)
+        figures = pair_figures(a, b, matches, homographies[rows], threshold_px=threshold_px)
+        parts.append({name: np.asarray(values)[:used] for name, values in figures.items()})
+        if homography:
+            shape = (images.shape[1], images.shape[2])
+            truths = np.asarray(homographies[rows[:used]], np.float64)
+            corner_errors += _corner_errors(a[:used], b[:used], matches[:used], truths, shape, threshold_px)
+    means = {name: _mean(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+    if homography:
+        for px in FIGURES_PX:
+            means[f"homography_accuracy_{px}px"] = float(np.mean(np.array(corner_errors) <= px))
+    return means
+
+
+@partial(jax.jit, static_argnames="threshold_px")
+def pair_figures(
+    a: Keypoints, b: Keypoints, matches: Matches, homographies: Float[Array, "n 3 3"], *, threshold_px: float = 3.0
+) -> dict[str, Float[Array, " n"]]:
+    """The figures of each pair that need no homography to be estimated; as in `superpoint_jax.evaluation.metrics`.
+
+    Args:
+        a: Keypoints of the first images.
+        b: Of the second.
+        matches: Of a in b.
+        homographies: From the first to the second.
+        threshold_px: See `validation_metrics`.
+    """
+    warped_a, seen_a = _warped(homographies, a, b)
+    _, seen_b = _warped(inverse(homographies), b, a)
+    distances = jnp.linalg.norm(warped_a[:, :, None] - b.keypoints[:, None], axis=-1)
+    distances = jnp.where(seen_a[:, :, None] & seen_b[:, None], distances, jnp.inf)
+    nearest = jnp.concatenate([jnp.min(distances, axis=2), jnp.min(distances, axis=1)], axis=1)
+    repeated = nearest <= threshold_px
+    num_repeated = jnp.sum(repeated, axis=1)
+    seen = jnp.sum(seen_a, axis=1), jnp.sum(seen_b, axis=1)
+
+    partner = jnp.maximum(matches.indices, 0)
+    partner_xy = jnp.take_along_axis(b.keypoints, partner[..., None], axis=1)
+    errors = jnp.where(matches.mask, jnp.linalg.norm(warped_a - partner_xy, axis=-1), jnp.inf)
+    # Behind the horizon the map is defined and means nothing.
+    errors = jnp.where(in_front(homographies, a.keypoints), errors, jnp.inf)
+    correct = (errors <= threshold_px) & seen_a & jnp.take_along_axis(seen_b, partner, axis=1)
+    num_correct = jnp.sum(correct, axis=1)
+    num_matches = jnp.sum(matches.mask, axis=1)
+    figures = {
+        "keypoints": (jnp.sum(a.mask, axis=1) + jnp.sum(b.mask, axis=1)) / 2,
+        "matches": num_matches.astype(jnp.float32),
+        "repeatability": num_repeated / jnp.maximum(seen[0] + seen[1], 1),
+        "localization_error": jnp.where(
+            num_repeated > 0, jnp.sum(jnp.where(repeated, nearest, 0), axis=1) / jnp.maximum(num_repeated, 1), jnp.nan
+        ),
+        "matching_score": sum(num_correct / jnp.maximum(number, 1) for number in seen) / 2,
+    }
+    for px in FIGURES_PX:
+        figures[f"matching_accuracy_{px}px"] = jnp.sum(errors <= px, axis=1) / jnp.maximum(num_matches, 1)
+    return figures
+
+
+def _features(
+    model: SuperPoint, images: Array, homographies: Array, views: Array | None, **options: Any
+) -> tuple[Keypoints, Keypoints, Matches]:
+    views = warp_mirrored(images, homographies) if views is None else views
+    a, b = extract(model, images, **options), extract(model, views, **options)
+    return a, b, match(a, b)
+
+
+def _warped(homographies: Array, points: Keypoints, target: Keypoints) -> tuple[Array, Bool[Array, "n k"]]:
+    """The keypoints carried to the other images, and which of them are seen there."""
+    warped_xy = warp_points(homographies, points.keypoints)
+    size_xy = target.image_sizes[:, None, ::-1].astype(jnp.float32)
+    inside = jnp.all((warped_xy >= -0.5) & (warped_xy < size_xy - 0.5), axis=-1)
+    return warped_xy, inside & points.mask & in_front(homographies, points.keypoints)
+
+
+def _corner_errors(
+    a: Keypoints, b: Keypoints, matches: Matches, truths: np.ndarray, shape: tuple[int, int], threshold_px: float
+) -> list[float]:
+    points_a, points_b, indices = (np.asarray(array) for array in (a.keypoints, b.keypoints, matches.indices))
+    errors = []
+    for k, truth in enumerate(truths):
+        i = np.flatnonzero(indices[k] >= 0)
+        estimated = estimate_homography(points_a[k, i], points_b[k, indices[k, i]], threshold_px=threshold_px)
+        errors.append(corner_error(estimated, truth, shape))
+    return errors
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(np.mean(known)) if len(known) else float("nan")

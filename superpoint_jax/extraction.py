@@ -1,0 +1,85 @@
+"""The one composition: images -> dense features -> keypoints -> descriptors."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int, UInt8
+
+from superpoint_jax.config import NETWORK_FIELDS, SuperPointConfig
+from superpoint_jax.description import sample_descriptors
+from superpoint_jax.detection import detect
+from superpoint_jax.features import DenseFeatures, Keypoints
+from superpoint_jax.model import SuperPoint, check_images, to_gray
+
+
+def extract(
+    model: SuperPoint,
+    images: Float[Array | np.ndarray, "b h w c"] | UInt8[Array | np.ndarray, "b h w c"],
+    *,
+    image_sizes: Int[Array | np.ndarray, "b 2"] | None = None,
+    output_hidden_states: bool = False,
+    **options: Any,
+) -> Keypoints:
+    """Keypoints and descriptors of a batch of images, padded to a fixed number of rows.
+
+    Jitted; composes under the caller's own `jit`, `vmap`, `grad`, `scan` and sharding. Compiles once for a shape, a
+    type and a set of options. The answer for an image is the same alone, in a batch or (with `image_sizes`) padded.
+
+    Args:
+        model: The network with its configuration.
+        images: 1 or 3 channels, float in [0, 1] or uint8, at least 8x8.
+        image_sizes: True (height, width) of each image, in the top-left corner of its array. What lies outside is
+            ignored, whatever it holds.
+        output_hidden_states: Also return the output of each encoder block.
+        **options: Any field of `SuperPointConfig` that does not shape the network, in place of the model's:
+            `max_keypoints`, `keypoint_threshold`, `nms_radius`, `dtype`, ...
+
+    Raises:
+        ValueError: Images of another shape or type, an option out of range, or one that the weights fix.
+        TypeError: An option that does not exist.
+    """
+    check_images(images, image_sizes)
+    config = model.config.replace(**options)
+    for name in NETWORK_FIELDS:
+        given, fixed = getattr(config, name), getattr(model.config, name)
+        if given != fixed:
+            raise ValueError(f"{name}={given} is no option of a call: this model has {fixed}; build another SuperPoint")
+    return _extract(model, images, image_sizes, config=config, output_hidden_states=output_hidden_states)
+
+
+def decode(dense: DenseFeatures, image_sizes: Int[Array, "b 2"], *, config: SuperPointConfig) -> Keypoints:
+    """Keypoints of dense features of images of (height, width) `image_sizes`, by the rules of the configuration."""
+    keypoints, scores, mask, num_detected = detect(dense.logits, image_sizes, config=config)
+    descriptors = sample_descriptors(dense.descriptors, keypoints, mask, image_sizes, rule=config.sampling_rule)
+    return Keypoints(
+        keypoints=keypoints,
+        scores=scores,
+        descriptors=descriptors,
+        mask=mask,
+        num_detected=num_detected,
+        image_sizes=image_sizes,
+        hidden_states=dense.hidden_states,
+    )
+
+
+@partial(jax.jit, static_argnames=("config", "output_hidden_states"))
+def _extract(
+    model: SuperPoint,
+    images: Array | np.ndarray,
+    image_sizes: Array | np.ndarray | None,
+    *,
+    config: SuperPointConfig,
+    output_hidden_states: bool,
+) -> Keypoints:
+    # Here and not in the model, which knows its own rule alone.
+    images = to_gray(images, config.channel_rule)
+    dense = model(images, image_sizes=image_sizes, dtype=config.dtype, output_hidden_states=output_hidden_states)
+    if image_sizes is None:
+        image_sizes = jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
+    return decode(dense, jnp.asarray(image_sizes, jnp.int32), config=config)

@@ -1,0 +1,78 @@
+"""What comes out: the pytrees that travel from the network to the user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import jax
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+
+class _Indexable:
+    """Indexing over the batch axis for dataclasses of arrays."""
+
+    def __getitem__(self, index: Any) -> Self:
+        """The images that `index` picks. An integer drops the batch axis, a slice or an array keeps it."""
+        return jax.tree.map(lambda leaf: leaf[index], self)
+
+    def __len__(self) -> int:
+        return len(jax.tree.leaves(self)[0])
+
+    def __iter__(self) -> Iterator[Self]:
+        return (self[i] for i in range(len(self)))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DenseFeatures(_Indexable):
+    """What the network computes, one vector a cell of 8x8 pixels.
+
+    Attributes:
+        logits: Keypoint logits; channel 8 * dy + dx is pixel (dx, dy) of the cell, channel 64 "no keypoint".
+        descriptors: Unit-length descriptors.
+        hidden_states: Output of each encoder block, finest first; only when asked for.
+    """
+
+    logits: Float[Array, "*b h w 65"]
+    descriptors: Float[Array, "*b h w d"]
+    hidden_states: tuple[Float[Array, "*b _h _w _c"], ...] | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Keypoints(_Indexable):
+    """Keypoints of a batch of images, padded to a fixed number of rows.
+
+    Attributes:
+        keypoints: (x, y) in pixels of the array passed in; pixel centres at integers.
+        scores: Descending; ties in raster order.
+        descriptors: Unit length.
+        mask: False rows are padding: every value 0.
+        num_detected: Keypoints found before the cut to K rows. More than `mask.sum(-1)` means that some were cut.
+        image_sizes: (height, width) of the images that the coordinates refer to.
+        hidden_states: Output of each encoder block, finest first; only when asked for.
+    """
+
+    keypoints: Float[Array, "*b k 2"]
+    scores: Float[Array, "*b k"]
+    descriptors: Float[Array, "*b k d"]
+    mask: Bool[Array, "*b k"]
+    num_detected: Int[Array, "*b"]
+    image_sizes: Int[Array, "*b 2"]
+    hidden_states: tuple[Float[Array, "*b _h _w _c"], ...] | None = None
+
+    def to_list(self) -> list[dict[str, np.ndarray]]:
+        """The valid rows as numpy arrays, a dictionary an image: keypoints, scores, descriptors, image_size."""
+        keypoints, scores, descriptors, mask, sizes = map(
+            np.asarray, (self.keypoints, self.scores, self.descriptors, self.mask, self.image_sizes)
+        )
+        if mask.ndim != 2:
+            raise ValueError(f"to_list needs a batch of images [B,K]; mask has shape {mask.shape}. Index with a slice")
+        return [
+            {"keypoints": k[m], "scores": s[m], "descriptors": d[m], "image_size": size}
+            for k, s, d, m, size in zip(keypoints, scores, descriptors, mask, sizes, strict=True)
+        ]

@@ -1,0 +1,170 @@
+"""Homographies: sample them, warp points and images with them.
+
+A homography is a 3x3 matrix that maps (x, y, 1) of the source to the destination, in pixels, centres at integers.
+Everything is jittable and differentiable.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float, Int, Key, UInt32
+
+PRNGKey = Key[Array, ""] | UInt32[Array, "2"]
+
+
+def sample_homographies(
+    key: PRNGKey,
+    n: int,
+    shape: tuple[int, int],
+    *,
+    out_shape: tuple[int, int] | None = None,
+    centers_xy: Float[Array, "n 2"] | None = None,
+    scale: tuple[float, float] = (0.75, 1.5),
+    rotation: float = 0.3,
+    perspective: float = 0.25,
+    stretch: float = 1.0,
+    translation: float = 0.0,
+) -> Float[Array, "n 3 3"]:
+    """Random homographies from an image of `shape` (height, width) to one of `out_shape`.
+
+    Each brings `centers_xy` (the middle of the image by default) near the middle of the output: first a perspective
+    change and a stretch about that point, then scale and rotation, then a translation.
+
+    Args:
+        key: Source of randomness.
+        n: How many.
+        shape: (height, width) of the source.
+        out_shape: (height, width) of the destination; that of the source by default.
+        centers_xy: The point of the source that goes to the middle, in pixels.
+        scale: Smallest and largest magnification, drawn log-uniformly.
+        rotation: Standard deviation of the rotation, in radians.
+        perspective: Largest change of depth towards the horizontal and vertical border of the output, as a fraction;
+            symmetric about zero. Below 0.5, so that no point of the output is at infinity.
+        stretch: Largest ratio between the magnifications along two perpendicular axes of random direction (a tilted
+            plane); 1 is none.
+        translation: Largest shift, as a fraction of the output's size.
+
+    Raises:
+        ValueError: A control out of its range.
+
+    Source: paper, section 5.2 (scale, rotation, symmetric perspective, translation); the stretch is ours.
+    """
+    if not 0 < scale[0] <= scale[1]:
+        raise ValueError(f"scale={scale}; 0 < smallest <= largest is needed")
+    if not 0 <= perspective < 0.5:
+        raise ValueError(f"perspective={perspective}; at least 0 and less than 0.5 is needed")
+    if stretch < 1:
+        raise ValueError(f"stretch={stretch}; at least 1 is needed")
+    height, width = out_shape or shape
+    keys = jax.random.split(key, 6)
+
+    def uniform(k: Array, low: float, high: float) -> Array:
+        return jax.random.uniform(k, (n,), minval=low, maxval=high)
+
+    zoom = jnp.exp(uniform(keys[0], math.log(scale[0]), math.log(scale[1])))
+    turn = rotation * jax.random.normal(keys[1], (n,))
+    ratio = jnp.exp(uniform(keys[2], 0.0, math.log(stretch)) / 2)
+    axis = uniform(keys[3], 0.0, math.pi)
+    depth = perspective * jax.random.uniform(keys[4], (n, 2), minval=-1.0, maxval=1.0)
+    shift = translation * jax.random.uniform(keys[5], (n, 2), minval=-1.0, maxval=1.0)
+
+    middle = jnp.array([(width - 1) / 2, (height - 1) / 2], jnp.float32)
+    if centers_xy is None:
+        centers_xy = jnp.broadcast_to(jnp.array([(shape[1] - 1) / 2, (shape[0] - 1) / 2], jnp.float32), (n, 2))
+    zero, one = jnp.zeros(n), jnp.ones(n)
+    # Depth is counted at the border of the output, so it is divided by half its size, magnified back to the source.
+    tilt = depth / jnp.array([[width / 2, height / 2]], jnp.float32) * zoom[:, None]
+    perspective_part = _matrix([one, zero, zero, zero, one, zero, tilt[:, 0], tilt[:, 1], one])
+    along = _rotation(axis)
+    stretch_part = along @ _matrix([ratio, zero, zero, zero, 1 / ratio, zero, zero, zero, one]) @ along.mT
+    zoom_part = _matrix([zoom, zero, zero, zero, zoom, zero, zero, zero, one])
+    target = middle[None] + shift * jnp.array([[width, height]], jnp.float32)
+    return (
+        _translation(target) @ _rotation(turn) @ zoom_part @ stretch_part @ perspective_part @ _translation(-centers_xy)
+    )
+
+
+def warp_points(homographies: Float[Array, "*b 3 3"], points_xy: Float[Array, "*b n 2"]) -> Float[Array, "*b n 2"]:
+    """Where the homographies bring the points. Points on the horizon go far away rather than to infinity."""
+    mapped = points_xy @ homographies[..., :2].mT + homographies[..., 2][..., None, :]
+    depth = mapped[..., 2:]
+    safe = jnp.where(jnp.abs(depth) < 1e-8, jnp.where(depth < 0, -1e-8, 1e-8), depth)
+    return mapped[..., :2] / safe
+
+
+def in_front(homographies: Float[Array, "*b 3 3"], points_xy: Float[Array, "*b n 2"]) -> Bool[Array, "*b n"]:
+    """True for points on the visible side of the horizon: the side on which the source's depth is positive."""
+    depth = points_xy @ homographies[..., 2, :2, None] + homographies[..., 2, 2][..., None, None]
+    return depth[..., 0] > 0
+
+
+def inverse(homographies: Float[Array, "*b 3 3"]) -> Float[Array, "*b 3 3"]:
+    """The opposite mapping, by the adjugate: no linear solver, whatever the platform."""
+    a, b, c = homographies[..., 0, :], homographies[..., 1, :], homographies[..., 2, :]
+    adjugate = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)], axis=-1)
+    return adjugate / jnp.sum(a * jnp.cross(b, c), axis=-1)[..., None, None]
+
+
+def warp_images(
+    images: Float[Array, "b h w c"],
+    homographies: Float[Array, "b 3 3"],
+    *,
+    shape: tuple[int, int] | None = None,
+    image_sizes: Int[Array, "b 2"] | None = None,
+) -> tuple[Float[Array, "b h2 w2 c"], Bool[Array, "b h2 w2"]]:
+    """The images seen through the homographies, and where they are valid.
+
+    Bilinear; pixels whose source lies outside the image are 0 and invalid. No smoothing: below half size, blur first.
+
+    Args:
+        images: Sources.
+        homographies: From each source to its destination.
+        shape: (height, width) of the destination; that of the source by default.
+        image_sizes: Valid (height, width) in the top-left corner of each source.
+    """
+    batch, height, width, channels = images.shape
+    rows, columns = shape or (height, width)
+    grid = jnp.stack(jnp.meshgrid(jnp.arange(columns), jnp.arange(rows)), axis=-1).reshape(-1, 2).astype(jnp.float32)
+    grid = jnp.broadcast_to(grid, (batch, *grid.shape))
+    back = inverse(homographies)
+    source_xy = warp_points(back, grid)
+    sizes = jnp.broadcast_to(jnp.array([height, width]), (batch, 2)) if image_sizes is None else image_sizes
+    last = (sizes[:, None, ::-1] - 1).astype(jnp.float32)
+    # The sign of the third coordinate is that of the inverse's determinant on the visible side of the horizon.
+    visible = in_front(back * jnp.sign(jnp.linalg.det(back))[:, None, None], grid)
+    valid = visible & jnp.all((source_xy >= 0) & (source_xy <= last), axis=-1)
+    warped = jax.vmap(sample_bilinear)(images, jnp.clip(source_xy, 0, last))
+    warped = jnp.where(valid[..., None], warped, 0)
+    return warped.reshape(batch, rows, columns, channels), valid.reshape(batch, rows, columns)
+
+
+def sample_bilinear(image: Float[Array, "h w c"], points_xy: Float[Array, "n 2"]) -> Float[Array, "n c"]:
+    """Bilinear values of the image at the points, which are moved inside where they are not."""
+    height, width, channels = image.shape
+    points_xy = jnp.clip(points_xy, 0, jnp.array([[width - 1, height - 1]], jnp.float32))
+    low = jnp.floor(jax.lax.stop_gradient(points_xy))
+    fx, fy = jnp.moveaxis(points_xy - low, -1, 0)[..., None]
+    x, y = jnp.moveaxis(low.astype(jnp.int32), -1, 0)
+    right, below = jnp.minimum(x + 1, width - 1), jnp.minimum(y + 1, height - 1)
+    flat = image.reshape(-1, channels)
+    top = flat[y * width + x] * (1 - fx) + flat[y * width + right] * fx
+    bottom = flat[below * width + x] * (1 - fx) + flat[below * width + right] * fx
+    return top * (1 - fy) + bottom * fy
+
+
+def _matrix(entries: list[Array]) -> Array:
+    return jnp.stack(entries, axis=-1).reshape(-1, 3, 3)
+
+
+def _rotation(angle: Array) -> Array:
+    cos, sin, zero, one = jnp.cos(angle), jnp.sin(angle), jnp.zeros_like(angle), jnp.ones_like(angle)
+    return _matrix([cos, -sin, zero, sin, cos, zero, zero, zero, one])
+
+
+def _translation(offset_xy: Array) -> Array:
+    zero, one = jnp.zeros(offset_xy.shape[0]), jnp.ones(offset_xy.shape[0])
+    return _matrix([one, zero, offset_xy[:, 0], zero, one, offset_xy[:, 1], zero, zero, one])

@@ -1,0 +1,349 @@
+"""Which keypoint of one image is which of another: nearest neighbours of descriptors. Pure functions, mask-aware.
+
+Similarities are computed a block of columns at a time, so memory grows with K and not with K x K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.core import Tracer
+from jaxtyping import Bool, Float, Int
+
+from superpoint_jax.features import Keypoints, _Indexable
+
+BLOCK_BYTES = {"cpu": 2**20}
+"""Similarities held at a time, by backend: on a CPU, what stays in the cache of a core."""
+BLOCK_BYTES_OTHERWISE = 64 * 2**20
+"""On an accelerator, enough to fill it."""
+MIN_WIDTH = 32
+"""Columns of a block at least: the products of narrower ones are slow."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Matches(_Indexable):
+    """For each keypoint of image a its partner in image b.
+
+    Attributes:
+        indices: Row of the partner in b; -1 where there is none.
+        scores: Cosine similarity of the two descriptors, or with a temperature the dual-softmax probability; 0 where
+            there is no partner.
+        mask: True where there is a partner.
+    """
+
+    indices: Int[Array, "*b k"]
+    scores: Float[Array, "*b k"]
+    mask: Bool[Array, "*b k"]
+
+    def to_list(self) -> list[dict[str, np.ndarray]]:
+        """The matches alone as numpy arrays, a dictionary a pair: indices [M,2] (row in a, row in b), scores [M]."""
+        indices, scores, mask = map(np.asarray, (self.indices, self.scores, self.mask))
+        if mask.ndim != 2:
+            raise ValueError(f"to_list needs a batch of pairs [B,K]; mask has shape {mask.shape}. Index with a slice")
+        return [
+            {"indices": np.stack([np.flatnonzero(m), i[m]], axis=-1).astype(np.int32), "scores": s[m]}
+            for i, s, m in zip(indices, scores, mask, strict=True)
+        ]
+
+
+def match(
+    a: Keypoints,
+    b: Keypoints,
+    *,
+    mutual: bool = True,
+    ratio: float | Float[Array, ""] | None = None,
+    max_distance: float | Float[Array, ""] | None = None,
+    temperature: float | Float[Array, ""] | None = None,
+    min_score: float | Float[Array, ""] | None = None,
+) -> Matches:
+    """The partner in b of each keypoint in a: its nearest neighbour by descriptor, if that passes every test asked for.
+
+    Batches of B pairs, or one image on either side against B on the other; without a batch axis on both, the result has
+    none. K may differ between a and b. Equally near neighbours: the lowest row. Padding rows take no part. Jitted, and
+    composes under `jit`, `vmap`, `scan` and (through the scores) `grad`; a new threshold compiles nothing.
+
+    Args:
+        a: Unit-length descriptors, as `extract` gives them.
+        b: The same.
+        mutual: The keypoint of a must be the nearest neighbour of its partner, too.
+        ratio: Lowe's test: the distance to the partner must be less than `ratio` times that to the second nearest of b
+            (0.8 is usual; where b has no second, the test passes).
+        max_distance: Largest L2 distance between the descriptors, sqrt(2 - 2 cosine) (0.7 in Magic Leap's demo).
+        temperature: With a value (0.1 is usual), neighbours and scores are by dual softmax: the product of the softmax
+            of similarity / temperature over b and over a. Not together with `ratio`.
+        min_score: Smallest score of a match: a cosine, or a probability where `temperature` is given.
+
+    Raises:
+        ValueError: Shapes that do not go together, or an option out of range.
+
+    Source: D. Lowe, "Distinctive image features from scale-invariant keypoints", 2004, section 7.1 (ratio); J. Sun et
+    al., "LoFTR", 2021, section 3.3 (dual softmax).
+    """
+    tests = _checked_tests(ratio, max_distance, temperature, min_score)
+    _check_descriptors(a, b)
+    if (a.mask.ndim, b.mask.ndim) == (1, 1):
+        matches = match(_batch_of_one(a), _batch_of_one(b), mutual=mutual, **tests._asdict())
+        return matches[0]
+    if (a.mask.ndim, b.mask.ndim) != (2, 2):
+        raise ValueError(
+            f"a.mask has shape {a.mask.shape} and b.mask {b.mask.shape}; both must be [B,K], or both [K]. "
+            f"A slice, features[:1], keeps the batch axis"
+        )
+    if len(a) != len(b) and 1 not in (len(a), len(b)):
+        raise ValueError(f"a has {len(a)} images and b has {len(b)}; the numbers must be equal, or one of them 1")
+    return _match(a.descriptors, a.mask, b.descriptors, b.mask, tests, mutual=mutual)
+
+
+def match_pairs(
+    features: Keypoints,
+    pairs: Int[Array, "p 2"] | Int[np.ndarray, "p 2"] | None = None,
+    *,
+    mutual: bool = True,
+    ratio: float | Float[Array, ""] | None = None,
+    max_distance: float | Float[Array, ""] | None = None,
+    temperature: float | Float[Array, ""] | None = None,
+    min_score: float | Float[Array, ""] | None = None,
+) -> Matches:
+    """The matches of many pairs of one set of images, row p those of image `pairs[p, 0]` in image `pairs[p, 1]`.
+
+    Without `pairs` all of them, in the order of `all_pairs`. The options are those of `match`.
+
+    Raises:
+        ValueError: As `match`, and a pair that names an image which is not there.
+    """
+    tests = _checked_tests(ratio, max_distance, temperature, min_score)
+    if features.mask.ndim != 2:
+        raise ValueError(f"features.mask has shape {features.mask.shape}; match_pairs needs a set of images [B,K]")
+    if pairs is None:
+        pairs = all_pairs(len(features))
+    if not isinstance(pairs, Tracer) and pairs.size:
+        low, high = int(pairs.min()), int(pairs.max())
+        if low < 0 or high >= len(features):
+            raise ValueError(f"pairs name the images {low} to {high}; there are {len(features)}, counted from 0")
+    return _match_pairs(features.descriptors, features.mask, jnp.asarray(pairs, jnp.int32), tests, mutual=mutual)
+
+
+def all_pairs(count: int) -> Int[np.ndarray, "p 2"]:
+    """The pairs (i, j) with i < j < `count`, in the order of `itertools.combinations`."""
+    return np.stack(np.triu_indices(count, 1), axis=-1).astype(np.int32)
+
+
+class _Tests(NamedTuple):
+    """Thresholds that are traced, so that a new value compiles nothing; None leaves a test out."""
+
+    ratio: float | Array | None
+    max_distance: float | Array | None
+    temperature: float | Array | None
+    min_score: float | Array | None
+
+
+class _Block(NamedTuple):
+    """Some keypoints of b. Here and below, the leading axis counts blocks until a scan takes it off."""
+
+    descriptors: Array
+    mask: Array
+    log_sum: Array  # of the dual softmax over a; 0 without a temperature
+    start: Array
+
+
+@partial(jax.jit, static_argnames="mutual")
+def _match(
+    descriptors_a: Float[Array, "_m i d"],
+    mask_a: Bool[Array, "_m i"],
+    descriptors_b: Float[Array, "_n j d"],
+    mask_b: Bool[Array, "_n j"],
+    tests: _Tests,
+    *,
+    mutual: bool,
+) -> Matches:
+    counts, rows, columns = (len(mask_a), len(mask_b)), mask_a.shape[1], mask_b.shape[1]
+    count = min(counts) and max(counts)
+    if 0 in (count, rows, columns):
+        return _no_matches((count, rows))
+    # All pairs at a time and fewer columns for more of them: a map over the batch would not let it be sharded.
+    width = min(columns, max(MIN_WIDTH, _budget() // (rows * count)))
+
+    def match_pair(a: tuple[Array, Array], b: tuple[Array, Array]) -> Matches:
+        return _match_pair(*a, *b, tests, width=width, mutual=mutual)
+
+    # An image that stands against many is not copied.
+    sides = [
+        ((descriptors[0], mask[0]), None) if len(mask) < count else ((descriptors, mask), 0)
+        for descriptors, mask in ((descriptors_a, mask_a), (descriptors_b, mask_b))
+    ]
+    (a, axis_a), (b, axis_b) = sides
+    return jax.vmap(match_pair, in_axes=(axis_a, axis_b))(a, b)
+
+
+@partial(jax.jit, static_argnames="mutual")
+def _match_pairs(
+    descriptors: Float[Array, "b k d"],
+    mask: Bool[Array, "b k"],
+    pairs: Int[Array, "p 2"],
+    tests: _Tests,
+    *,
+    mutual: bool,
+) -> Matches:
+    rows = mask.shape[1]
+    if 0 in (rows, len(pairs)):
+        return _no_matches((len(pairs), rows))
+    width = min(rows, max(MIN_WIDTH, _budget() // rows))
+
+    def match_pair(pair: Array) -> Matches:
+        i, j = pair
+        return _match_pair(descriptors[i], mask[i], descriptors[j], mask[j], tests, width=width, mutual=mutual)
+
+    return lax.map(match_pair, pairs, batch_size=max(1, _budget() // (rows * width)))
+
+
+def _budget() -> int:
+    """Similarities held at a time, when compiled for the default backend."""
+    return BLOCK_BYTES.get(jax.default_backend(), BLOCK_BYTES_OTHERWISE) // 4
+
+
+def _no_matches(shape: tuple[int, int]) -> Matches:
+    return Matches(indices=jnp.full(shape, -1, jnp.int32), scores=jnp.zeros(shape), mask=jnp.zeros(shape, bool))
+
+
+def _match_pair(
+    descriptors_a: Float[Array, "i d"],
+    mask_a: Bool[Array, " i"],
+    descriptors_b: Float[Array, "j d"],
+    mask_b: Bool[Array, " j"],
+    tests: _Tests,
+    *,
+    width: int,
+    mutual: bool,
+) -> Matches:
+    blocks = _split(descriptors_b, mask_b, width)
+
+    def similarity(block: _Block) -> Array:
+        values = jnp.matmul(descriptors_a, block.descriptors.T, precision="highest")
+        return jnp.where(mask_a[:, None] & block.mask[None], values, -jnp.inf)
+
+    score = similarity
+    if tests.temperature is not None:
+        score, blocks = _dual_softmax(similarity, blocks, mask_a, tests.temperature)
+    best, second, index, nearest_a = _nearest(score, blocks, len(mask_a), with_second=tests.ratio is not None)
+
+    found = best > -jnp.inf
+    index = jnp.where(found, index, 0)
+    values = best if tests.temperature is None else jnp.exp(best)
+    if mutual:
+        found &= nearest_a[index] == jnp.arange(len(mask_a))
+    if tests.ratio is not None:
+        found &= _distance(best) < tests.ratio * _distance(second)
+    if tests.max_distance is not None:
+        cosine = best if tests.temperature is None else jnp.sum(descriptors_a * descriptors_b[index], axis=-1)
+        found &= _distance(cosine) <= tests.max_distance
+    if tests.min_score is not None:
+        found &= values >= tests.min_score
+    return Matches(indices=jnp.where(found, index, -1), scores=jnp.where(found, values, 0), mask=found)
+
+
+def _split(descriptors: Float[Array, "j d"], mask: Bool[Array, " j"], width: int) -> _Block:
+    """Blocks of at most `width` keypoints, the last one padded."""
+    count = -(-len(mask) // width)
+    width = -(-len(mask) // count)
+    missing = count * width - len(mask)
+    return _Block(
+        descriptors=jnp.pad(descriptors, ((0, missing), (0, 0))).reshape(count, width, -1),
+        mask=jnp.pad(mask, (0, missing)).reshape(count, width),
+        log_sum=jnp.zeros((count, width)),
+        start=jnp.arange(count, dtype=jnp.int32) * width,
+    )
+
+
+def _nearest(
+    score: Callable[[_Block], Array], blocks: _Block, rows: int, *, with_second: bool
+) -> tuple[Array, Array, Array, Array]:
+    """(best, second best, index of the best) of each row of a, and the index of the best for each of b; first of ties.
+
+    An index is the first place that equals the maximum: two plain reductions, which XLA vectorises on a CPU where its
+    argmax is a scalar loop.
+    """
+
+    def step(carry: tuple[Array, Array, Array], block: _Block) -> tuple[tuple[Array, Array, Array], Array]:
+        best, second, index = carry
+        scores = score(block)
+        here, here_index = _first_max(scores, axis=1)
+        if with_second:
+            others = lax.broadcasted_iota(jnp.int32, scores.shape, 1) != here_index[:, None]
+            runner_up = jnp.max(jnp.where(others, scores, -jnp.inf), axis=1)
+            second = jnp.maximum(jnp.maximum(second, runner_up), jnp.minimum(best, here))
+        index = jnp.where(here > best, here_index + block.start, index)
+        return (jnp.maximum(best, here), second, index), _first_max(scores, axis=0)[1]
+
+    nothing = jnp.full(rows, -jnp.inf)
+    (best, second, index), nearest_a = lax.scan(step, (nothing, nothing, jnp.zeros(rows, jnp.int32)), blocks)
+    return best, second, index, nearest_a.reshape(-1)
+
+
+def _dual_softmax(
+    similarity: Callable[[_Block], Array], blocks: _Block, mask_a: Bool[Array, " i"], temperature: float | Array
+) -> tuple[Callable[[_Block], Array], _Block]:
+    """The logarithm of the dual-softmax probability as a function of a block, and the blocks it takes.
+
+    A first pass sums the exponentials; the maps are not kept.
+    """
+
+    def step(log_sum_a: Array, block: _Block) -> tuple[Array, Array]:
+        logits = similarity(block) / temperature
+        return jnp.logaddexp(log_sum_a, jax.nn.logsumexp(logits, axis=1)), jax.nn.logsumexp(logits, axis=0)
+
+    log_sum_a, log_sum_b = lax.scan(step, jnp.full(len(mask_a), -jnp.inf), blocks)
+    # A keypoint without any partner has the sum 0: its logarithm, minus infinity, would make NaN of what is masked.
+    log_sum_a = jnp.where(jnp.isfinite(log_sum_a), log_sum_a, 0)
+    log_sum_b = jnp.where(jnp.isfinite(log_sum_b), log_sum_b, 0)
+
+    def log_probability(block: _Block) -> Array:
+        return 2 * similarity(block) / temperature - log_sum_a[:, None] - block.log_sum[None]
+
+    return log_probability, blocks._replace(log_sum=log_sum_b)
+
+
+def _first_max(values: Float[Array, "i j"], axis: int) -> tuple[Array, Array]:
+    """The maximum along an axis and its first place."""
+    maximum = jnp.max(values, axis=axis)
+    places = lax.broadcasted_iota(jnp.int32, values.shape, axis)
+    is_maximum = values == jnp.expand_dims(maximum, axis)
+    return maximum, jnp.min(jnp.where(is_maximum, places, values.shape[axis] - 1), axis=axis)
+
+
+def _distance(cosine: Array) -> Array:
+    """L2 distance of unit vectors; rounding may carry the cosine above 1."""
+    return jnp.sqrt(jnp.maximum(2 - 2 * cosine, 0))
+
+
+def _batch_of_one(features: Keypoints) -> Keypoints:
+    return jax.tree.map(lambda leaf: leaf[None], features)
+
+
+def _check_descriptors(a: Keypoints, b: Keypoints) -> None:
+    lengths = a.descriptors.shape[-1], b.descriptors.shape[-1]
+    if lengths[0] != lengths[1]:
+        raise ValueError(
+            f"descriptors have length {lengths[0]} in a and {lengths[1]} in b; only those of one model can be compared"
+        )
+
+
+def _checked_tests(
+    ratio: float | Array | None,
+    max_distance: float | Array | None,
+    temperature: float | Array | None,
+    min_score: float | Array | None,
+) -> _Tests:
+    for name, value in (("ratio", ratio), ("max_distance", max_distance), ("temperature", temperature)):
+        if isinstance(value, int | float) and not value > 0:
+            raise ValueError(f"{name}={value} must be positive, or None to leave it out")
+    if ratio is not None and temperature is not None:
+        raise ValueError("ratio and temperature exclude each other: the dual softmax already weighs the second best")
+    return _Tests(ratio, max_distance, temperature, min_score)

@@ -1,0 +1,134 @@
+"""From an image file, or a Pillow image of any mode, to a uint8 array: gray [H,W] or RGB [H,W,3]."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, TypeAlias, cast
+
+import numpy as np
+from jaxtyping import UInt8
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+ImageSource: TypeAlias = str | os.PathLike[str] | IO[bytes] | io.IOBase
+
+MAX_IMAGE_PIXELS = 2**28
+"""Images with more pixels are refused unless the caller says otherwise: 0.8 GB as RGB. Pillow's own limit is lower and
+would refuse what a satellite or a slide scanner makes."""
+
+_opening = threading.Lock()
+
+
+class ImageError(ValueError):
+    """What was given is no image that can be read; the message is one line and names the file."""
+
+
+def load_image(
+    source: ImageSource, *, max_pixels: int | None = MAX_IMAGE_PIXELS
+) -> UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
+    """The pixels of an image file, upright: uint8, gray [H,W] or RGB [H,W,3].
+
+    The rotation in the EXIF data is applied. Of an animation or a file of several pages, the first image is read.
+    `to_uint8` says what becomes of 16 bits, palettes, transparency and CMYK.
+
+    Args:
+        source: Path, or a binary file that can seek.
+        max_pixels: Refuse larger images before they are decoded, since a small file can hold a gigantic image. None:
+            read whatever fits in memory.
+
+    Raises:
+        ImageError: Missing, a directory, unreadable, empty, no image, truncated or damaged, or above `max_pixels`.
+    """
+    from PIL import ImageOps
+
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "the image")
+    with _open(source, name) as image:
+        pixels = image.width * image.height
+        if max_pixels is not None and pixels > max_pixels:
+            raise ImageError(
+                f"{name}: {image.width}x{image.height} is {pixels / 1e6:.0f} million pixels, above the limit of "
+                f"{max_pixels / 1e6:.0f} million; raise max_pixels if you trust the file"
+            )
+        try:
+            image.load()
+        # Decoders raise whatever their damaged input made them trip over (OSError, SyntaxError, struct.error, ...).
+        except Exception as error:
+            raise ImageError(f"{name}: truncated or damaged: {_one_line(error)}") from error
+        with suppress(Exception):  # Damaged EXIF data, of which the pixels know nothing: not rotated.
+            image = ImageOps.exif_transpose(image)
+        try:
+            return to_uint8(image)
+        except ImageError as error:
+            raise ImageError(f"{name}: {error}") from error
+
+
+def to_uint8(image: PIL.Image.Image) -> UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
+    """A Pillow image as a uint8 array: gray [H,W] or RGB [H,W,3].
+
+    16 bits are scaled to 8 over their full range, 0..65535. Floats are in [0, 1]. Transparency is composited on white,
+    as a browser or paper shows it. Palettes and CMYK become RGB; 1 bit becomes 0 and 255. The image is not rotated.
+
+    Raises:
+        ImageError: A colour space that Pillow can't convert, or floats outside [0, 1].
+    """
+    from PIL import Image
+
+    mode = image.mode
+    if mode in ("F", "I") or mode.startswith("I;16"):
+        return _deep_gray(np.asarray(image))
+    try:
+        if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+            opaque = mode in ("LA", "La", "L", "1")
+            rgba = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            return np.array(Image.alpha_composite(white, rgba).convert("L" if opaque else "RGB"))
+        return np.array(image.convert("L" if mode in ("1", "L") else "RGB"))
+    except (ValueError, OSError) as error:
+        raise ImageError(f"colours of mode {mode} can't be converted: {_one_line(error)}") from error
+
+
+def _deep_gray(values: np.ndarray) -> np.ndarray:
+    """Gray of more than 8 bits as uint8, rounded."""
+    if np.issubdtype(values.dtype, np.floating):
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and high <= 1):
+            raise ImageError(f"float pixels reach from {low:g} to {high:g}; [0, 1] is needed")
+        return np.round(values * 255).astype(np.uint8)
+    # Pillow's 32-bit mode "I" is what 16-bit files become in some formats and versions. 65535 / 257 = 255 exactly.
+    return np.round(np.clip(values, 0, 65535) / np.float32(257)).astype(np.uint8)
+
+
+def _open(source: ImageSource, name: str) -> PIL.Image.Image:
+    """Pillow's lazily opened image, with no limit to its size."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        if path.is_dir():
+            raise ImageError(f"{name}: a directory, not an image file")
+        if not path.exists():
+            raise ImageError(f"{name}: no such file")
+        if path.stat().st_size == 0:
+            raise ImageError(f"{name}: the file is empty")
+    # Pillow's limit is a global of its module, with a warning below it and an error above. Ours is an argument.
+    with _opening:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(cast(IO[bytes], source))
+        except UnidentifiedImageError as error:
+            raise ImageError(f"{name}: not an image of a format that Pillow {Image.__version__} reads") from error
+        except Exception as error:  # See load_image: headers can be damaged too.
+            raise ImageError(f"{name}: can't be read: {_one_line(error)}") from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,275 @@
+"""SuperPointImageProcessor: images of any kind -> one padded batch, with Hugging Face's options and our own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from superpoint_jax.config import CELL_PX
+from superpoint_jax.features import Keypoints
+from superpoint_jax.processing.coordinates import PostProcessRule, post_process_keypoint_detection
+from superpoint_jax.processing.files import MAX_IMAGE_PIXELS
+from superpoint_jax.processing.host import GrayscaleRule, as_array, pad_to_batch, resize, to_gray
+
+FILE_NAME = "preprocessor_config.json"
+BILINEAR = 2
+"""Pillow's number for it, which is what Hugging Face's files hold."""
+
+ResizeMode = Literal["exact", "fit", "shrink"]
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class BatchFeature(dict):
+    """A dictionary of arrays whose entries are attributes too, and a pytree: what transformers' processors return."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"no entry {name!r}; there are {', '.join(map(repr, self))}") from None
+
+    def to(self, device: Any) -> BatchFeature:
+        """The arrays on another `jax.Device`, or laid out by a `jax.sharding.Sharding`."""
+        return BatchFeature(jax.device_put(dict(self), device))
+
+    def tree_flatten_with_keys(self):
+        """The arrays by name, for jax."""
+        names = sorted(self)
+        return [(jax.tree_util.DictKey(name), self[name]) for name in names], tuple(names)
+
+    @classmethod
+    def tree_unflatten(cls, names: tuple[str, ...], values: Any) -> Self:
+        """The same from its names and arrays, for jax."""
+        return cls(zip(names, values, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperPointImageProcessor:
+    """What is done to images before the network; options are Hugging Face's where it has them.
+
+    The defaults are this project's: aspect kept, the longer side at most 1024 pixels (as hloc's and LightGlue's
+    pipelines have it), luma, and sides padded to a multiple of 8, so that few distinct shapes are compiled.
+    `SuperPointImageProcessor.huggingface()` has transformers' defaults.
+
+    Attributes:
+        do_resize: Resize at all.
+        size: {"height": h, "width": w} in pixels; see `resize_mode`.
+        resample: Pillow's number of the filter, which is antialiased: 2 bilinear, 3 bicubic, 1 Lanczos, 4 box.
+        do_rescale: Multiply integers by `rescale_factor`, to float32. Without it uint8 stays uint8, which the model
+            takes just as well. Floats are in [0, 1] as everywhere in this library and are never rescaled.
+        rescale_factor: 1/255 gives [0, 1].
+        do_grayscale: Make colours gray; see `grayscale_rule`.
+        resize_mode: "exact" gives `size`, aspect ignored, as Hugging Face does; "fit" the largest image inside `size`
+            with the aspect kept; "shrink" the same, but never enlarges.
+        pad_multiple: Height and width of the batch are multiples of this. 64 compiles fewer shapes than 8.
+        grayscale_rule: "luma" (0.299, 0.587, 0.114), one channel; or "huggingface" (0.2989, 0.5870, 0.1140), in each of
+            three channels unless the image is gray already.
+    """
+
+    do_resize: bool = True
+    size: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"height": 1024, "width": 1024})
+    resample: int = BILINEAR
+    do_rescale: bool = True
+    rescale_factor: float = 1 / 255
+    do_grayscale: bool = True
+    resize_mode: ResizeMode = "shrink"
+    pad_multiple: int = CELL_PX
+    grayscale_rule: GrayscaleRule = "luma"
+
+    def __post_init__(self) -> None:
+        if set(self.size) != {"height", "width"} or min(self.size.values()) < 1:
+            raise ValueError(f"size={self.size!r} must be {{'height': h, 'width': w}} in pixels")
+        object.__setattr__(self, "size", {name: int(self.size[name]) for name in ("height", "width")})
+        object.__setattr__(self, "resample", int(self.resample))
+        for name, choices in (
+            ("resize_mode", get_args(ResizeMode)),
+            ("grayscale_rule", get_args(GrayscaleRule)),
+            ("resample", tuple(range(6))),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not known; choose one of {choices}")
+        if self.pad_multiple < 1:
+            raise ValueError(f"pad_multiple={self.pad_multiple} must be positive; 1 pads nothing")
+
+    @classmethod
+    def huggingface(cls, **changes: Any) -> Self:
+        """transformers' defaults: 480x640, aspect ignored, colours kept (its model then reads the red channel)."""
+        options: dict[str, Any] = dict(
+            size={"height": 480, "width": 640},
+            do_grayscale=False,
+            resize_mode="exact",
+            pad_multiple=1,
+            grayscale_rule="huggingface",
+        )
+        return cls(**{**options, **changes})
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path | None = None, **changes: Any) -> Self:
+        """The processing that belongs to some weights.
+
+        Args:
+            source: None for the weights in this package; else a folder with a preprocessor_config.json, that file, a
+                weights file beside one, or a hub id. A lone weights file that no preprocessor_config.json describes
+                (superpoint_v1.pth) gets this project's defaults.
+            **changes: Options in place of those.
+
+        Raises:
+            FileNotFoundError: No such source, or a folder or a repository without a preprocessor_config.json.
+            HubError: The hub can't be reached. An `OSError`.
+            ValueError: A file that holds something else.
+        """
+        path = None if source is None else _config_file(str(source))
+        if path is None:
+            return cls(**changes)
+        try:
+            values = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path}: not JSON ({error}); save_pretrained writes such a file") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: a {type(values).__name__}; a JSON object of options is needed")
+        return dataclasses.replace(cls.from_dict(values), **changes)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The options of a preprocessor_config.json. What it leaves out has Hugging Face's default; other keys say
+        nothing about SuperPoint and are ignored.
+
+        Raises:
+            ValueError: An option that this library has not, such as `do_normalize`.
+        """
+        for name in ("do_normalize", "do_center_crop", "do_pad"):
+            if values.get(name):
+                raise ValueError(f"{name}={values[name]!r} is not supported; SuperPoint's processor has no such step")
+        known = {field.name for field in dataclasses.fields(cls)}
+        options = {name: value for name, value in values.items() if name in known and value is not None}
+        size = options.get("size")
+        if isinstance(size, Mapping) and set(size) == {"max_height", "max_width"}:
+            options["size"] = {"height": size["max_height"], "width": size["max_width"]}
+            options.setdefault("resize_mode", "fit")
+        return cls.huggingface(**options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as transformers' `AutoImageProcessor` reads them.
+
+        It keeps the aspect too, where this does; it ignores our own options, and enlarges small images.
+        """
+        values = {**dataclasses.asdict(self), "image_processor_type": type(self).__name__}
+        if self.resize_mode != "exact":
+            values["size"] = {f"max_{name}": value for name, value in self.size.items()}
+        return values
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write preprocessor_config.json into a folder, which is made if need be."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_dict(), indent=2, sort_keys=True)
+        (Path(folder) / FILE_NAME).write_text(text + "\n")
+
+    def __call__(self, images: Any, **overrides: Any) -> BatchFeature:
+        """The same as `preprocess`."""
+        return self.preprocess(images, **overrides)
+
+    def preprocess(
+        self,
+        images: Any,
+        *,
+        return_tensors: Literal["jax", "np"] | str = "jax",
+        max_pixels: int | None = MAX_IMAGE_PIXELS,
+        **overrides: Any,
+    ) -> BatchFeature:
+        """One batch: "pixel_values" [B,H,W,1 or 3] and "image_sizes" int32 [B,2], the (height, width) of each in it.
+
+        Each image lies in the top-left corner of its array. What lies outside repeats its last row and column, and the
+        model ignores it when given the sizes. A batch has three channels if one of its images has.
+
+        Args:
+            images: One image or a list: Pillow images, arrays [H,W] or [H,W,1, 3 or 4] (uint8, uint16, bool, or float
+                in [0, 1]), paths or open files. An array [B,H,W,C] is a list. Files are turned upright by their EXIF
+                data; Pillow images are taken as they stand, since `image.size` does not regard it either.
+            return_tensors: Kind of the arrays: "jax" on the default device, or "np".
+            max_pixels: Refuse larger files; see `load_image`.
+            **overrides: Options in place of the processor's, for this call.
+
+        Raises:
+            ImageError: A file that can't be read as an image.
+            ValueError: An array that is no such image, or an option out of range.
+            TypeError: An option that does not exist.
+        """
+        if return_tensors not in ("jax", "np"):
+            raise ValueError(f"return_tensors={return_tensors!r}; choose 'jax' or 'np', or leave it out")
+        names = [field.name for field in dataclasses.fields(self)]
+        if unknown := sorted(set(overrides) - set(names)):
+            raise TypeError(f"unknown option {', '.join(unknown)}; the options are {', '.join(names)}")
+        processor = dataclasses.replace(self, **overrides)
+        processed = [processor._one(as_array(image, max_pixels=max_pixels)) for image in _as_list(images)]
+        pixel_values, image_sizes = pad_to_batch(processed, processor.pad_multiple)
+        library = jnp if return_tensors == "jax" else np
+        return BatchFeature(pixel_values=library.asarray(pixel_values), image_sizes=library.asarray(image_sizes))
+
+    def post_process_keypoint_detection(
+        self, outputs: Keypoints, target_sizes: Any, *, rule: PostProcessRule | str = "exact"
+    ) -> list[dict[str, np.ndarray]]:
+        """Keypoints in pixels of the original images: see the function of the same name in `coordinates`."""
+        return post_process_keypoint_detection(outputs, target_sizes, rule=rule)
+
+    def target_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that an image of that size is resized to."""
+        bounds = self.size["height"], self.size["width"]
+        if not self.do_resize:
+            return height, width
+        if self.resize_mode == "exact":
+            return bounds
+        scale = min(bounds[0] / height, bounds[1] / width)
+        if self.resize_mode == "shrink" and scale >= 1:
+            return height, width
+        # A long strip is not shrunk below the one cell that the network needs.
+        resized = [max(round(side * scale), min(side, CELL_PX)) for side in (height, width)]
+        return resized[0], resized[1]
+
+    def _one(self, image: np.ndarray) -> np.ndarray:
+        """[H,W,1 or 3]: resized, rescaled, gray, in the order of transformers' Pillow backend."""
+        image = resize(image, self.target_size(*image.shape[:2]), self.resample)
+        if self.do_rescale and image.dtype == np.uint8:
+            # A table of the 256 products, rounded once from float64 as transformers does.
+            image = (np.arange(256) * self.rescale_factor).astype(np.float32)[image]
+        return to_gray(image, self.grayscale_rule) if self.do_grayscale else image
+
+
+def _as_list(images: Any) -> list[Any]:
+    if isinstance(images, list | tuple):
+        items = list(images)
+    elif getattr(images, "ndim", None) == 4:
+        items = list(np.asarray(images))
+    else:
+        items = [images]
+    if not items:
+        raise ValueError("no image was given; one or a list of at least one is needed")
+    return items
+
+
+def _config_file(source: str) -> Path | None:
+    """The preprocessor_config.json of a folder, a file or a hub id; None for a weights file without one."""
+    from superpoint_jax.hub import fetch_file, is_hub_id
+
+    path = Path(source).expanduser()
+    if path.is_file():
+        path = path if path.suffix == ".json" else path.with_name(FILE_NAME)
+        return path if path.is_file() else None
+    if path.is_dir():
+        found = path / FILE_NAME if (path / FILE_NAME).is_file() else None
+    elif is_hub_id(source):
+        found = fetch_file(source, FILE_NAME)
+    else:
+        raise FileNotFoundError(f"{path} does not exist; give a folder, a file, or an id of the hub (owner/name)")
+    if found is None:
+        raise FileNotFoundError(
+            f"{source} has no {FILE_NAME}; choose SuperPointImageProcessor() or SuperPointImageProcessor.huggingface()"
+        )
+    return found

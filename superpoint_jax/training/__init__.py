@@ -1,0 +1,1 @@
+"""Training: synthetic shapes, homographic adaptation, augmentation, losses, the loop. Needs the extra `train`."""

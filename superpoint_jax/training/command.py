@@ -1,0 +1,140 @@
+"""`superpoint-jax train`: the three stages of the paper as three commands, thin over the functions of this room."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+
+from superpoint_jax.config import SuperPointConfig
+from superpoint_jax.model import SuperPoint
+from superpoint_jax.training.adaptation import corner_heat, label_photos, network_heat
+from superpoint_jax.training.loop import TrainConfig, train
+from superpoint_jax.training.photos import Photos, load_photos
+from superpoint_jax.weights import from_pretrained, save_pretrained
+
+MIN_CORNERS = 20
+"""Photos with fewer labels teach nothing: a view of them is mostly empty."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MagicPoint:
+    """Train the detector on synthetic shapes alone (stage 1)."""
+
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder of the run: checkpoints, metrics.csv and, at the end, the model in weights/."""
+    config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=lambda: TrainConfig(photos=0, shapes=32))
+    """Of the run."""
+
+    def run(self) -> None:
+        """Train and save."""
+        config = replace(self.config, photos=0)
+        model = train(new_model(config.seed), None, self.out, config=config)
+        save_pretrained(model, self.out / "weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapt:
+    """Label a folder of photos by homographic adaptation (stage 2)."""
+
+    data: Path
+    """Folder of photos."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """File of labels to write (.npz): gray photos, their sizes, corners and a mask."""
+    detector: str = "corners"
+    """What finds the keypoints: "corners" (Shi and Tomasi, needs no training), or a model for `from_pretrained`."""
+    homographies: int = 40
+    """Views of a photo."""
+    threshold: float | None = None
+    """Smallest mean heat of a label; 0.12 for corners and 0.015 for a model by default."""
+    max_corners: int = 512
+    """The strongest corners of a photo are kept, at most this many."""
+    side: int = 480
+    """Long side of the photos, in pixels."""
+    seed: int = 0
+
+    def run(self) -> None:
+        """Label and save."""
+        images, sizes, paths = load_photos(self.data, side=self.side)
+        corners = self.detector == "corners"
+        detector = corner_heat if corners else network_heat(from_pretrained(self.detector))
+        corners_xy, mask = label_photos(
+            jax.random.key(self.seed),
+            images,
+            sizes,
+            detector=detector,
+            num_homographies=self.homographies,
+            threshold=self.threshold if self.threshold is not None else (0.12 if corners else 0.015),
+            max_corners=self.max_corners,
+        )
+        names = [str(path.relative_to(self.data)) for path in paths]
+        np.savez(self.out, images=images, sizes=sizes, corners_xy=corners_xy, corners_mask=mask, names=names)
+        log.info("%d photos, %.0f corners a photo -> %s", len(paths), mask.sum(1).mean(), self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joint:
+    """Train detector and descriptor on labelled photos (stage 3); with --from, fine-tune any checkpoint."""
+
+    labels: Path
+    """File of labels, written by `superpoint-jax train adapt`."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder of the run: checkpoints, metrics.csv and, at the end, the model in weights/."""
+    start: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """Model to start from: anything that `from_pretrained` takes; random weights by default."""
+    config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+    """Of the run."""
+
+    def run(self) -> None:
+        """Train and save."""
+        photos = read_labels(self.labels)
+        model = new_model(self.config.seed) if self.start is None else from_pretrained(self.start)
+        save_pretrained(train(model, photos, self.out, config=self.config), self.out / "weights")
+
+
+Command = (
+    Annotated[MagicPoint, tyro.conf.subcommand("magicpoint")]
+    | Annotated[Adapt, tyro.conf.subcommand("adapt")]
+    | Annotated[Joint, tyro.conf.subcommand("superpoint")]
+)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`superpoint-jax train ARGUMENTS`."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("superpoint_jax").setLevel(logging.INFO)
+    tyro.cli(Command, prog="superpoint-jax train", args=arguments).run()
+
+
+def new_model(seed: int) -> SuperPoint:
+    """Random weights with the decoding that ours are shipped with."""
+    return SuperPoint(SuperPointConfig.preset("superpoint_jax"), rngs=nnx.Rngs(seed))
+
+
+def read_labels(path: Path) -> Photos:
+    """Labelled photos of a file that `superpoint-jax train adapt` wrote, without those that have hardly any corner."""
+    with np.load(path) as file:
+        missing = {"images", "sizes", "corners_xy", "corners_mask"} - set(file)
+        if missing:
+            raise ValueError(
+                f"{path} holds no labels ({', '.join(sorted(missing))} missing); make it with `train adapt`"
+            )
+        use = file["corners_mask"].sum(axis=1) >= MIN_CORNERS
+        if not use.any():
+            raise ValueError(f"{path}: no photo has {MIN_CORNERS} corners; lower --threshold of `train adapt`")
+        return Photos(
+            images=jnp.asarray(file["images"][use]),
+            sizes=jnp.asarray(file["sizes"][use]),
+            corners_xy=jnp.asarray(file["corners_xy"][use]),
+            corners_mask=jnp.asarray(file["corners_mask"][use]),
+        )

@@ -1,0 +1,308 @@
+"""The training step and the loop around it.
+
+The state is a pytree; a step is one jitted function of (state, photos), which draws its own data from the seed and the
+step's number. So a run that is resumed from a checkpoint continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+from superpoint_jax.config import ComputeDtype
+from superpoint_jax.description import sample_descriptors
+from superpoint_jax.features import DenseFeatures
+from superpoint_jax.geometry import inverse
+from superpoint_jax.model import SuperPoint
+from superpoint_jax.training.augmentation import photometric
+from superpoint_jax.training.losses import corner_targets, descriptor_hinge_loss, detector_loss, info_nce_loss
+from superpoint_jax.training.onednn import dense_features
+from superpoint_jax.training.pairs import PairConfig, Pairs, sample_pairs
+from superpoint_jax.training.photos import Photos
+from superpoint_jax.training.synthetic import render_shapes
+
+log = logging.getLogger(__name__)
+
+MAX_LOG_SCALE = math.log(100.0)
+"""The learned inverse temperature stays below 100, as in CLIP: beyond, single pairs dominate the gradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run. Hashable: a static argument of the step.
+
+    Attributes:
+        steps: Length of the run, in optimiser steps.
+        photos: Photos a step, two views of each; 0 trains the detector on synthetic shapes alone (MagicPoint).
+        shapes: Images of synthetic shapes a step.
+        pairs: How views are drawn; its `shape` is that of the synthetic images too.
+        learning_rate: Peak of the one-cycle schedule.
+        warmup: Fraction of the steps before the peak.
+        weight_decay: Of AdamW, on kernels.
+        clip_norm: Largest norm of the gradient.
+        ema_decay: Of the running average of the weights, which is what is validated and saved.
+        descriptor_loss: "info_nce", or the paper's "hinge".
+        descriptor_weight: Of the descriptor loss beside the detector loss.
+        dtype: Compute type; the weights and the optimiser are float32.
+        convolutions: "xla", or "onednn" on a CPU where torch is at hand; see `superpoint_jax.training.onednn`.
+        seed: Of everything drawn.
+    """
+
+    steps: int = 5000
+    photos: int = 8
+    shapes: int = 2
+    pairs: PairConfig = field(default_factory=PairConfig)
+    learning_rate: float = 1.2e-3
+    warmup: float = 0.1
+    weight_decay: float = 1e-4
+    clip_norm: float = 5.0
+    ema_decay: float = 0.998
+    descriptor_loss: Literal["info_nce", "hinge"] = "info_nce"
+    descriptor_weight: float = 0.5
+    dtype: ComputeDtype = "bfloat16"
+    convolutions: Literal["xla", "onednn"] = "xla"
+    seed: int = 0
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """All that changes in a run.
+
+    Attributes:
+        params: {"model": the parameters, "log_scale": logarithm of InfoNCE's inverse temperature}.
+        ema: Running average of `params`.
+        optimizer: State of the optimiser.
+        step: Steps done.
+    """
+
+    params: dict[str, Any]
+    ema: dict[str, Any]
+    optimizer: Any
+    step: Int[Array, ""]
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer finite."""
+
+
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """Clipping, then AdamW with a one-cycle cosine schedule and decay on kernels alone."""
+    schedule = optax.cosine_onecycle_schedule(
+        config.steps, config.learning_rate, pct_start=config.warmup, div_factor=25, final_div_factor=100
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(
+            schedule, weight_decay=config.weight_decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+        ),
+    )
+
+
+def create_state(model: SuperPoint, config: TrainConfig) -> TrainState:
+    """The start of a run from the model's weights."""
+    params = {"model": nnx.state(model, nnx.Param), "log_scale": jnp.asarray(math.log(20.0), jnp.float32)}
+    params = jax.tree.map(jnp.copy, params)
+    return TrainState(
+        params=params,
+        ema=jax.tree.map(jnp.copy, params),
+        optimizer=make_optimizer(config).init(params),
+        step=jnp.zeros((), jnp.int32),
+    )
+
+
+def trained_model(model: SuperPoint, state: TrainState) -> SuperPoint:
+    """The model with the run's averaged weights."""
+    graph, _, rest = nnx.split(model, nnx.Param, ...)
+    return nnx.merge(graph, state.ema["model"], rest)
+
+
+@partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
+def train_step(
+    state: TrainState, model: SuperPoint, photos: Photos | None, *, config: TrainConfig
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One optimiser step on data drawn from (seed, step); returns the new state and the metrics of the step.
+
+    `model` gives the structure and what is not trained (running statistics); its own parameters are not read.
+    """
+    graph, _, rest = nnx.split(model, nnx.Param, ...)
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+
+    def loss_of(params: dict[str, Any]) -> tuple[Array, dict[str, Array]]:
+        return _loss(nnx.merge(graph, params["model"], rest), params["log_scale"], key, photos, config)
+
+    (_, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    updates, optimizer = make_optimizer(config).update(gradient, state.optimizer, state.params)
+    params = cast(dict[str, Any], optax.apply_updates(state.params, updates))
+    # Early averages would remember the random start.
+    decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+    ema = jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, state.ema, params)
+    metrics["gradient_norm"] = optax.global_norm(gradient)
+    return TrainState(params=params, ema=ema, optimizer=optimizer, step=state.step + 1), metrics
+
+
+def _loss(
+    model: SuperPoint, log_scale: Array, key: Array, photos: Photos | None, config: TrainConfig
+) -> tuple[Array, dict[str, Array]]:
+    pair_key, shape_key = jax.random.split(key)
+    parts, pairs = [], None
+    if config.photos:
+        assert photos is not None
+        pairs = sample_pairs(pair_key, photos, config.photos, config=config.pairs)
+        parts.append((pairs.images, pairs.targets, pairs.valid_cells))
+    if config.shapes:
+        parts.append(_synthetic_part(shape_key, config))
+    images, targets, valid = (jnp.concatenate(column) for column in zip(*parts, strict=True))
+    # The data is drawn, not learned: nothing is to be differentiated through the warps.
+    images, targets = jax.lax.stop_gradient((images, targets))
+    network = partial(dense_features, model) if config.convolutions == "onednn" else model
+    dense = network(images, dtype=config.dtype)
+    detector = detector_loss(dense.logits, targets, valid)
+    metrics = {"loss": detector, "detector": detector}
+    if pairs is not None:
+        descriptor, accuracy = _descriptor_loss(dense, pairs, log_scale, config)
+        metrics |= {
+            "loss": detector + config.descriptor_weight * descriptor,
+            "descriptor": descriptor,
+            "accuracy": accuracy,
+            "inverse_temperature": jnp.exp(log_scale),
+        }
+    return metrics["loss"], metrics
+
+
+def _synthetic_part(key: Array, config: TrainConfig) -> tuple[Array, Array, Array]:
+    draw_key, light_key = jax.random.split(key)
+    shape = config.pairs.shape
+    shapes = render_shapes(draw_key, batch=config.shapes, shape=shape)
+    images = photometric(light_key, shapes.images, strength=config.pairs.strength)
+    targets = corner_targets(shapes.corners_xy, shapes.corners_mask.astype(jnp.float32), shape)
+    return images, targets, jnp.ones(targets.shape[:3], bool)
+
+
+def _descriptor_loss(dense: DenseFeatures, pairs: Pairs, log_scale: Array, config: TrainConfig) -> tuple[Array, Array]:
+    batch = pairs.points_mask.shape[0]
+    if config.descriptor_loss == "hinge":
+        between = pairs.homographies[batch:] @ inverse(pairs.homographies[:batch])
+        maps, valid = dense.descriptors, pairs.valid_cells[batch : 2 * batch]
+        return descriptor_hinge_loss(maps[:batch], maps[batch : 2 * batch], between, valid), jnp.zeros(())
+    sizes = jnp.broadcast_to(jnp.array(pairs.images.shape[1:3], jnp.int32), (2 * batch, 2))
+    mask = jnp.concatenate([pairs.points_mask, pairs.points_mask])
+    sampled = sample_descriptors(dense.descriptors[: 2 * batch], pairs.points, mask, sizes, rule="centered")
+    return info_nce_loss(
+        sampled[:batch],
+        sampled[batch:],
+        pairs.points[:batch],
+        pairs.points[batch:],
+        pairs.points_mask,
+        inverse_temperature=jnp.exp(jnp.minimum(log_scale, MAX_LOG_SCALE)),
+    )
+
+
+def train(
+    model: SuperPoint,
+    photos: Photos | None,
+    folder: str | Path,
+    *,
+    config: TrainConfig,
+    validate: Callable[[SuperPoint], dict[str, float]] | None = None,
+    log_every: int = 20,
+    checkpoint_every: int = 250,
+    validate_every: int = 1000,
+) -> SuperPoint:
+    """The trained model (averaged weights); resumes from the newest checkpoint in `folder` if there is one.
+
+    Writes `checkpoints/` (Orbax, the newest two) and `metrics.csv` to the folder.
+
+    Args:
+        model: Where to start.
+        photos: Labelled photos; None when `config.photos` is 0.
+        folder: Of the run.
+        config: What to do.
+        validate: From the averaged model to figures, called now and then; goes to metrics.csv.
+        log_every: Steps between rows of metrics.csv.
+        checkpoint_every: Steps between checkpoints.
+        validate_every: Steps between validations.
+
+    Raises:
+        Diverged: The loss is not finite; the newest checkpoint is from before.
+        ValueError: The folder holds a run with another configuration.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = Path(folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    _same_run(folder / "config.txt", config)
+    options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+    with ocp.CheckpointManager(folder / "checkpoints", options=options) as manager:
+        state = create_state(model, config)
+        if (newest := manager.latest_step()) is not None:
+            state = manager.restore(newest, args=ocp.args.StandardRestore(state))
+            log.info("resumed from step %d", newest)
+        table = MetricsTable(folder / "metrics.csv", int(state.step))
+        progress = tqdm(total=config.steps, initial=int(state.step), unit="step", desc=folder.name, mininterval=5)
+        started, counted = time.perf_counter(), 0
+        for step in range(int(state.step) + 1, config.steps + 1):
+            state, metrics = train_step(state, model, photos, config=config)
+            counted += 1
+            progress.update()
+            if step % log_every == 0 or step == config.steps:
+                row = {name: float(value) for name, value in metrics.items()}
+                if not math.isfinite(row["loss"]):
+                    raise Diverged(
+                        f"the loss is {row['loss']} at step {step}; the last good checkpoint is "
+                        f"{manager.latest_step()} in {folder / 'checkpoints'}. Lower learning_rate (now "
+                        f"{config.learning_rate}) or clip_norm (now {config.clip_norm})"
+                    )
+                row["steps_per_s"] = counted / (time.perf_counter() - started)
+                started, counted = time.perf_counter(), 0
+                table.add(step, row)
+                progress.set_postfix({name: f"{row[name]:.3f}" for name in ("loss", "accuracy") if name in row})
+            if validate is not None and (step % validate_every == 0 or step == config.steps):
+                table.add(step, {f"validation_{k}": v for k, v in validate(trained_model(model, state)).items()})
+                started, counted = time.perf_counter(), 0
+            if step % checkpoint_every == 0 or step == config.steps:
+                manager.save(step, args=ocp.args.StandardSave(state))
+        progress.close()
+    return trained_model(model, state)
+
+
+class MetricsTable:
+    """A CSV file of (step, name, value). Rows beyond `step`, from before a kill, are dropped when it is opened."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        kept = []
+        if path.exists():
+            with path.open(newline="") as file:
+                kept = [row for row in csv.reader(file) if len(row) == 3 and row[0].isdigit() and int(row[0]) <= step]
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([["step", "name", "value"], *kept])
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Append a row a value."""
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerows([[step, name, f"{value:.6g}"] for name, value in values.items()])
+
+
+def _same_run(path: Path, config: TrainConfig) -> None:
+    text = f"{config}\n"
+    if path.exists() and path.read_text() != text:
+        raise ValueError(
+            f"{path.parent} holds a run with another configuration; choose another folder, or the same one as in {path}"
+        )
+    path.write_text(text)

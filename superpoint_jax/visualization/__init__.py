@@ -1,0 +1,12 @@
+"""Pictures of what was found: each function draws on matplotlib axes and returns them, so that users can go on.
+
+Without `axes` a new figure is made that the picture fills, without a frame; `save` writes it. No global state of pyplot
+is touched. Scores are told by viridis, kinds by the colours of Okabe and Ito: both can be read by the colour-blind.
+"""
+
+from superpoint_jax.visualization.canvas import new_axes as new_axes
+from superpoint_jax.visualization.canvas import save as save
+from superpoint_jax.visualization.features import draw_keypoints as draw_keypoints
+from superpoint_jax.visualization.features import draw_matches as draw_matches
+from superpoint_jax.visualization.maps import draw_descriptor_map as draw_descriptor_map
+from superpoint_jax.visualization.maps import draw_score_map as draw_score_map

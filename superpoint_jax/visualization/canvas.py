@@ -1,0 +1,97 @@
+"""What every picture stands on: axes that fill a figure, an image on them, and the colours."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Image = Any
+"""[h,w], [h,w,1] or [h,w,3], uint8 or float in [0, 1]; numpy or jax."""
+
+CORRECT, WRONG = "#009e73", "#e69f00"
+"""Okabe and Ito's bluish green and orange."""
+BACKGROUND = "#141414"
+DPI = 100
+LONG_SIDE_PX = (960, 1920)
+"""Small images are drawn larger than they are and large ones smaller: the longer side of a new figure, in pixels."""
+
+
+def new_axes(height: int, width: int) -> Axes:
+    """Axes that fill a new figure, for an image of that size: (x, y) in its pixels, centres at integers."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    longer = max(height, width)
+    zoom = np.clip(longer, *LONG_SIDE_PX) / longer
+    # A long strip is at least 16 pixels high.
+    size_px = np.maximum(np.round(np.array([width, height]) * zoom), 16)
+    figure = Figure(figsize=tuple(size_px / DPI), dpi=DPI, facecolor=BACKGROUND)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    return axes
+
+
+def save(axes: Axes, path: str | os.PathLike[str]) -> None:
+    """Write the figure of the axes; the suffix of the path says how (.png, .jpg, .pdf, .svg, ...).
+
+    Raises:
+        ValueError: A suffix that matplotlib does not write.
+        OSError: The file can't be written.
+    """
+    _figure(axes).savefig(path, dpi="figure")
+
+
+def show(image: Image, axes: Axes | None, zoom: int = 1, interpolation: str = "antialiased") -> Axes:
+    """The image on the axes, each pixel of it `zoom` pixels of the coordinates."""
+    pixels = rgb(image)
+    height, width = pixels.shape[0] * zoom, pixels.shape[1] * zoom
+    axes = new_axes(height, width) if axes is None else axes
+    axes.imshow(_reduced(pixels), extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation=interpolation)
+    axes.set_axis_off()
+    # What is drawn later (a keypoint at the border, a line to beyond it) must not widen the view.
+    axes.set_autoscale_on(False)
+    return axes
+
+
+def unit_pt(axes: Axes) -> float:
+    """A thousandth of the longer side of the axes, in points: markers look alike in figures of any size."""
+    box = axes.get_window_extent()
+    return max(box.width, box.height) / 1000 * 72 / _figure(axes).dpi
+
+
+def _reduced(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """At most as large as a figure gets: matplotlib would hold a huge photo several times over, as floats."""
+    from PIL import Image as Pillow
+
+    factor = max(pixels.shape) / LONG_SIDE_PX[1]
+    if factor <= 1:
+        return pixels
+    size = tuple(max(round(side / factor), 1) for side in pixels.shape[1::-1])
+    return np.asarray(Pillow.fromarray(pixels).resize(size, Pillow.Resampling.BOX))
+
+
+def rgb(image: Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Three channels of bytes, whatever the image's type and number of channels."""
+    pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
+        raise ValueError(f"the image has shape {np.shape(image)}; [h,w], [h,w,1] or [h,w,3] is needed, a single image")
+    if pixels.dtype != np.uint8:
+        pixels = np.round(np.clip(pixels.astype(np.float32), 0, 1) * 255).astype(np.uint8)
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+
+
+def _figure(axes: Axes) -> Figure:
+    figure = axes.get_figure(root=True)
+    if figure is None:
+        raise ValueError("these axes have been removed from their figure")
+    return figure

@@ -1,0 +1,149 @@
+"""Keypoints and matches on photos."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped, UInt8
+
+from superpoint_jax.features import Keypoints
+from superpoint_jax.matching import Matches
+from superpoint_jax.visualization.canvas import BACKGROUND, CORRECT, WRONG, Image, rgb, show, unit_pt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def draw_keypoints(image: Image, keypoints: Keypoints, *, axes: Axes | None = None) -> Axes:
+    """The keypoints of one image on it: larger and more yellow for a higher score.
+
+    Sizes and colours go by the square root of the score in relation to the highest, since most scores are small.
+    """
+    keypoints_xy, scores = _rows(keypoints)
+    axes = show(image, axes)
+    order = np.argsort(scores, kind="stable")  # The highest on top.
+    strength = np.sqrt(scores / max(scores.max(initial=0), 1e-12))[order]
+    unit = unit_pt(axes)
+    axes.scatter(
+        *keypoints_xy[order].T,
+        s=(unit * (4 + 8 * strength)) ** 2,
+        c=strength,
+        cmap="viridis",
+        vmin=0,
+        vmax=1,
+        linewidths=unit,
+        edgecolors=BACKGROUND,
+    )
+    return axes
+
+
+def draw_matches(
+    image_a: Image,
+    image_b: Image,
+    keypoints_a: Keypoints,
+    keypoints_b: Keypoints,
+    matches: Matches,
+    *,
+    correct: Bool[Any, " k"] | None = None,
+    max_lines: int | None = None,
+    axes: Axes | None = None,
+) -> Axes:
+    """Two images side by side and a line for each match of one pair.
+
+    Lines are more yellow for a higher score; or, given `correct`, green where it is True and orange where not.
+
+    Args:
+        image_a: Left.
+        image_b: Right, top-aligned.
+        keypoints_a: Of one image.
+        keypoints_b: Of one image.
+        matches: Of one pair.
+        correct: For each keypoint of a; inliers, say. Counts are then written in the corner.
+        max_lines: Draw the matches of highest score only. The counts are still of all.
+        axes: Where to draw; (x, y) are pixels of image a, and image b begins at x = width of a.
+    """
+    canvas, shift = _side_by_side(image_a, image_b)
+    axes = show(canvas, axes)
+    rows = np.flatnonzero(_one(matches.mask))
+    scores = _one(matches.scores)[rows]
+    start_xy = _one(keypoints_a.keypoints, 2)[rows]
+    end_xy = _one(keypoints_b.keypoints, 2)[_one(matches.indices)[rows]] + [shift, 0]
+    is_correct = None if correct is None else np.asarray(correct)[rows]
+
+    order = np.argsort(scores, kind="stable")
+    if max_lines is not None:
+        order = order[len(order) - min(max_lines, len(order)) :]
+    colors = _viridis(scores[order]) if is_correct is None else np.where(is_correct[order], CORRECT, WRONG)
+    axes.axvline(shift - 0.5, color=BACKGROUND, linewidth=3 * unit_pt(axes))
+    _draw_lines(axes, np.stack([start_xy, end_xy], axis=1)[order], colors)
+    if is_correct is not None:
+        count = int(is_correct.sum())
+        _legend(axes, [(CORRECT, f"{count} correct"), (WRONG, f"{len(rows) - count} wrong")])
+    return axes
+
+
+def _side_by_side(image_a: Image, image_b: Image) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
+    """Both on one dark canvas, and the x at which the second begins."""
+    left, right = rgb(image_a), rgb(image_b)
+    canvas = np.full(
+        (max(len(left), len(right)), left.shape[1] + right.shape[1], 3), int(BACKGROUND[1:3], 16), np.uint8
+    )
+    canvas[: len(left), : left.shape[1]] = left
+    canvas[: len(right), left.shape[1] :] = right
+    return canvas, left.shape[1]
+
+
+def _rows(keypoints: Keypoints) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"]]:
+    mask = _one(keypoints.mask)
+    return _one(keypoints.keypoints, 2)[mask], _one(keypoints.scores)[mask]
+
+
+def _one(values: Shaped[Any, "*_shape"], ndim: int = 1) -> np.ndarray:
+    """The entry of a single image, whether or not it has a batch axis."""
+    array = np.asarray(values)
+    if array.ndim == ndim + 1 and len(array) == 1:
+        return array[0]
+    if array.ndim != ndim:
+        raise ValueError(f"a batch of shape {array.shape} was given; one image is drawn at a time: features[i]")
+    return array
+
+
+def _viridis(scores: Float[np.ndarray, " n"]) -> np.ndarray:
+    """Colours over the range of the scores; its darkest fifth, which a photo hides, is left out."""
+    from matplotlib import colormaps
+
+    low, high = scores.min(initial=np.inf), scores.max(initial=-np.inf)
+    return colormaps["viridis"](0.2 + 0.8 * (scores - low) / max(high - low, 1e-12))
+
+
+def _draw_lines(axes: Axes, segments_xy: Float[np.ndarray, "n 2 2"], colors: np.ndarray) -> None:
+    from matplotlib.collections import LineCollection
+
+    unit = unit_pt(axes)
+    # Many lines are thinner and more transparent than few.
+    crowd = np.clip(200 / max(len(segments_xy), 1), 0.3, 1)
+    axes.add_collection(
+        LineCollection(list(segments_xy), colors=colors, linewidths=1.2 * unit, alpha=0.35 + 0.5 * crowd)
+    )
+    axes.scatter(*segments_xy.reshape(-1, 2).T, s=(3 * unit) ** 2, c=np.repeat(colors, 2, axis=0), linewidths=0)
+
+
+def _legend(axes: Axes, entries: list[tuple[str, str]]) -> None:
+    """A dot of each colour with its text, in the lower left corner."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], linestyle="", marker="o", color=color, label=text) for color, text in entries]
+    legend = axes.legend(
+        handles=handles,
+        loc="lower left",
+        ncols=len(handles),
+        fontsize=16 * unit_pt(axes),
+        labelcolor="white",
+        facecolor=BACKGROUND,
+        edgecolor="none",
+        framealpha=0.8,
+        handletextpad=0.2,
+        columnspacing=1.2,
+    )
+    legend.set_zorder(10)

@@ -1,0 +1,134 @@
+"""State dicts and models: one strict assembler, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import mode
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from superpoint_jax.config import SuperPointConfig
+from superpoint_jax.model import SuperPoint
+from superpoint_jax.weights.errors import WeightsError
+from superpoint_jax.weights.keys import BOOKKEEPING, HUGGING_FACE, Layout, Path, recognise
+
+StateDict = Mapping[str, np.ndarray]
+
+
+def state_dict(model: SuperPoint) -> dict[str, np.ndarray]:
+    """The parameters as numpy float32 under Hugging Face's names, kernels [out, in, height, width].
+
+    Batch norm, which Hugging Face's SuperPoint has not, is named alike: `encoder.conv_blocks.0.norm_a.running_mean`.
+    `from_state_dict` is the inverse.
+    """
+    values = dict(nnx.to_flat_state(nnx.state(model)))
+    return {
+        key: _to_torch(np.asarray(values[path][...], np.float32))
+        for key, path in HUGGING_FACE.paths(batch_norm=model.config.batch_norm).items()
+    }
+
+
+def from_state_dict(
+    tensors: StateDict, *, config: SuperPointConfig | str | None = None, origin: str = "the state dict"
+) -> SuperPoint:
+    """The model with these float32 weights, in any of the published layouts (see `superpoint_jax.weights.keys`).
+
+    Args:
+        tensors: Name: array, kernels [out, in, height, width].
+        config: What the model is; a preset's name, whose sizes are then read off the tensors; or None for the preset
+            that reproduces the results published with weights of that layout.
+        origin: Where they come from, for messages.
+
+    Raises:
+        WeightsError: Tensors missing, unexpected or misshapen: one message names them all.
+    """
+    layout = recognise(tensors, origin=origin)
+    if not isinstance(config, SuperPointConfig):
+        config = SuperPointConfig.preset(config or layout.name, **sizes_of(tensors, layout))
+    return assemble(tensors, layout, config, origin=origin)
+
+
+def sizes_of(tensors: StateDict, layout: Layout) -> dict[str, Any]:
+    """The sizes of `SuperPointConfig` as most of the tensors of a layer have its outputs; defaults without any."""
+    paths = layout.paths(batch_norm=True)
+    normalised = set(paths) - set(layout.paths(batch_norm=False))
+    default = SuperPointConfig()
+
+    def channels(*layer: str | int, otherwise: int) -> int:
+        lengths = [
+            tensors[key].shape[0]
+            for key, path in paths.items()
+            if path[: len(layer)] == layer and key in tensors and tensors[key].ndim and tensors[key].size
+        ]
+        return mode(lengths or [otherwise])
+
+    return {
+        "encoder_hidden_sizes": tuple(
+            channels("encoder", "conv_blocks", index, otherwise=size)
+            for index, size in enumerate(default.encoder_hidden_sizes)
+        ),
+        "decoder_hidden_size": channels("keypoint_decoder", "conv_score_a", otherwise=default.decoder_hidden_size),
+        "descriptor_decoder_dim": channels(
+            "descriptor_decoder", "conv_descriptor_b", otherwise=default.descriptor_decoder_dim
+        ),
+        "batch_norm": bool(normalised & set(tensors)) if layout.batch_norm is None else layout.batch_norm,
+    }
+
+
+def assemble(tensors: StateDict, layout: Layout, config: SuperPointConfig, *, origin: str) -> SuperPoint:
+    """The model of a configuration with the tensors of a layout, complete and of the right shapes.
+
+    Raises:
+        WeightsError: It names every tensor that is missing, unexpected, misshapen or not of floats.
+    """
+    graph, state = nnx.split(nnx.eval_shape(lambda: SuperPoint(config, rngs=nnx.Rngs(0))))
+    variables = dict(nnx.to_flat_state(state))
+    paths = layout.paths(batch_norm=config.batch_norm)
+    tensors = {key: value for key, value in tensors.items() if not key.endswith(f".{BOOKKEEPING}")}
+    _check(tensors, {key: _torch_shape(variables[path].shape) for key, path in paths.items()}, layout, config, origin)
+    filled: list[tuple[Path, Any]] = [
+        (path, variables[path].replace(jnp.asarray(_to_flax(np.asarray(tensors[key], np.float32)))))
+        for key, path in paths.items()
+    ]
+    return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def _check(
+    tensors: StateDict, shapes: Mapping[str, tuple[int, ...]], layout: Layout, config: SuperPointConfig, origin: str
+) -> None:
+    common = [key for key in shapes if key in tensors]
+    problems = {
+        "missing": [key for key in shapes if key not in tensors],
+        "unexpected": [key for key in tensors if key not in shapes],
+        "misshapen": [
+            f"{key} has shape {tensors[key].shape}, needs {shapes[key]}"
+            for key in common
+            if tensors[key].shape != shapes[key]
+        ],
+        # jnp, because ml_dtypes' bfloat16 is no subtype of numpy's floats.
+        "not of floats": [
+            f"{key} is {tensors[key].dtype}" for key in common if not jnp.issubdtype(tensors[key].dtype, jnp.floating)
+        ],
+    }
+    if any(problems.values()):
+        lines = [f"  {problem}: {', '.join(names)}" for problem, names in problems.items() if names]
+        raise WeightsError(
+            f"{origin} does not fit a SuperPoint in {layout.title}'s layout with encoder_hidden_sizes="
+            f"{config.encoder_hidden_sizes}, decoder_hidden_size={config.decoder_hidden_size}, descriptor_decoder_dim="
+            f"{config.descriptor_decoder_dim}, batch_norm={config.batch_norm}:\n" + "\n".join(lines)
+        )
+
+
+def _to_flax(tensor: np.ndarray) -> np.ndarray:
+    return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
+
+
+def _to_torch(tensor: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(tensor.transpose(3, 2, 0, 1)) if tensor.ndim == 4 else tensor
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else tuple(shape)

@@ -1,0 +1,26 @@
+"""Any readable weights into the folder that needs no torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from superpoint_jax.weights.keys import MAGIC_LEAP
+from superpoint_jax.weights.licence import show_notice_once
+from superpoint_jax.weights.load import build, read
+from superpoint_jax.weights.save import save_pretrained
+
+
+def convert(
+    source: str | os.PathLike[str] | None, folder: str | os.PathLike[str], *, revision: str | None = None
+) -> Path:
+    """The folder, now with the weights of the source as `save_pretrained` writes them.
+
+    The configuration is the one that reproduces the results published with the weights. Raises what `from_pretrained`
+    and `save_pretrained` raise.
+    """
+    checkpoint = read(source, revision=revision)
+    model = build(checkpoint)
+    if checkpoint.from_magic_leap:
+        show_notice_once()
+    return save_pretrained(model, folder, origin=MAGIC_LEAP.name if checkpoint.from_magic_leap else None)

@@ -1,0 +1,93 @@
+"""One weight file into numpy arrays. safetensors need no torch; pickles are opened with `weights_only=True` alone."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from superpoint_jax.weights.errors import WeightsError
+
+_LFS_POINTER = b"version https://git-lfs"
+
+
+def read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors of a file as it stores them, and its metadata. The content decides what it is, not the suffix.
+
+    Raises:
+        WeightsError: Empty, truncated, or no weight file.
+        ImportError: A pickle, and torch is not installed.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        raise WeightsError(f"{path} is empty; download it again")
+    if head[8:9] == b"{":
+        return _read_safetensors(path)
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        return _read_pickle(path), {}
+    if head.startswith(_LFS_POINTER):
+        raise WeightsError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`, or download the file")
+    raise WeightsError(
+        f"{path} is no weight file, or damaged: it starts with {head[:12]!r}, which is neither safetensors nor a "
+        f"PyTorch checkpoint; download it again"
+    )
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is truncated or damaged ({error}); download it again") from error
+    except (AttributeError, TypeError) as error:  # Types that numpy lacks, like float8.
+        raise WeightsError(f"{path} holds tensors that numpy cannot ({error}); save them as float32") from error
+
+
+def _read_pickle(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"{path} is a PyTorch pickle, which only torch opens: pip install 'superpoint-jax[pickle]'. Or convert it "
+            f"once where torch is installed (superpoint-jax convert): safetensors need no torch"
+        ) from error
+    try:
+        with warnings.catch_warnings():
+            # It reads other protocols than its own, or raises; that it says so too is of no use to the caller.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            contents = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is damaged, or holds objects other than tensors, which could run code and are not opened; save "
+            f"its state dict alone (torch.save(model.state_dict(), ...))"
+        ) from error
+    except Exception as error:  # A damaged pickle or archive can raise nearly anything.
+        reason = str(error).strip().split("\n")[0]
+        raise WeightsError(f"{path} is truncated or damaged ({reason}); download it again") from error
+    return _to_numpy(contents, path)
+
+
+def _to_numpy(contents: Any, path: Path) -> dict[str, np.ndarray]:
+    import torch
+
+    if not isinstance(contents, Mapping):
+        raise WeightsError(f"{path} holds a {type(contents).__name__}; a state dict (name: tensor) is needed")
+    other = [str(key) for key, value in contents.items() if not isinstance(value, torch.Tensor)]
+    if other:
+        raise WeightsError(
+            f"{path} holds {', '.join(other[:5])}{', ...' if len(other) > 5 else ''}, which are no tensors; a flat "
+            f"state dict is needed (torch.save(checkpoint[...], ...) of the part that holds the weights)"
+        )
+    # numpy has no bfloat16, and float32 holds every value of the shorter types.
+    return {
+        str(key): (value.float() if value.is_floating_point() else value).detach().numpy()
+        for key, value in contents.items()
+    }

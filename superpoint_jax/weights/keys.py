@@ -1,0 +1,129 @@
+"""Names of the published weight files as data: which of their layers is which of ours.
+
+Inside the library a layer is named by its path in `SuperPoint`, which is Hugging Face's name. A layer holds
+`PARAMETERS["conv"]` or `PARAMETERS["norm"]`, named as PyTorch names them.
+
+Source: docs/variants.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from superpoint_jax.weights.errors import WeightsError
+
+Path = tuple[str | int, ...]
+
+PARAMETERS: Mapping[str, Mapping[str, str]] = {
+    "conv": {"weight": "kernel", "bias": "bias"},
+    "norm": {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"},
+}
+"""What PyTorch calls a parameter: what Flax calls it."""
+
+BOOKKEEPING = "num_batches_tracked"
+"""A counter that PyTorch keeps beside running statistics; nothing computes with it."""
+
+_CONVS = (
+    *(f"encoder.conv_blocks.{block}.conv_{half}" for block in range(4) for half in "ab"),
+    *(f"keypoint_decoder.conv_score_{half}" for half in "ab"),
+    *(f"descriptor_decoder.conv_descriptor_{half}" for half in "ab"),
+)
+_NORMS = tuple("norm_".join(name.rsplit("conv_", 1)) for name in _CONVS)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one family of files names its layers.
+
+    Attributes:
+        name: Also the preset of `SuperPointConfig` that reproduces the results published with these weights.
+        title: Whose it is, for messages.
+        layers: Their name of a layer: ours.
+        batch_norm: Whether the files hold batch norm; None where they may or may not.
+    """
+
+    name: str
+    title: str
+    layers: Mapping[str, str]
+    batch_norm: bool | None
+
+    def paths(self, *, batch_norm: bool) -> dict[str, Path]:
+        """Every key that a complete file has: the path of that parameter in `SuperPoint`."""
+        return {
+            f"{theirs}.{torch_name}": (*_path(ours), flax_name)
+            for theirs, ours in self.layers.items()
+            for torch_name, flax_name in PARAMETERS[_kind(ours)].items()
+            if batch_norm or _kind(ours) == "conv"
+        }
+
+
+def _kind(layer: str) -> str:
+    return layer.rsplit(".", 1)[-1].split("_")[0]
+
+
+def _path(layer: str) -> Path:
+    return tuple(int(part) if part.isdigit() else part for part in layer.split("."))
+
+
+HUGGING_FACE = Layout(
+    name="huggingface",
+    title="Hugging Face",
+    # Batch norm is ours: transformers' SuperPoint has none, and its files hold the convolutions alone.
+    layers={name: name for name in (*_CONVS, *_NORMS)},
+    batch_norm=None,
+)
+
+MAGIC_LEAP = Layout(
+    name="magicleap",
+    title="Magic Leap",
+    layers={
+        "conv1a": "encoder.conv_blocks.0.conv_a",
+        "conv1b": "encoder.conv_blocks.0.conv_b",
+        "conv2a": "encoder.conv_blocks.1.conv_a",
+        "conv2b": "encoder.conv_blocks.1.conv_b",
+        "conv3a": "encoder.conv_blocks.2.conv_a",
+        "conv3b": "encoder.conv_blocks.2.conv_b",
+        "conv4a": "encoder.conv_blocks.3.conv_a",
+        "conv4b": "encoder.conv_blocks.3.conv_b",
+        "convPa": "keypoint_decoder.conv_score_a",
+        "convPb": "keypoint_decoder.conv_score_b",
+        "convDa": "descriptor_decoder.conv_descriptor_a",
+        "convDb": "descriptor_decoder.conv_descriptor_b",
+    },
+    batch_norm=False,
+)
+
+RPAUTRAT = Layout(
+    name="rpautrat",
+    title="rpautrat",
+    layers={
+        f"{theirs}.{layer}": ours
+        for index, theirs in enumerate(
+            (
+                *(f"backbone.{block}.{half}" for block in range(4) for half in range(2)),
+                *(f"{head}.{half}" for head in ("detector", "descriptor") for half in range(2)),
+            )
+        )
+        for layer, ours in (("conv", _CONVS[index]), ("bn", _NORMS[index]))
+    },
+    batch_norm=True,
+)
+
+LAYOUTS = (HUGGING_FACE, MAGIC_LEAP, RPAUTRAT)
+
+
+def recognise(keys: Iterable[str], *, origin: str) -> Layout:
+    """The layout that knows most of the keys.
+
+    Raises:
+        WeightsError: None knows any.
+    """
+    keys = list(keys)
+    known = {layout.name: sum(key in layout.paths(batch_norm=True) for key in keys) for layout in LAYOUTS}
+    best = max(LAYOUTS, key=lambda layout: known[layout.name])
+    if known[best.name]:
+        return best
+    found = f"keys {', '.join(sorted(keys)[:5])}{', ...' if len(keys) > 5 else ''}" if keys else "no tensors"
+    needed = "; ".join(f"{layout.title}: {next(iter(layout.layers))}.weight, ..." for layout in LAYOUTS)
+    raise WeightsError(f"{origin} holds {found}; none is a SuperPoint's. A flat state dict is needed ({needed})")

@@ -1,0 +1,23 @@
+"""The notice that comes with Magic Leap's weights."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+
+NOTICE = (
+    "These weights are Magic Leap's. Their licence allows non-commercial research only; read it before you use them. "
+    "superpoint_jax.from_pretrained(), without a name, loads weights that are free to use."
+)
+
+MAGIC_LEAP_HUB_ID = "magic-leap-community/superpoint"
+
+
+@cache
+def show_notice_once() -> None:
+    """Log the notice, once per process.
+
+    Logged (to the logger "superpoint_jax", as a warning, which Python prints to stderr unless told otherwise) and not
+    warned of, because programs that turn warnings into errors must still run.
+    """
+    logging.getLogger("superpoint_jax").warning(NOTICE)

@@ -1,0 +1,163 @@
+"""`from_pretrained`: a source of weights into a model with the configuration that belongs to it."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from superpoint_jax.config import SuperPointConfig
+from superpoint_jax.hub import CONFIG_FILE, WEIGHT_FILES, fetch, is_hub_id
+from superpoint_jax.model import SuperPoint
+from superpoint_jax.weights.assembly import assemble, sizes_of
+from superpoint_jax.weights.errors import WeightsError
+from superpoint_jax.weights.files import read_file
+from superpoint_jax.weights.keys import MAGIC_LEAP, Layout, recognise
+from superpoint_jax.weights.licence import MAGIC_LEAP_HUB_ID, show_notice_once
+from superpoint_jax.weights.options import ORIGIN, from_config_json, from_metadata, make_config, parse_json
+
+BUNDLED = "data/superpoint_jax.safetensors"
+"""The weights in the package: float16 on disk, Hugging Face's layout."""
+
+Source = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a source of weights holds.
+
+    Attributes:
+        tensors: As the file names and stores them.
+        layout: How it names them.
+        preset: That reproduces the results published with it.
+        fields: Options stored with the weights, over those of the preset.
+        origin: Where it was found, for messages.
+        from_magic_leap: Whether Magic Leap's licence applies.
+    """
+
+    tensors: Mapping[str, np.ndarray]
+    layout: Layout
+    preset: str
+    fields: Mapping[str, Any]
+    origin: str
+    from_magic_leap: bool
+
+
+def from_pretrained(
+    source: Source | None = None,
+    *,
+    revision: str | None = None,
+    config: SuperPointConfig | str | None = None,
+    **options: Any,
+) -> SuperPoint:
+    """The model with the weights of a source, float32, configured as the results published with them were computed.
+
+    Weights of Magic Leap are for non-commercial research only; a notice says so, once per process, through the logger
+    "superpoint_jax".
+
+    Args:
+        source: None for the weights in the package; a folder with config.json and model.safetensors (or
+            pytorch_model.bin); a .safetensors, .bin or .pth file in Hugging Face's, Magic Leap's, rpautrat's or our own
+            layout, which is recognised from its keys; or the id of a repository on the Hugging Face hub. A path that
+            exists is a path. A file is read alone: pass its folder to have config.json read.
+        revision: Branch, tag or commit on the hub.
+        config: In place of the one that belongs to the weights; or a preset's name, which leaves the sizes to them.
+        **options: Fields of `SuperPointConfig`, in place of the configuration's.
+
+    Raises:
+        WeightsError: A file that is empty, damaged or no SuperPoint's; one message names every tensor that is missing,
+            unexpected or misshapen. A `ValueError`.
+        HubError: The hub does not have it or cannot be reached. An `OSError`.
+        FileNotFoundError: No such file or folder.
+        ImportError: A pickle, and torch is not installed.
+        TypeError: An option that does not exist.
+    """
+    checkpoint = read(source, revision=revision)
+    model = build(checkpoint, config=config, **options)
+    if checkpoint.from_magic_leap:
+        show_notice_once()
+    return model
+
+
+def build(checkpoint: Checkpoint, *, config: SuperPointConfig | str | None = None, **options: Any) -> SuperPoint:
+    """The model of a checkpoint; see `from_pretrained`."""
+    if config is None:
+        fields = {**sizes_of(checkpoint.tensors, checkpoint.layout), **checkpoint.fields}
+        config = make_config(checkpoint.preset, fields, origin=checkpoint.origin)
+    elif isinstance(config, str):
+        config = SuperPointConfig.preset(config, **sizes_of(checkpoint.tensors, checkpoint.layout))
+    config = config.replace(**options)
+    return assemble(checkpoint.tensors, checkpoint.layout, config, origin=checkpoint.origin)
+
+
+def read(source: Source | None = None, *, revision: str | None = None) -> Checkpoint:
+    """What a source holds; see `from_pretrained`."""
+    if source is None:
+        return _read_bundled()
+    path = Path(source).expanduser()
+    if path.exists():
+        if revision is not None:
+            raise ValueError(f"revision={revision!r} is for ids of the hub; {path} is a local path")
+        return _read_folder(path) if path.is_dir() else _read_single(path)
+    if not (isinstance(source, str) and is_hub_id(source)):
+        raise FileNotFoundError(f"{path} does not exist; give a weight file, a folder, or a hub id (owner/name)")
+    folder = fetch(source, revision=revision)
+    return _read_folder(folder, origin=source, from_magic_leap=source.lower() == MAGIC_LEAP_HUB_ID)
+
+
+def _read_bundled() -> Checkpoint:
+    resource = importlib.resources.files("superpoint_jax.weights").joinpath(BUNDLED)
+    with importlib.resources.as_file(resource) as path:
+        if not path.exists():
+            raise WeightsError(f"this installation lacks the weights of the package ({path}); install it again")
+        return _read_single(path, preset="superpoint_jax")
+
+
+def _read_single(path: Path, *, preset: str | None = None) -> Checkpoint:
+    tensors, metadata = read_file(path)
+    layout = recognise(tensors, origin=str(path))
+    return Checkpoint(
+        tensors=tensors,
+        layout=layout,
+        preset=preset or layout.name,
+        fields=from_metadata(metadata, origin=f"the metadata of {path}"),
+        origin=str(path),
+        from_magic_leap=MAGIC_LEAP.name in (layout.name, metadata.get(ORIGIN)),
+    )
+
+
+def _read_folder(folder: Path, *, origin: str | None = None, from_magic_leap: bool = False) -> Checkpoint:
+    path = _weight_file(folder)
+    tensors, metadata = read_file(path)
+    layout = recognise(tensors, origin=str(path))
+    config_path = folder / CONFIG_FILE
+    if config_path.exists():
+        where = str(config_path)
+        contents = parse_json(config_path.read_text(encoding="utf-8"), origin=where)
+        if not isinstance(contents, dict):
+            raise WeightsError(f"{where} holds no JSON object; Hugging Face's config.json is needed")
+        fields, converted_from = from_config_json(contents, origin=where), contents.get(ORIGIN)
+    else:
+        fields, converted_from = from_metadata(metadata, origin=f"the metadata of {path}"), metadata.get(ORIGIN)
+    return Checkpoint(
+        tensors=tensors,
+        layout=layout,
+        preset=layout.name,
+        fields=fields,
+        origin=origin or str(folder),
+        from_magic_leap=from_magic_leap or MAGIC_LEAP.name in (layout.name, converted_from),
+    )
+
+
+def _weight_file(folder: Path) -> Path:
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth", ".pt"))
+    hint = f"; pass the file itself: {', '.join(others)}" if others else ""
+    raise FileNotFoundError(f"{folder} has none of {', '.join(WEIGHT_FILES)}{hint}")

@@ -1,0 +1,119 @@
+"""`SuperPointConfig` to and from what lies beside the weights: config.json, or a safetensors file's metadata.
+
+config.json has Hugging Face's fields where transformers looks for them. The options that it has no name for are in an
+object of their own, which transformers carries along and ignores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from superpoint_jax.config import SuperPointConfig
+from superpoint_jax.weights.errors import WeightsError
+
+OWN = "superpoint_jax"
+"""Our object in config.json, our entry of the metadata, and our `model_type`."""
+
+ORIGIN = "superpoint_jax_origin"
+"""Layout that converted weights came from, where it matters after the conversion (see `licence`)."""
+
+HUGGING_FACE_FIELDS = (
+    "encoder_hidden_sizes",
+    "decoder_hidden_size",
+    "keypoint_decoder_dim",
+    "descriptor_decoder_dim",
+    "keypoint_threshold",
+    "max_keypoints",
+    "nms_radius",
+    "border_removal_distance",
+    "initializer_range",
+)
+
+
+def to_config_json(config: SuperPointConfig) -> dict[str, Any]:
+    """The contents of config.json.
+
+    `model_type` is transformers' "superpoint" where transformers can express the network, else our own.
+    """
+    fields = dataclasses.asdict(config)
+    own = config.batch_norm
+    return {
+        "architectures": ["superpoint_jax.SuperPoint" if own else "SuperPointForKeypointDetection"],
+        "model_type": OWN if own else "superpoint",
+        # Of the file, for transformers; the compute type is among our own options.
+        "dtype": "float32",
+        **{name: fields[name] for name in HUGGING_FACE_FIELDS},
+        OWN: {name: value for name, value in fields.items() if name not in HUGGING_FACE_FIELDS},
+    }
+
+
+def from_config_json(contents: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
+    """The fields of `SuperPointConfig` that a config.json states, ours or Hugging Face's.
+
+    Raises:
+        WeightsError: It is another model's, or states an option that this version does not know.
+    """
+    model_type = contents.get("model_type", "superpoint")
+    if model_type not in ("superpoint", OWN):
+        raise WeightsError(f"{origin} is of a {model_type!r} model; a 'superpoint' is needed")
+    fields = {name: contents[name] for name in HUGGING_FACE_FIELDS if name in contents}
+    return _known({**fields, **_object(contents.get(OWN, {}), origin)}, origin)
+
+
+def to_metadata(config: SuperPointConfig) -> dict[str, str]:
+    """What a safetensors file of ours says of itself, so that it can stand alone."""
+    return {"format": "pt", OWN: json.dumps(dataclasses.asdict(config))}  # transformers asks for a "format"
+
+
+def from_metadata(metadata: Mapping[str, str], *, origin: str) -> dict[str, Any]:
+    """The fields of `SuperPointConfig` in the metadata; empty if the file is not ours."""
+    return _known(_object(parse_json(metadata.get(OWN, "{}"), origin=origin), origin), origin)
+
+
+def parse_json(text: str, *, origin: str) -> Any:
+    """The parsed text.
+
+    Raises:
+        WeightsError: It is no JSON.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise WeightsError(f"{origin} is no JSON ({error})") from error
+
+
+def make_config(preset: str, fields: Mapping[str, Any], *, origin: str) -> SuperPointConfig:
+    """The preset with the stored fields in place of its own.
+
+    Raises:
+        WeightsError: A field has a value that no SuperPoint has.
+    """
+    try:
+        return SuperPointConfig.preset(preset, **fields)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"the configuration of {origin}: {error}") from error
+
+
+def _object(value: Any, origin: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise WeightsError(f"{origin} holds {value!r} where an object of options is needed")
+    return value
+
+
+def _known(fields: dict[str, Any], origin: str) -> dict[str, Any]:
+    defaults = {field.name: field.default for field in dataclasses.fields(SuperPointConfig)}
+    if unknown := sorted(set(fields) - set(defaults)):
+        raise WeightsError(
+            f"{origin} states {', '.join(unknown)}, which this version does not know; upgrade superpoint-jax"
+        )
+    return {name: _as_type_of(defaults[name], value) for name, value in fields.items()}
+
+
+def _as_type_of(default: Any, value: Any) -> Any:
+    """JSON has no tuples, and writes 1.0 as 1 in some hands."""
+    if isinstance(default, tuple) and isinstance(value, list):
+        return tuple(value)
+    return float(value) if isinstance(default, float) and isinstance(value, int) else value

@@ -1,0 +1,82 @@
+"""`save_pretrained`: a model into a folder that this library reads back, and transformers where it can."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from superpoint_jax.config import SuperPointConfig
+from superpoint_jax.hub import CONFIG_FILE
+from superpoint_jax.model import SuperPoint
+from superpoint_jax.processing import SuperPointImageProcessor
+from superpoint_jax.weights.assembly import state_dict
+from superpoint_jax.weights.options import ORIGIN, to_config_json, to_metadata
+
+TRANSFORMERS_FILE = "model.safetensors"
+OWN_FILE = "superpoint_jax.safetensors"
+
+
+def save_pretrained(model: SuperPoint, folder: str | os.PathLike[str], *, origin: str | None = None) -> Path:
+    """The folder, now with config.json, preprocessor_config.json and the weights; replaces a model saved there before.
+
+    `from_pretrained(folder)` gives the same model back. transformers' `SuperPointForKeypointDetection` opens it too and
+    computes the same network, then decodes by its own rules (those of the "huggingface" preset): it knows no others.
+
+    A model with batch norm is something that transformers cannot express. It is saved all the same, but as
+    "superpoint_jax.safetensors" with the `model_type` "superpoint_jax", which transformers refuses to open: under its
+    own names it would drop the batch norm and compute something else.
+
+    Args:
+        model: Any SuperPoint.
+        folder: Made if need be.
+        origin: Name of the layout that the weights came from. "magicleap" brings the licence notice back on loading.
+
+    Raises:
+        NotADirectoryError: `folder` is a file.
+    """
+    folder = Path(folder).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; save_pretrained needs a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    name, stale = (OWN_FILE, TRANSFORMERS_FILE) if model.config.batch_norm else (TRANSFORMERS_FILE, OWN_FILE)
+    save_weights(model, folder / name, origin=origin)
+    (folder / stale).unlink(missing_ok=True)  # Else the next reader might take the weights of the model before.
+    _write_json(folder / CONFIG_FILE, {**to_config_json(model.config), **_origin(origin)})
+    processor_of(model.config).save_pretrained(folder)
+    return folder
+
+
+def save_weights(
+    model: SuperPoint,
+    path: str | os.PathLike[str],
+    *,
+    dtype: Literal["float32", "float16"] = "float32",
+    origin: str | None = None,
+) -> Path:
+    """One safetensors file that stands alone: the configuration is in its metadata, and `from_pretrained` reads it.
+
+    float16 halves it and is upcast to float32 on loading.
+    """
+    from safetensors.numpy import save_file
+
+    path = Path(path).expanduser()
+    tensors = {key: np.ascontiguousarray(value, np.dtype(dtype)) for key, value in state_dict(model).items()}
+    save_file(tensors, path, metadata={**to_metadata(model.config), **_origin(origin)})
+    return path
+
+
+def processor_of(config: SuperPointConfig) -> SuperPointImageProcessor:
+    """What belongs before the network: Hugging Face's processing where its rules are kept, else this project's."""
+    return SuperPointImageProcessor() if config.channel_rule == "luma" else SuperPointImageProcessor.huggingface()
+
+
+def _origin(origin: str | None) -> dict[str, str]:
+    return {} if origin is None else {ORIGIN: origin}
+
+
+def _write_json(path: Path, contents: dict[str, Any]) -> None:
+    path.write_text(json.dumps(contents, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,95 @@
+"""What holds in every test: types and shapes are checked, warnings are errors, float32 is exact, eight host devices."""
+
+import os
+
+# Before jax is imported, or it has no effect.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+from PIL import Image
+from skimage import data
+
+import tests.type_checker
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+# From here on, any module of the library checks its signatures' shapes and types at every call.
+install_import_hook("superpoint_jax", f"{tests.type_checker.__name__}.check")
+
+from superpoint_jax import SuperPoint, SuperPointConfig  # noqa: E402
+from tests.random_weights import model_of, random_state  # noqa: E402
+
+# The first example of a property compiles, which takes seconds; the same examples in every run.
+settings.register_profile("superpoint_jax", deadline=None, derandomize=True, max_examples=25)
+settings.load_profile("superpoint_jax")
+
+SMALL = dict(encoder_hidden_sizes=(8, 8, 16, 16), decoder_hidden_size=16, descriptor_decoder_dim=16)
+"""A network that a laptop runs in a millisecond; every rule is the same as in the large one."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compiled programs are kept in pytest's cache directory: the second run of the suite takes half the time."""
+    if config.cache is not None:
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _photo(name: str, rows: slice, columns: slice, size: tuple[int, int]) -> np.ndarray:
+    """A crop of one of scikit-image's photos, resized to (height, width)."""
+    pixels = data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(data, name)()
+    return np.asarray(Image.fromarray(pixels[rows, columns]).resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+@pytest.fixture(scope="session")
+def photos() -> dict[str, np.ndarray]:
+    """Real photos, uint8, grey [H,W] or colour [H,W,3], none of them square, most of them no multiple of 8."""
+    everything = slice(None)
+    return {
+        "camera": _photo("camera", slice(60, 300), slice(100, 420), (240, 320)),
+        "coffee": _photo("coffee", everything, everything, (200, 300)),
+        "astronaut": _photo("astronaut", slice(0, 340), slice(100, 360), (255, 196)),
+        "chelsea": _photo("chelsea", everything, everything, (300, 451)),
+        "rocket": _photo("rocket", everything, everything, (213, 320)),
+        "coins": _photo("coins", everything, everything, (303, 384)),
+        "page": _photo("page", everything, everything, (191, 384)),
+        "motorcycle": _photo("motorcycle", slice(0, 480), slice(0, 640), (480, 640)),
+    }
+
+
+@pytest.fixture(scope="session")
+def gray_photos(photos: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same photos as one float32 channel in [0, 1], [H,W]."""
+    return {
+        name: np.asarray(Image.fromarray(pixels).convert("L"), np.float32) / np.float32(255)
+        for name, pixels in photos.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def random_model():
+    """A function (seed, **options) -> a small SuperPoint with weights that find keypoints on photos."""
+
+    def build(seed: int = 0, **options) -> SuperPoint:
+        config = SuperPointConfig(**{**SMALL, **options})
+        return model_of(random_state(seed, config), config)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def model(random_model) -> SuperPoint:
+    return random_model(0)
+
+
+@pytest.fixture(scope="session")
+def images(gray_photos: dict[str, np.ndarray]) -> jax.Array:
+    """Two float images [2,72,104,1]."""
+    crops = [gray_photos["camera"][40:112, 60:164], gray_photos["coffee"][60:132, 100:204]]
+    return jnp.asarray(np.stack(crops)[..., None])

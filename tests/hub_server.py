@@ -1,0 +1,80 @@
+"""A server on loopback that speaks the hub's paths, for the real `huggingface_hub` client."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """What the server holds and what it was asked.
+
+    Attributes:
+        repositories: id: {file name: contents}. Every one has the branch "main" and the commit `COMMIT`.
+        requests: "METHOD path" of every request so far.
+        gated: ids that ask for an agreement.
+    """
+
+    def __init__(self, repositories: Mapping[str, Mapping[str, bytes]]):
+        self.repositories = repositories
+        self.requests: list[str] = []
+        self.gated: set[str] = set()
+        self.url = ""
+
+    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        """(status, headers, body) of /owner/name/resolve/revision/file."""
+        owner, name, verb, revision, filename = unquote(path).strip("/").split("/", 4)
+        repository = self.repositories.get(f"{owner}/{name}")
+        if repository is None or verb != "resolve":
+            return 404, {"X-Error-Code": "RepoNotFound"}, b""
+        if f"{owner}/{name}" in self.gated:
+            return 403, {"X-Error-Code": "GatedRepo"}, b""
+        if revision not in ("main", COMMIT):
+            return 404, {"X-Error-Code": "RevisionNotFound"}, b""
+        if filename not in repository:
+            return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, b""
+        body = repository[filename]
+        etag = hashlib.sha256(body).hexdigest()
+        return 200, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Content-Length": str(len(body))}, body
+
+
+@contextmanager
+def serve(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[Hub]:
+    """A running hub; `hub.url` is its HF_ENDPOINT."""
+    hub = Hub(repositories)
+
+    class Handler(BaseHTTPRequestHandler):
+        def respond(self) -> None:
+            hub.requests.append(f"{self.command} {self.path}")
+            try:
+                status, headers, body = hub.answer(self.path.split("?")[0])
+            except ValueError:  # Not a path of files.
+                status, headers, body = 404, {}, b""
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD = respond
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,225 @@
+"""The command line as its users meet it: what it prints, writes and refuses. A small random model stands in."""
+
+import json
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import superpoint_jax as sp
+from superpoint_jax import cli, geometry
+from superpoint_jax.cli import main
+
+
+@pytest.fixture(scope="module")
+def weights(model, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("weights")
+    sp.save_pretrained(model, folder)
+    sp.SuperPointImageProcessor().save_pretrained(folder)  # not Hugging Face's 480x640, but the size of the image
+    return str(folder)
+
+
+@pytest.fixture
+def photo(photos, tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(photos["camera"][:120, :180]).save(path)
+    return path
+
+
+def errors_of(capsys) -> list[str]:
+    """The lines on stderr; none of them part of a traceback."""
+    lines = capsys.readouterr().err.splitlines()
+    assert not any("Traceback" in line for line in lines)
+    return lines
+
+
+def test_detect_prints_draws_and_writes_what_extract_finds(photo, weights, model, tmp_path, capsys):
+    picture, found_json = tmp_path / "out.png", tmp_path / "out.json"
+    arguments = ["--weights", weights, "--max-keypoints", "30", "--json", str(found_json), "--descriptors"]
+    assert main(["detect", str(photo), "-o", str(picture), *arguments]) == 0
+    (entry,) = json.loads(found_json.read_text())
+    # The image alone, without padding and files: the command line's padding to 64 must not show.
+    with Image.open(photo) as image:
+        pixels = jnp.asarray(np.asarray(image))[None, ..., None]
+    expected = sp.extract(model, pixels, max_keypoints=30)[0]
+    assert (entry["image"], entry["width"], entry["height"]) == (str(photo), 180, 120)
+    assert entry["num_detected"] == int(expected.num_detected) > 30
+    # JSON keeps thousandths of a pixel. The processor rounds 1/255 once more than the model: 1e-7 of the input.
+    np.testing.assert_allclose(entry["keypoints"], expected.keypoints, atol=5.1e-4)
+    np.testing.assert_allclose(entry["scores"], expected.scores, atol=1e-5)
+    np.testing.assert_allclose(entry["descriptors"], expected.descriptors, atol=1e-5)
+    printed = capsys.readouterr().out
+    assert printed == f"{photo}: 180x120, 30 of {entry['num_detected']} keypoints -> {picture}\n"
+    with Image.open(picture) as drawn:
+        assert drawn.size == (960, 640)
+        assert len(np.unique(np.asarray(drawn.convert("RGB")).reshape(-1, 3), axis=0)) > 1000
+
+
+def test_without_options_only_a_line_is_printed(photo, weights, tmp_path, capsys):
+    before = set(tmp_path.iterdir())
+    assert main(["detect", str(photo), "--weights", weights]) == 0
+    assert capsys.readouterr().out.count("\n") == 1
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_images_that_are_none_are_told_and_the_others_still_run(photo, weights, tmp_path, capsys):
+    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "cut.png").write_bytes(photo.read_bytes()[:500])
+    (tmp_path / "empty.png").touch()
+    names = ["text.png", "cut.png", "photo.png", "empty.png", "missing.png", "."]
+    paths = [str(tmp_path / name) for name in names]
+    assert (
+        main(["detect", *paths, "--weights", weights, "-o", str(tmp_path / "drawn"), "--json", paths[0] + ".json"]) == 2
+    )
+    output = capsys.readouterr()
+    assert [line.split(":")[0] for line in output.out.splitlines()] == [str(photo)]
+    errors = output.err.splitlines()
+    assert len(errors) == 5
+    for error, path in zip(errors, [*paths[:2], *paths[3:]], strict=True):
+        assert error.startswith(f"superpoint-jax: error: {path.removesuffix('/.')}")
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["photo.png"]
+    assert [entry["image"] for entry in json.loads((tmp_path / "text.png.json").read_text())] == [str(photo)]
+
+
+def test_pictures_of_one_name_are_numbered(photo, tmp_path):
+    paths = cli._picture_paths([photo, photo, tmp_path / "photo-2.jpg", photo], tmp_path / "drawn")
+    assert [path and path.name for path in paths] == ["photo.png", "photo-2.png", "photo-2-2.png", "photo-3.png"]
+    assert cli._picture_paths([photo], tmp_path / "a.jpg") == [tmp_path / "a.jpg"]
+    assert cli._picture_paths([photo], tmp_path / "drawn") == [tmp_path / "drawn" / "photo.png"]
+    assert cli._picture_paths([photo], None) == [None]
+
+
+def test_several_images_do_not_go_to_one_picture(photo, weights, tmp_path, capsys):
+    assert main(["detect", str(photo), str(photo), "-o", str(tmp_path / "a.png"), "--weights", weights]) == 2
+    assert "several images need a folder" in errors_of(capsys)[0]
+
+
+@pytest.mark.parametrize("mode", ["exif", "16 bit", "palette", "alpha", "rgb"])
+def test_every_kind_of_image_gives_coordinates_of_the_upright_original(mode, photos, weights, tmp_path, capsys):
+    gray = Image.fromarray(photos["camera"][:120, :180])
+    path = tmp_path / "image.png"
+    if mode == "exif":
+        exif = Image.Exif()
+        exif[0x0112] = 6  # stored lying on its side; a quarter turn clockwise sets it upright
+        gray.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    elif mode == "16 bit":
+        Image.fromarray(np.asarray(gray).astype(np.uint16) * 257).save(path)
+    else:
+        gray.convert({"palette": "P", "alpha": "LA", "rgb": "RGB"}[mode]).save(path)
+    gray.save(tmp_path / "gray.png")
+    found = tmp_path / "found.json"
+    arguments = ["--weights", weights, "--max-keypoints", "20", "--json", str(found)]
+    assert main(["detect", str(tmp_path / "gray.png"), str(path), *arguments]) == 0
+    expected, entry = json.loads(found.read_text())
+    assert (entry["width"], entry["height"]) == (180, 120)
+    # The weights of luma sum to 1 to rounding alone, so RGB may move a score by 1e-6 and a refined peak with it.
+    np.testing.assert_allclose(entry["keypoints"], expected["keypoints"], atol=2e-3)
+
+
+@pytest.mark.slow
+def test_coordinates_of_a_reduced_image_are_those_of_the_original(photos, weights, tmp_path):
+    """Twice the processor's 1024 px: found at half size, told at full size."""
+    small = Image.fromarray(photos["camera"][:96]).resize((1024, 307))
+    large = small.resize((2048, 614), Image.Resampling.BOX)  # each pixel doubled, so that halving gives it back
+    for name, image in (("small", small), ("large", large)):
+        image.save(tmp_path / f"{name}.png")
+    found = tmp_path / "found.json"
+    paths = [str(tmp_path / "small.png"), str(tmp_path / "large.png")]
+    assert main(["detect", *paths, "--weights", weights, "--max-keypoints", "100", "--json", str(found)]) == 0
+    at_half, at_full = (np.array(entry["keypoints"]) for entry in json.loads(found.read_text()))
+    distances = np.linalg.norm(at_full[:, None] - (2 * at_half + 0.5), axis=-1).min(axis=1)
+    # Pillow's antialiased bilinear filter blurs a little, which moves or loses some peaks and not the rest.
+    assert np.median(distances) < 1
+
+
+def test_demo_counts_what_the_homography_says(weights, tmp_path, capsys):
+    picture = tmp_path / "demo.png"
+    assert main(["demo", "--weights", weights, "-o", str(picture)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    correct, total = (int(word) for word in (lines[1].split()[0], lines[1].split()[2]))
+    assert 0 < total <= 1024
+    assert 0 <= correct <= total
+    assert lines[2] == f"wrote {picture}"
+    with Image.open(picture) as drawn:
+        assert drawn.size == (1024, 600)
+
+
+def test_all_of_the_demo_s_second_view_is_in_the_photo():
+    homography = cli.demo_homography(600, 512)
+    _, valid = geometry.warp_images(jnp.ones((1, 600, 512, 1)), homography[None])
+    assert valid.all()
+    corners = jnp.array([[0.0, 0], [511, 0], [0, 599], [511, 599]])
+    source = geometry.warp_points(geometry.inverse(homography), corners)
+    assert ((source >= 0) & (source <= jnp.array([[511.0, 599]]))).all()
+    assert jnp.abs(source - corners).max() > 50
+
+
+def test_convert_writes_a_folder_that_computes_the_same(weights, photo, tmp_path, capsys):
+    assert main(["convert", f"{weights}/model.safetensors", "-o", str(tmp_path / "converted")]) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'converted'}\n"
+    with Image.open(photo) as image:
+        pixels = jnp.asarray(np.asarray(image))[None, ..., None]
+    expected = sp.extract(sp.from_pretrained(weights), pixels, max_keypoints=20)
+    result = sp.extract(sp.from_pretrained(tmp_path / "converted"), pixels, max_keypoints=20)
+    np.testing.assert_array_equal(result.keypoints, expected.keypoints)
+
+
+@pytest.mark.parametrize("command", [["detect", "{photo}"], ["demo"], ["convert"]], ids=lambda command: command[0])
+@pytest.mark.parametrize("fault", ["missing", "empty", "foreign", "truncated"])
+def test_bad_weights_are_an_error_without_a_traceback(command, fault, photo, weights, tmp_path, capsys):
+    path = tmp_path / "bad.safetensors"
+    if fault == "truncated":
+        with open(f"{weights}/model.safetensors", "rb") as file:
+            path.write_bytes(file.read(2000))
+    elif fault != "missing":
+        path.write_bytes(b"" if fault == "empty" else b"hello, this is no tensor file" * 10)
+    arguments = [part.format(photo=photo) for part in command]
+    source = [str(path), "-o", str(tmp_path / "c")] if command == ["convert"] else ["--weights", str(path)]
+    assert main([*arguments, *source]) == 2
+    errors = errors_of(capsys)
+    assert errors[0].startswith("superpoint-jax: error: ")
+    assert "bad.safetensors" in errors[0]
+
+
+def test_outputs_that_cannot_be_written_are_told(photo, weights, tmp_path, capsys):
+    missing = tmp_path / "missing"
+    for option in (
+        ["-o", str(missing / "a.png")],
+        ["--json", str(missing / "a.json")],
+        ["-o", str(tmp_path / "a.xyz")],
+    ):
+        assert main(["detect", str(photo), "--weights", weights, *option]) == 2
+        (error,) = errors_of(capsys)
+        assert "a." in error or "xyz" in error
+    assert main(["detect", str(photo), "-o", str(photo / "folder"), "--weights", weights]) == 2
+    assert "photo.png" in errors_of(capsys)[0]
+
+
+def test_options_out_of_range_are_told(photo, weights, capsys):
+    assert main(["detect", str(photo), "--weights", weights, "--max-keypoints", "0"]) == 2
+    assert "max_keypoints=0" in errors_of(capsys)[0]
+    assert main(["detect"]) == 2
+    assert "no image was given" in errors_of(capsys)[0]
+    with pytest.raises(SystemExit) as exit_:
+        main(["detect", str(photo), "--no-such-option"])
+    assert exit_.value.code == 2
+
+
+def test_version_and_help(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("superpoint-jax 0.")
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    assert exit_.value.code == 0
+    assert "detect" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_process_exits_with_the_code():
+    run = [sys.executable, "-c", "import sys; from superpoint_jax.cli import main; sys.exit(main())", "detect"]
+    finished = subprocess.run(run, capture_output=True, text=True, timeout=300, check=False)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr == "superpoint-jax: error: no image was given: superpoint-jax detect IMAGE...\n"

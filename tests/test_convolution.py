@@ -1,0 +1,111 @@
+"""The paths chosen by platform agree with the plain one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from superpoint_jax import convolution, convolution_cpu
+
+SHAPES = [
+    (2, 21, 13, 5),  # strips that do not divide the height
+    (7, 2, 3, 8),  # several images in a strip, which do not divide the batch
+    (1, 1, 1, 3),
+    (3, 8, 40, 1),  # one channel has a way of its own
+]
+
+
+@pytest.fixture
+def small_strips(monkeypatch):
+    monkeypatch.setattr(convolution_cpu, "_cache_bytes", lambda: 8000)
+
+
+def _normal(key, shape, dtype):
+    return jax.random.normal(jax.random.key(key), shape, dtype)
+
+
+def _value_and_gradients(conv, x, kernel, bias, cotangent):
+    y, backward = jax.vjp(conv, x, kernel, bias)
+    return y, *backward(cotangent.astype(y.dtype))
+
+
+def _assert_close(own, exact, rounding):
+    exact = exact.astype(jnp.float32)
+    np.testing.assert_allclose(
+        own.astype(jnp.float32), exact, rtol=rounding, atol=rounding * float(jnp.abs(exact).max())
+    )
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_convolution_and_its_gradients_are_the_plain_ones(small_strips, shape, size, dtype):
+    arrays = (
+        _normal(0, shape, dtype),
+        _normal(1, (size, size, shape[-1], 6), dtype),
+        _normal(2, (6,), dtype),
+        _normal(3, (*shape[:3], 6), dtype),
+    )
+    linear = functools.partial(convolution._conv, relu=False, out_dtype=jnp.dtype(dtype))
+    exact = functools.partial(convolution._conv_plain, relu=False, out_dtype=jnp.dtype("float32"))
+    own = jax.jit(functools.partial(_value_and_gradients, lambda *a: linear(*a)))(*arrays)
+    expected = _value_and_gradients(exact, *(a.astype(jnp.float32) for a in arrays))
+    # One rounding of the result; in float32, of sums of up to 500 products in another order.
+    rounding = float(jnp.finfo(dtype).eps) * (1 if dtype == "bfloat16" else 20)
+    for a, b in zip(own, expected, strict=True):
+        assert a.dtype == dtype
+        _assert_close(a, b, rounding)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_no_gradient_flows_where_relu_is_zero(dtype):
+    x, kernel = _normal(0, (1, 6, 9, 4), dtype), _normal(1, (3, 3, 4, 5), dtype)
+    bias = jnp.zeros(5, dtype)
+
+    def total(conv, x):
+        return jnp.sum(conv(x, kernel, bias, True, jnp.dtype("float32")))
+
+    x = x.at[:, :, :4].set(0)  # pre-activations of exactly zero
+    own, plain = (jax.grad(functools.partial(total, conv))(x) for conv in (convolution._conv, convolution._conv_plain))
+    # The gradient is rounded to the type before the products, and the result again.
+    _assert_close(own, plain, 4 * float(jnp.finfo(dtype).eps))
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 9, 3), (1, 4, 6, 2), (1, 1, 4, 2)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_pooling_and_its_gradient_are_the_plain_ones_under_ties(shape, dtype):
+    x = jax.random.randint(jax.random.key(0), shape, -1, 2).astype(dtype)
+    own, own_backward = jax.vjp(convolution._max_pool, x)
+    plain, plain_backward = jax.vjp(convolution._max_pool_plain, x)
+    np.testing.assert_array_equal(own, plain)
+    cotangent = _normal(1, own.shape, dtype)
+    np.testing.assert_array_equal(own_backward(cotangent)[0], plain_backward(cotangent)[0])
+
+
+def test_vmap_equals_loop(small_strips):
+    x, kernel, bias = _normal(0, (3, 2, 9, 7, 4), "bfloat16"), _normal(1, (3, 3, 4, 5), "bfloat16"), jnp.zeros(5)
+
+    def gradient(x):
+        return jax.grad(lambda k: jnp.sum(convolution.conv(x, k, bias, relu=True).astype(jnp.float32)))(kernel)
+
+    np.testing.assert_array_equal(jax.vmap(gradient)(x), jnp.stack([gradient(one) for one in x]))
+
+
+def test_other_platforms_lower_the_plain_path():
+    arrays = (_normal(0, (1, 16, 24, 4), "bfloat16"), _normal(1, (3, 3, 4, 8), "bfloat16"), jnp.zeros(8))
+
+    def gradients(x, kernel, bias):
+        def total(*arrays):
+            return jnp.sum(convolution.max_pool(convolution.conv(*arrays, relu=True)).astype(jnp.float32))
+
+        return jax.grad(total, argnums=(0, 1, 2))(x, kernel, bias)
+
+    for platform in ("tpu", "cuda"):
+        module = export.export(jax.jit(gradients), platforms=[platform])(*arrays).mlir_module()
+        assert "stablehlo.while" not in module
+        assert "stablehlo.dot_general" not in module
+        assert module.count("stablehlo.convolution") == 3
+        assert module.count("stablehlo.select_and_scatter") == 1

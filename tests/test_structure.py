@@ -1,0 +1,126 @@
+"""The shape of the package: imports run one way, importing is light, every public name is explained."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import superpoint_jax
+
+PACKAGE = Path(superpoint_jax.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+ROOMS = [
+    {"config", "features", "hub"},
+    {"convolution", "convolution_cpu", "model", "detection", "description", "processing", "matching", "geometry"},
+    {"extraction", "weights"},
+    {"huggingface", "training", "bulk", "evaluation", "visualization"},
+    {"cli"},
+]
+"""Later rooms import earlier ones and their own neighbours; nothing imports a later one."""
+
+HEAVY = {"torch", "cv2", "h5py", "matplotlib", "ray", "transformers", "optax", "orbax", "pycolmap"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, those inside functions too, as a full name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: imports are absolute"
+            # `from superpoint_jax import model` may name a module: both readings.
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def ours(path: Path) -> set[str]:
+    """The rooms of this package that a file imports."""
+    rooms = {room_of(module) for module in MODULES}
+    parts = (name.split(".") for name in imports(path))
+    return {names[1] for names in parts if names[0] == "superpoint_jax" and names[1:] and names[1] in rooms}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path):
+    if path == PACKAGE / "__init__.py":
+        return  # the shelf
+    level = {room: i for i, rooms in enumerate(ROOMS) for room in rooms}
+    room = room_of(path)
+    assert room in level, f"{room} has no place in the order: give it one here and in the design"
+    later = {other for other in ours(path) if level[other] > level[room]}
+    assert not later, f"{path.relative_to(PACKAGE)} imports {later}"
+
+
+def test_no_two_rooms_import_each_other():
+    """Neighbours too: the rooms have an order."""
+    needs = {room: set() for room in map(room_of, MODULES) if room != "__init__"}
+    for path in MODULES:
+        if room_of(path) != "__init__":
+            needs[room_of(path)] |= ours(path) - {room_of(path)}
+    while needs:
+        free = {room for room, others in needs.items() if not others & needs.keys()}
+        assert free, f"these import each other in a circle: {needs}"
+        for room in free:
+            del needs[room]
+
+
+def test_nothing_imports_what_stands_around_the_package():
+    outside = {"convert", "benchmarks", "tests", "examples"}
+    for path in MODULES:
+        assert not {name.split(".")[0] for name in imports(path)} & outside, path
+
+
+def run(program: str) -> str:
+    """What a fresh interpreter prints."""
+    return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+
+
+def test_import_loads_nothing_heavy():
+    program = """
+import json, sys
+import jax, flax.nnx  # which load optax, whoever imports them
+before = set(sys.modules)
+import superpoint_jax
+print(json.dumps(sorted({name.split(".")[0] for name in set(sys.modules) - before})))
+"""
+    assert not set(json.loads(run(program))) & HEAVY
+
+
+@pytest.mark.slow
+def test_import_costs_at_most_100_ms_over_jax_and_flax():
+    program = """
+import time
+import jax, flax.nnx
+start = time.process_time()
+import superpoint_jax
+print(time.process_time() - start)
+"""
+    run(program)  # compiles the bytecode
+    # Processor time, so that other work on the machine counts little; the least, because what is left of it only adds.
+    assert min(float(run(program)) for _ in range(5)) <= 0.1
+
+
+def public_definitions(path: Path) -> Iterator[tuple[str, ast.AST]]:
+    """Public functions and classes of a module, and public methods of public classes."""
+    tree = ast.parse(path.read_text())
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            yield node.name, node
+            if isinstance(node, ast.ClassDef):
+                methods = (child for child in node.body if isinstance(child, ast.FunctionDef))
+                yield from ((f"{node.name}.{m.name}", m) for m in methods if not m.name.startswith("_"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_module_and_public_definition_has_a_docstring(path):
+    assert ast.get_docstring(ast.parse(path.read_text())), path
+    bare = [name for name, node in public_definitions(path) if not ast.get_docstring(node)]
+    assert not bare, f"without a docstring: {', '.join(bare)}"

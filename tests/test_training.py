@@ -1,0 +1,149 @@
+"""The training step and the loop: views and labels agree, a run can be cut anywhere, a divergence stops it."""
+
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from superpoint_jax.model import SuperPoint
+from superpoint_jax.training.adaptation import corner_heat, homographic_adaptation, label_corners
+from superpoint_jax.training.augmentation import photometric
+from superpoint_jax.training.command import read_labels
+from superpoint_jax.training.loop import Diverged, TrainConfig, create_state, train, trained_model
+from superpoint_jax.training.pairs import PairConfig, sample_pairs
+from superpoint_jax.training.photos import Photos, load_photos
+
+TINY = TrainConfig(
+    steps=4, photos=2, shapes=1, dtype="float32", pairs=PairConfig(shape=(48, 64), labelled_points=8, random_points=4)
+)
+
+
+@pytest.fixture(scope="module")
+def labelled(gray_photos) -> Photos:
+    """Two photos with the corners of Shi and Tomasi as labels."""
+    images = np.zeros((2, 208, 304), np.uint8)
+    sizes = np.array([[200, 300], [208, 304]], np.int32)
+    for image, size, name in zip(images, sizes, ("coffee", "camera"), strict=True):
+        image[: size[0], : size[1]] = (gray_photos[name][: size[0], : size[1]] * 255).astype(np.uint8)
+    heat = corner_heat(jnp.asarray(images)[..., None].astype(jnp.float32) / 255)
+    corners_xy, mask = label_corners(heat, jnp.asarray(sizes), threshold=0.5, max_corners=64)
+    return Photos(images=jnp.asarray(images), sizes=jnp.asarray(sizes), corners_xy=corners_xy, corners_mask=mask)
+
+
+def square_corners(low: int = 40, high: int = 80) -> jax.Array:
+    image = jnp.zeros((1, 120, 120, 1))
+    return image.at[:, low:high, low:high].set(1.0)
+
+
+def test_corner_heat_finds_the_corners_of_a_square():
+    heat = corner_heat(square_corners())
+    corners_xy, mask = label_corners(heat, jnp.array([[120, 120]]), threshold=0.5, max_corners=16)
+    found = np.sort(np.asarray(corners_xy[mask]), axis=0)
+    # The square's corner lies between pixels 39 and 40; the structure tensor peaks up to its smoothing (1.5 px) inside.
+    np.testing.assert_allclose(found, [[39.5, 39.5], [39.5, 39.5], [79.5, 79.5], [79.5, 79.5]], atol=1.5)
+
+
+def test_homographic_adaptation_keeps_corners_in_place():
+    sizes = jnp.array([[120, 120]])
+    heat = homographic_adaptation(jax.random.key(0), square_corners(), sizes, detector=corner_heat, num_homographies=8)
+    assert heat.min() >= 0
+    corners_xy, mask = label_corners(heat, sizes, threshold=0.3, max_corners=16)
+    assert int(mask.sum()) == 4
+    np.testing.assert_allclose(np.sort(corners_xy[mask], axis=0)[[0, 3]], [[39.5] * 2, [79.5] * 2], atol=1.5)
+
+
+def test_photometric_of_strength_zero_changes_nothing(gray_photos):
+    image = jnp.asarray(gray_photos["camera"])[None, :64, :96, None]
+    np.testing.assert_allclose(photometric(jax.random.key(0), image, strength=0.0), image, atol=1e-6)
+
+
+def test_photometric_stays_in_range_and_depends_on_the_key(gray_photos):
+    images = jnp.broadcast_to(jnp.asarray(gray_photos["camera"])[None, :64, :96, None], (4, 64, 96, 1))
+    changed = photometric(jax.random.key(0), images)
+    assert 0 <= changed.min() <= changed.max() <= 1
+    assert not jnp.array_equal(changed[0], changed[1])
+    assert not jnp.array_equal(changed, photometric(jax.random.key(1), images))
+
+
+def test_points_of_a_pair_show_the_same_place(labelled):
+    pairs = sample_pairs(jax.random.key(3), labelled, 4, config=PairConfig(shape=(96, 128), strength=0.0))
+    assert int(pairs.points_mask.sum()) > 20
+
+    def value(image: np.ndarray, point: np.ndarray) -> float:
+        x, y = np.round(point).astype(int)
+        return float(image[y - 1 : y + 2, x - 1 : x + 2].mean())
+
+    differences = [
+        abs(value(np.asarray(pairs.images[i, ..., 0]), np.asarray(pairs.points[i, j]))
+            - value(np.asarray(pairs.images[i + 4, ..., 0]), np.asarray(pairs.points[i + 4, j])))
+        for i, j in np.argwhere(np.asarray(pairs.points_mask))
+    ]  # fmt: skip
+    # Means of 3x3 windows at two scales: most agree; points at random would differ by the photos' contrast, 0.2.
+    assert np.median(differences) < 0.05
+
+
+@pytest.mark.slow
+def test_a_resumed_run_equals_an_uninterrupted_one(random_model, labelled, tmp_path):
+    model = random_model(0)
+
+    def interrupt(_: SuperPoint) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    whole = train(model, labelled, tmp_path / "whole", config=TINY, log_every=1, checkpoint_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            model, labelled, tmp_path / "cut", config=TINY, log_every=1, checkpoint_every=2,
+            validate=interrupt, validate_every=3,
+        )  # fmt: skip
+    resumed = train(model, labelled, tmp_path / "cut", config=TINY, log_every=1, checkpoint_every=2)
+    for a, b in zip(jax.tree.leaves(nnx.state(whole)), jax.tree.leaves(nnx.state(resumed)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    tables = []
+    for name in ("whole", "cut"):
+        with (tmp_path / name / "metrics.csv").open(newline="") as file:
+            tables.append([row for row in csv.reader(file) if row[1] != "steps_per_s"])
+    assert tables[0] == tables[1]
+    with pytest.raises(ValueError, match="another configuration"):
+        train(model, labelled, tmp_path / "cut", config=TrainConfig(steps=9), log_every=1)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_the_run(random_model, labelled, tmp_path):
+    model = random_model(0)
+    model.keypoint_decoder.conv_score_b.bias[...] = jnp.full(65, jnp.nan)
+    with pytest.raises(Diverged, match="learning_rate"):
+        train(model, labelled, tmp_path, config=TINY, log_every=1)
+
+
+def test_a_run_of_no_steps_is_the_model_itself(model):
+    state = create_state(model, TINY)
+    for a, b in zip(jax.tree.leaves(trained_model(model, state)), jax.tree.leaves(model), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_photos_that_cannot_be_read_are_named_and_skipped(tmp_path, photos, caplog):
+    from PIL import Image
+
+    Image.fromarray(photos["coffee"]).save(tmp_path / "good.png")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    images, sizes, paths = load_photos(tmp_path, side=160)
+    assert [path.name for path in paths] == ["good.png"]
+    assert sizes.tolist() == [[107, 160]]
+    assert images.shape == (1, 160, 160)
+    assert "broken.jpg" in caplog.text
+
+
+def test_folders_without_photos_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no photos"):
+        load_photos(tmp_path)
+    with pytest.raises(ValueError, match="no folder"):
+        load_photos(tmp_path / "missing")
+
+
+def test_a_foreign_file_of_labels_is_refused(tmp_path):
+    np.savez(tmp_path / "labels.npz", images=np.zeros(1))
+    with pytest.raises(ValueError, match="corners_mask"):
+        read_labels(tmp_path / "labels.npz")
