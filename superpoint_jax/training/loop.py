@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from tqdm import tqdm
 
 from superpoint_jax.config import ComputeDtype
@@ -88,13 +88,13 @@ class TrainState:
         params: {"model": the parameters, "log_scale": logarithm of InfoNCE's inverse temperature}.
         ema: Running average of `params`.
         optimizer: State of the optimiser.
-        step: Steps done.
+        step: Steps done, int32 []. Untyped, as the others: Orbax puts None where the arrays were.
     """
 
     params: dict[str, Any]
     ema: dict[str, Any]
     optimizer: Any
-    step: Int[Array, ""]
+    step: Any
 
 
 class Diverged(RuntimeError):
@@ -152,7 +152,7 @@ def train_step(
     # Early averages would remember the random start.
     decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
     ema = jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, state.ema, params)
-    metrics["gradient_norm"] = optax.global_norm(gradient)
+    metrics["gradient_norm"] = optax.tree.norm(gradient)
     return TrainState(params=params, ema=ema, optimizer=optimizer, step=state.step + 1), metrics
 
 
