@@ -12,7 +12,7 @@ CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "superpoint_jax.safetensors", "pytorch_model.bin")
 """Names under which a folder or a repository of the hub holds weights, in the order in which they are looked for."""
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class HubError(OSError):
@@ -20,7 +20,11 @@ class HubError(OSError):
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can be "owner/name" (or a bare name) on the hub; a weight file's suffix says that it is a path."""
+    """Whether a name can be "owner/name" on the hub; a weight file's suffix says that it is a path.
+
+    The hub's few names without an owner are older than SuperPoint's port: a bare name is a path that does not exist,
+    and saying so at once beats asking the hub for it.
+    """
     return _HUB_ID.fullmatch(name) is not None and not name.endswith((".safetensors", ".bin", ".pth", ".pt"))
 
 

@@ -166,7 +166,7 @@ def test_magic_leaps_repository_shows_the_licence_once_and_others_do_not(hub, tm
     ("name", "is_id"),
     [
         ("magic-leap-community/superpoint", True),
-        ("superpoint", True),
+        ("superpoint", False),
         ("./superpoint", False),
         ("/tmp/superpoint", False),
         ("a/b/c", False),

@@ -16,9 +16,7 @@ from jaxtyping import Float
 
 from superpoint_jax.evaluation.images import reduce_image, to_gray, warp_photo
 from superpoint_jax.geometry import PRNGKey, sample_homographies
-from superpoint_jax.processing import ImageError, load_image
-
-SUFFIXES = (".ppm", ".pgm", ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+from superpoint_jax.processing import IMAGE_SUFFIXES, ImageError, list_images, load_image
 
 log = logging.getLogger(__name__)
 
@@ -119,9 +117,7 @@ def homography_pairs(
         ValueError: No folder, or no image in it that can be read.
     """
     folder = Path(folder)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise ValueError(f"{folder} holds no photos ({', '.join(SUFFIXES)})")
+    paths = list_images(folder)
     count = 0
     for i, path in enumerate(paths):
         if count == limit:
@@ -148,7 +144,7 @@ def homography_pairs(
 
 def _image_file(sequence: Path, number: int) -> Path:
     for stem in (f"{number}", f"img{number}"):
-        for suffix in SUFFIXES:
+        for suffix in IMAGE_SUFFIXES:
             if (path := sequence / (stem + suffix)).is_file():
                 return path
     raise ValueError(f"{sequence} holds a homography but no image {number} ({number}.ppm, img{number}.png, ...)")

@@ -21,11 +21,29 @@ MAX_IMAGE_PIXELS = 2**28
 """Images with more pixels are refused unless the caller says otherwise: 0.8 GB as RGB. Pillow's own limit is lower and
 would refuse what a satellite or a slide scanner makes."""
 
+IMAGE_SUFFIXES = (".ppm", ".pgm", ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+"""By which a folder's images are told from its other files."""
+
 _opening = threading.Lock()
 
 
 class ImageError(ValueError):
     """What was given is no image that can be read; the message is one line and names the file."""
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """The image files below a folder, sorted by name.
+
+    Raises:
+        ValueError: No folder, or no image in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; a folder of photos is needed")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise ValueError(f"{folder} holds no photos ({', '.join(IMAGE_SUFFIXES)})")
+    return paths
 
 
 def load_image(

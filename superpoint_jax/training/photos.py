@@ -12,9 +12,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, UInt8
 
-from superpoint_jax.processing import ImageError, load_image
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm"}
+from superpoint_jax.processing import ImageError, list_images, load_image
 
 log = logging.getLogger(__name__)
 
@@ -37,21 +35,6 @@ class Photos:
     corners_mask: Bool[Array, "n p"]
 
 
-def list_photos(folder: str | Path) -> list[Path]:
-    """The image files below a folder, sorted by name.
-
-    Raises:
-        ValueError: No folder, or no image in it.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; a folder of photos is needed")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise ValueError(f"{folder} holds no photos ({', '.join(sorted(SUFFIXES))})")
-    return paths
-
-
 def load_photos(folder: str | Path, *, side: int = 480) -> tuple[np.ndarray, np.ndarray, list[Path]]:
     """Gray photos (uint8 [N,side,side], sizes int32 [N,2], paths), each resized to a long side of at most `side` px.
 
@@ -63,7 +46,7 @@ def load_photos(folder: str | Path, *, side: int = 480) -> tuple[np.ndarray, np.
     from PIL import Image
 
     images, sizes, kept = [], [], []
-    for path in list_photos(folder):
+    for path in list_images(folder):
         try:
             pixels = Image.fromarray(load_image(path)).convert("L")
         except ImageError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from functools import cache, partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +21,12 @@ from tests.random_weights import State, model_of, random_state, state_of
 
 PHOTOS = ("camera", "coffee", "astronaut", "chelsea", "coins", "motorcycle")
 CAPACITIES = (-1, 500)
-SHIPPED = Path(superpoint_jax.__file__).parent / "weights" / "data" / "superpoint_jax.safetensors"
 CONFIG = SuperPointConfig.preset("huggingface")
 WEIGHTS = [
     "seed 0",
     pytest.param("seed 1", marks=pytest.mark.slow),
     pytest.param("seed 2", marks=pytest.mark.slow),
-    pytest.param("shipped", marks=pytest.mark.skipif(not SHIPPED.exists(), reason="the package has no weights yet")),
+    "shipped",
 ]
 pytestmark = pytest.mark.parametrize("weights", WEIGHTS)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +21,11 @@ from tests.random_weights import State, model_of, random_state, state_of
 PHOTOS = ("camera", "coffee", "astronaut", "chelsea", "coins", "page")
 SIZE = (135, 179)
 """No multiple of 8: the rules for the right and the bottom border differ."""
-SHIPPED = Path(superpoint_jax.__file__).parent / "weights" / "data" / "superpoint_jax.safetensors"
 WEIGHTS = [
     "seed 0",
     pytest.param("seed 1", marks=pytest.mark.slow),
     pytest.param("seed 2", marks=pytest.mark.slow),
-    pytest.param("shipped", marks=pytest.mark.skipif(not SHIPPED.exists(), reason="the package has no weights yet")),
+    "shipped",
 ]
 NETWORKS = [False, True]
 
