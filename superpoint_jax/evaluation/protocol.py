@@ -221,4 +221,4 @@ def _shown(pairs: Iterable[Pair], progress: bool, name: str, total: int | None) 
         return
     from tqdm import tqdm
 
-    yield from tqdm(pairs, desc=name, total=total, unit="pair")
+    yield from tqdm(pairs, desc=name, total=total, disable=None, unit="pair")
