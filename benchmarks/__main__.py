@@ -6,28 +6,41 @@ import datetime
 import importlib.metadata
 import json
 import platform
-import statistics
 import subprocess
 import sys
-import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from benchmarks.contenders import CONTENDERS, Setting
+from benchmarks.contenders import CONTENDERS
+from benchmarks.contenders.setting import Setting, Suite
+from benchmarks.measuring import measure, measure_first_result
 
-Suite = Literal["network", "decoding", "end-to-end"]
-PACKAGES = ("superpoint-jax", "jax", "jaxlib", "flax", "torch", "transformers", "numpy")
+PACKAGES = ("superpoint-jax", "jax", "jaxlib", "flax", "torch", "transformers", "onnxruntime", "openvino", "numpy")
+
+SWEEPS: dict[str, list[dict[str, int]]] = {
+    "batch": [dict(batch=batch) for batch in (1, 2, 4, 8, 16, 32, 64)],
+    "resolution": [
+        dict(height=height, width=width)
+        for height, width in ((240, 320), (480, 640), (720, 960), (1080, 1920), (2160, 3840))
+    ],
+    "keypoints": [dict(max_keypoints=count) for count in (256, 512, 1024, 2048, 4096, 8192)],
+}
+"""What varies, from the setting of the other options."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Time SuperPoint here beside what a user would pick instead."""
 
-    suite: tuple[Suite, ...] = ("network", "decoding", "end-to-end")
+    suite: tuple[Suite | Literal["first-result"], ...] = ("network", "decoding", "end-to-end")
     """What is timed, each apart."""
+    contenders: tuple[str, ...] = ()
+    """Only those whose name contains one of these; transformers float32, to which the ratios are taken, always."""
+    sweep: Literal["none", "batch", "resolution", "keypoints"] = "none"
+    """Repeat the suites over a range of one thing."""
     height: int = 480
     width: int = 640
     batch: int = 1
@@ -40,78 +53,10 @@ class Arguments:
     """File to keep the result in."""
 
 
-class Worker:
-    """A contender's process."""
-
-    def __init__(self, name: str, suite: str, setting: Setting) -> None:
-        self.name = name
-        command = [sys.executable, "-m", "benchmarks.worker", name, suite, json.dumps(asdict(setting))]
-        # A file, not a pipe: nobody reads it unless the process dies, and a full pipe would stop it.
-        self.complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the worker)
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.complaints, text=True
-        )
-        self.greeting = self._read()
-
-    def run(self, calls: int) -> dict[str, Any]:
-        """Seconds of each of `calls` calls, and the peak memory of the process."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{calls}\n")
-        self.process.stdin.flush()
-        return self._read()
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.communicate()
-        self.complaints.close()
-
-    def _read(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            self.complaints.seek(0)
-            raise RuntimeError(f"{self.name} ended early:\n{self.complaints.read()[-2000:]}")
-        return json.loads(line)
-
-
-def measure(suite: str, setting: Setting, *, rounds: int, calls: int) -> dict[str, Any]:
-    """Median seconds of each contender with their spread, and the ratio to the last one, round by round."""
-    workers, skipped = [], {}
-    for name in CONTENDERS:
-        worker = Worker(name, suite, setting)
-        if "skipped" in worker.greeting:
-            skipped[name] = worker.greeting["skipped"]
-            worker.close()
-        else:
-            workers.append(worker)
-    seconds: dict[str, list[float]] = {worker.name: [] for worker in workers}
-    peaks: dict[str, int] = {}
-    for _ in range(rounds):
-        for worker in workers:
-            answer = worker.run(calls)
-            seconds[worker.name].append(statistics.median(answer["seconds"]))
-            peaks[worker.name] = answer["peak_bytes"]
-    for worker in workers:
-        worker.close()
-    reference = seconds.get(list(CONTENDERS)[-1])
-    results = {}
-    for worker in workers:
-        times = seconds[worker.name]
-        ratios = [t / r for t, r in zip(times, reference, strict=True)] if reference else None
-        results[worker.name] = {
-            "median_s": statistics.median(times),
-            "min_s": min(times),
-            "max_s": max(times),
-            "ratio": statistics.median(ratios) if ratios else None,
-            "peak_bytes": peaks[worker.name],
-            "seconds_to_first_result": worker.greeting["seconds_to_first_result"],
-        }
-    return {"suite": suite, "setting": asdict(setting), "results": results, "skipped": skipped}
-
-
 def main() -> None:
     """Measure, print a table a suite, write JSON."""
-    arguments = tyro.cli(Arguments)
+    arguments = tyro.cli(Arguments, prog="python -m benchmarks")
+    names = selected(arguments.contenders)
     setting = Setting(arguments.batch, arguments.height, arguments.width, arguments.max_keypoints)
     report = {
         "date": datetime.date.today().isoformat(),
@@ -119,21 +64,44 @@ def main() -> None:
         "versions": {name: version(name) for name in PACKAGES},
         "suites": [],
     }
-    print(f"{report['date']}, {report['machine']}, {setting}")
-    for suite in arguments.suite:
-        found = measure(suite, setting, rounds=arguments.rounds, calls=arguments.calls)
-        report["suites"].append(found)
-        print(f"\n{suite}")
-        for name, row in found["results"].items():
-            ratio = "" if row["ratio"] is None else f"   x {row['ratio']:.2f}"
-            spread = f"{row['min_s'] * 1e3:.0f} to {row['max_s'] * 1e3:.0f}"
-            peak = f"{row['peak_bytes'] / 2**20:.0f} MiB"
-            print(f"  {name:26}{row['median_s'] * 1e3:9.1f} ms  ({spread} ms)   {peak:>9}{ratio}")
-        for name, reason in found["skipped"].items():
-            print(f"  {name:26}  skipped: {reason}")
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"{report['date']}, {report['machine']}")
+    for changes in SWEEPS.get(arguments.sweep, [{}]):
+        for suite in arguments.suite:
+            changed = replace(setting, **changes)
+            if suite == "first-result":
+                found = measure_first_result(changed, names)
+            else:
+                found = measure(suite, changed, names, rounds=arguments.rounds, calls=arguments.calls)
+            report["suites"].append(found)
+            print(f"\n{suite}, {changed}")
+            print("\n".join(table(found)), flush=True)
+            if arguments.json:  # After each: a long sweep that is stopped has its part.
+                arguments.json.parent.mkdir(parents=True, exist_ok=True)
+                arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def selected(parts: tuple[str, ...]) -> list[str]:
+    """Contenders whose name contains one of the parts; all without any."""
+    reference = list(CONTENDERS)[-1]
+    names = [name for name in CONTENDERS if not parts or name == reference or any(part in name for part in parts)]
+    if parts and names == [reference] and not any(part in reference for part in parts):
+        sys.exit(f"no contender's name contains {' or '.join(parts)}; there are: {', '.join(CONTENDERS)}")
+    return names
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """A line a contender."""
+    lines = []
+    for name, row in found["results"].items():
+        if found["suite"] == "first-result":
+            cached = f"{row['cached_s']:9.1f} s with the persistent cache" if "cached_s" in row else ""
+            lines.append(f"  {name:34}{row['cold_s']:9.1f} s cold {cached}")
+            continue
+        ratio = "" if row["ratio"] is None else f"   x {row['ratio']:.2f}"
+        spread = f"{row['min_s'] * 1e3:.0f} to {row['max_s'] * 1e3:.0f}"
+        peak = f"{row['peak_bytes'] / 2**20:.0f} MiB"
+        lines.append(f"  {name:34}{row['median_s'] * 1e3:9.1f} ms  ({spread} ms)   {peak:>9}{ratio}")
+    return [*lines, *(f"  {name:34}skipped: {reason}" for name, reason in found["skipped"].items())]
 
 
 def version(package: str) -> str | None:
@@ -148,14 +116,13 @@ def machine() -> str:
     """The device that jax sees and the processor, in words."""
     script = "import jax; print(jax.device_count(), 'x', jax.devices()[0].device_kind)"
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return f"{answer.stdout.strip()}, {len(names) or 1} cores of {names[0] if names else processor}"
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    flags = next((line.split(":")[1].split() for line in lines if line.startswith("flags")), [])
+    units = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    processor = names[0] if names else platform.processor() or platform.machine()
+    return f"{answer.stdout.strip()}, {len(names) or 1} cores of {processor} ({', '.join(units) or 'no AVX-512'})"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import resource
 import sys
 import time
 
-from benchmarks.contenders import CONTENDERS, NotAvailable, Setting, missing
+from benchmarks.contenders import CONTENDERS
+from benchmarks.contenders.setting import NotAvailable, Setting
 
 
 def main() -> None:
@@ -22,11 +23,12 @@ def main() -> None:
     def answer(content: dict[str, object]) -> None:
         print(json.dumps(content), file=answers, flush=True)
 
-    if (package := missing(name)) is not None:
-        return answer({"skipped": f"{package} is not installed"})
+    contender = CONTENDERS[name]
+    if missing := contender.missing():
+        return answer({"skipped": f"not installed: {', '.join(missing)}"})
     try:
         started = time.perf_counter()
-        call = CONTENDERS[name][1](suite, setting)
+        call = contender.call_of(suite, setting)
         call()
         first = time.perf_counter() - started
         call()

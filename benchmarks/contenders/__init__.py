@@ -1,0 +1,66 @@
+"""Who is measured: each contender builds, from a suite and a setting, one call without arguments that does the work.
+
+A contender runs in a process of its own (worker.py). A suite measures one thing:
+- "network": the dense network alone, images to logits and descriptors;
+- "decoding": what comes after it;
+- "end-to-end": both, from the array in memory to keypoints and descriptors;
+- "match": mutual nearest neighbours of two images with `max_keypoints` descriptors each;
+- "preprocessing": uint8 colour photos of twice the height and width to what the network takes;
+- "train-step": forward, loss, backward and optimiser of one batch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.contenders.naive import naive
+from benchmarks.contenders.ours import ours
+from benchmarks.contenders.pytorch import transformers
+from benchmarks.contenders.runtimes import onnx_runtime, openvino
+from benchmarks.contenders.setting import Setting
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Who is measured.
+
+    Attributes:
+        needs: Packages without which it is skipped.
+        build: From (suite, setting) to the call that is timed; raises `NotAvailable` where it does not take part.
+        options: Further arguments of `build`.
+    """
+
+    needs: tuple[str, ...]
+    build: Callable[..., Callable[[], Any]]
+    options: dict[str, Any]
+
+    def call_of(self, suite: str, setting: Setting) -> Callable[[], Any]:
+        """The call that is timed."""
+        return self.build(suite, setting, **self.options)
+
+    def missing(self) -> list[str]:
+        """The packages that it lacks here."""
+        return [name for name in self.needs if importlib.util.find_spec(name) is None]
+
+
+F32, BF16 = dict(dtype="float32"), dict(dtype="bfloat16")
+TORCH = ("torch", "transformers")
+
+CONTENDERS: dict[str, Contender] = {
+    "superpoint_jax float32": Contender(("jax",), ours, F32),
+    "superpoint_jax bfloat16": Contender(("jax",), ours, BF16),
+    "superpoint_jax bfloat16, oneDNN": Contender(("jax", "torch"), ours, BF16 | dict(convolutions="onednn")),
+    "naive JAX float32": Contender(("jax",), naive, F32),
+    "naive JAX bfloat16": Contender(("jax",), naive, BF16),
+    "ONNX Runtime float32": Contender((*TORCH, "onnxruntime", "onnxscript"), onnx_runtime, F32),
+    "OpenVINO float32": Contender((*TORCH, "openvino"), openvino, F32),
+    "OpenVINO bfloat16": Contender((*TORCH, "openvino"), openvino, BF16),
+    "torch compiled float32": Contender(TORCH, transformers, F32 | dict(compiled=True)),
+    "torch compiled bfloat16": Contender(TORCH, transformers, BF16 | dict(compiled=True)),
+    "transformers bfloat16": Contender(TORCH, transformers, BF16),
+    "transformers float32": Contender(TORCH, transformers, F32),
+}
+"""The last is what ratios are taken against."""

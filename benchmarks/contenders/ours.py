@@ -1,0 +1,116 @@
+"""This library, with its own weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.contenders.setting import NotAvailable, Setting, camera_photo, descriptor_sets, photo, training_batch
+
+
+def ours(suite: str, setting: Setting, dtype: str, convolutions: str = "xla") -> Callable[[], Any]:
+    """A call of the suite in the compute type `dtype`; `convolutions` as in TrainConfig."""
+    import jax
+
+    if suite == "train-step":
+        call = _train_step(setting, dtype, convolutions)
+    elif convolutions != "xla":
+        raise NotAvailable("a path of training alone")
+    elif suite == "match":
+        call = _match(setting, dtype)
+    elif suite == "preprocessing":
+        call = _preprocessing(setting, dtype)
+    else:
+        call = _extraction(suite, setting, dtype)
+    return lambda: jax.block_until_ready(call())
+
+
+def _extraction(suite: str, setting: Setting, dtype: str) -> Callable[[], Any]:
+    import jax
+    import jax.numpy as jnp
+
+    import superpoint_jax as sp
+    from superpoint_jax.extraction import decode
+
+    model = sp.from_pretrained(max_keypoints=setting.max_keypoints, dtype=dtype)
+    images = jnp.asarray(photo(setting))
+    if suite == "end-to-end":
+        return lambda: sp.extract(model, images)
+    network = jax.jit(lambda model, images: model(images))
+    if suite == "network":
+        return lambda: network(model, images)
+    dense = network(model, images)
+    sizes = jnp.broadcast_to(jnp.array([setting.height, setting.width], jnp.int32), (setting.batch, 2))
+    decoding = jax.jit(lambda dense, sizes: decode(dense, sizes, config=model.config))
+    return lambda: decoding(dense, sizes)
+
+
+def _match(setting: Setting, dtype: str) -> Callable[[], Any]:
+    import jax.numpy as jnp
+
+    import superpoint_jax as sp
+
+    if dtype != "float32":
+        raise NotAvailable("descriptors are float32")
+
+    def features(descriptors: Any) -> sp.Keypoints:
+        batch, count, _ = descriptors.shape
+        return sp.Keypoints(
+            keypoints=jnp.zeros((batch, count, 2)),
+            scores=jnp.ones((batch, count)),
+            descriptors=jnp.asarray(descriptors),
+            mask=jnp.ones((batch, count), bool),
+            num_detected=jnp.full((batch,), count),
+            image_sizes=jnp.full((batch, 2), 480),
+        )
+
+    a, b = (features(descriptors) for descriptors in descriptor_sets(setting))
+    return lambda: sp.match(a, b)
+
+
+def _preprocessing(setting: Setting, dtype: str) -> Callable[[], Any]:
+    """Through Hugging Face's rules on the host ("float32"), or on the device from an array that is there already."""
+    import superpoint_jax as sp
+
+    if dtype != "float32":
+        raise NotAvailable("pixels are float32")
+    size = {"height": setting.height, "width": setting.width}
+    processor, pixels = sp.SuperPointImageProcessor.huggingface(size=size), camera_photo(setting)
+    return lambda: processor([pixels] * setting.batch).pixel_values
+
+
+def _train_step(setting: Setting, dtype: str, convolutions: str) -> Callable[[], Any]:
+    """Forward, cross entropy of the detector, a mean square of the descriptors, backward, AdamW."""
+    from functools import partial
+
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from flax import nnx
+
+    import superpoint_jax as sp
+    from superpoint_jax.training.onednn import dense_features
+
+    model = sp.from_pretrained()
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    optimizer = optax.adamw(1e-6)
+    images, classes = (jnp.asarray(array) for array in training_batch(setting))
+
+    def loss_of(params: Any) -> jax.Array:
+        network = nnx.merge(graph, params, rest)
+        dense = (partial(dense_features, network) if convolutions == "onednn" else network)(images, dtype=dtype)
+        detector = optax.softmax_cross_entropy_with_integer_labels(dense.logits, classes).mean()
+        return detector + jnp.mean(jnp.square(dense.descriptors[..., :128]))
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Any, state: Any) -> tuple[Any, Any]:
+        updates, state = optimizer.update(jax.grad(loss_of)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    current = [jax.tree.map(jnp.copy, params), optimizer.init(params)]
+
+    def call() -> Any:
+        current[:] = step(*current)
+        return current
+
+    return call

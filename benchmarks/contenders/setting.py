@@ -1,0 +1,60 @@
+"""What is processed, and the data that all contenders process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Suite = Literal["network", "decoding", "end-to-end", "match", "preprocessing", "train-step"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """`batch` photos of (height, width), and how many keypoints are kept of each."""
+
+    batch: int
+    height: int
+    width: int
+    max_keypoints: int
+
+
+class NotAvailable(Exception):
+    """A contender that cannot take part in a suite, and why."""
+
+
+def photo(setting: Setting) -> np.ndarray:
+    """A real photo as float32 [B,H,W,1] in [0, 1]: matplotlib's, resized."""
+    gray = _photo(setting.height, setting.width, "L").astype(np.float32) / 255
+    return np.ascontiguousarray(np.broadcast_to(gray[None, :, :, None], (setting.batch, *gray.shape, 1)))
+
+
+def camera_photo(setting: Setting) -> np.ndarray:
+    """The same as a camera would give it: uint8 RGB [2H,2W,3]."""
+    return _photo(2 * setting.height, 2 * setting.width, "RGB")
+
+
+def descriptor_sets(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+    """Unit descriptors of two images, float32 [B,K,256] each, half of them near one of the other's."""
+    rng = np.random.default_rng(0)
+    a, b, noise = rng.normal(size=(3, setting.batch, setting.max_keypoints, 256)).astype(np.float32)
+    half = setting.max_keypoints // 2
+    b[:, :half] = a[:, :half] + 0.5 * noise[:, :half]
+    return tuple(x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b))  # pyright: ignore[reportReturnType]
+
+
+def training_batch(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+    """Images [B,H,W,1] and the class of each cell [B,H/8,W/8] in 0..64, mostly 64 (no keypoint)."""
+    rng = np.random.default_rng(0)
+    cells = (setting.batch, setting.height // 8, setting.width // 8)
+    classes = np.where(rng.random(cells) < 0.15, rng.integers(0, 64, cells), 64)
+    return photo(setting), classes.astype(np.int32)
+
+
+def _photo(height: int, width: int, mode: str) -> np.ndarray:
+    from matplotlib.cbook import get_sample_data
+    from PIL import Image
+
+    with Image.open(str(get_sample_data("grace_hopper.jpg", asfileobj=False))) as image:
+        return np.asarray(image.convert(mode).resize((width, height), Image.Resampling.LANCZOS))

@@ -1,0 +1,114 @@
+"""Times contenders against each other, each in a process of its own: rounds in which every one has its turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.contenders.setting import Setting
+
+
+class Worker:
+    """A contender's process."""
+
+    def __init__(self, name: str, suite: str, setting: Setting, **environment: str) -> None:
+        self.name = name
+        command = [sys.executable, "-m", "benchmarks.worker", name, suite, json.dumps(asdict(setting))]
+        # A file, not a pipe: nobody reads it unless the process dies, and a full pipe would stop it.
+        self.complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the worker)
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.complaints,
+            text=True,
+            env=os.environ | environment,
+        )
+        try:
+            self.greeting = self._read()
+        except RuntimeError as error:
+            self.greeting = {"skipped": f"failed: {error}"}
+
+    def run(self, calls: int) -> dict[str, Any]:
+        """Seconds of each of `calls` calls, and the peak memory of the process."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{calls}\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+        self.complaints.close()
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.complaints.seek(0)
+            lines = self.complaints.read().strip().splitlines()
+            raise RuntimeError(lines[-1] if lines else f"{self.name} ended early")
+        return json.loads(line)
+
+
+def measure(suite: str, setting: Setting, names: list[str], *, rounds: int, calls: int) -> dict[str, Any]:
+    """Median seconds of each contender with their spread, and the ratio to the last one, round by round."""
+    workers, skipped = [], {}
+    for name in names:
+        worker = Worker(name, suite, setting)
+        if "skipped" in worker.greeting:
+            skipped[name] = worker.greeting["skipped"]
+            worker.close()
+        else:
+            workers.append(worker)
+    seconds: dict[str, list[float]] = {worker.name: [] for worker in workers}
+    peaks: dict[str, int] = {}
+    for _ in range(rounds):
+        for worker in workers:
+            answer = worker.run(calls)
+            seconds[worker.name].append(statistics.median(answer["seconds"]))
+            peaks[worker.name] = answer["peak_bytes"]
+    for worker in workers:
+        worker.close()
+    reference = seconds.get(names[-1])
+    results = {}
+    for worker in workers:
+        times = seconds[worker.name]
+        ratios = [t / r for t, r in zip(times, reference, strict=True)] if reference else None
+        results[worker.name] = {
+            "median_s": statistics.median(times),
+            "min_s": min(times),
+            "max_s": max(times),
+            "ratio": statistics.median(ratios) if ratios else None,
+            "peak_bytes": peaks[worker.name],
+            "seconds_to_first_result": worker.greeting["seconds_to_first_result"],
+        }
+    return {"suite": suite, "setting": asdict(setting), "results": results, "skipped": skipped}
+
+
+def measure_first_result(setting: Setting, names: list[str]) -> dict[str, Any]:
+    """Seconds from importing the library to the first result end to end, without and with a compilation cache."""
+    results, skipped = {}, {}
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            cache = dict(JAX_COMPILATION_CACHE_DIR=folder, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
+            workers = [Worker(name, "end-to-end", setting, **cache) for _ in range(2)]
+            for worker in workers:
+                worker.close()
+        cold, warm = (worker.greeting for worker in workers)
+        if "skipped" in cold:
+            skipped[name] = cold["skipped"]
+        else:
+            times = dict(cold_s=cold["seconds_to_first_result"], cached_s=warm["seconds_to_first_result"])
+            results[name] = times if CACHED in name else dict(cold_s=times["cold_s"])
+    return {"suite": "first-result", "setting": asdict(setting), "results": results, "skipped": skipped}
+
+
+CACHED = "superpoint_jax"
+"""Whose compilation the cache keeps."""

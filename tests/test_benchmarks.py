@@ -1,0 +1,76 @@
+"""The benchmarks: contenders compute the same thing, and the program says what it measured and what it skipped."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as program
+from benchmarks.contenders import CONTENDERS
+from benchmarks.contenders.setting import NotAvailable, Setting, descriptor_sets, photo
+from benchmarks.measuring import measure
+
+SMALL = Setting(batch=2, height=64, width=96, max_keypoints=40)
+
+
+def test_the_naive_network_and_ours_give_the_same_dense_features():
+    dense = CONTENDERS["superpoint_jax float32"].call_of("network", SMALL)()
+    logits, descriptors = CONTENDERS["naive JAX float32"].call_of("network", SMALL)()
+    np.testing.assert_allclose(dense.logits, logits, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(dense.descriptors, descriptors, rtol=0, atol=1e-5)
+
+
+def test_the_port_and_we_give_the_same_dense_features():
+    dense = CONTENDERS["superpoint_jax float32"].call_of("network", SMALL)()
+    logits, _ = CONTENDERS["transformers float32"].call_of("network", SMALL)()
+    np.testing.assert_allclose(dense.logits, logits.permute(0, 2, 3, 1), rtol=0, atol=1e-4)
+
+
+def test_our_matches_are_those_of_the_usual_code():
+    ours = CONTENDERS["superpoint_jax float32"].call_of("match", SMALL)()
+    theirs = CONTENDERS["transformers float32"].call_of("match", SMALL)()
+    np.testing.assert_array_equal(ours.indices, theirs)
+    assert np.sum(ours.indices >= 0) >= SMALL.max_keypoints  # Half of the rows of both images are true pairs.
+
+
+def test_data_is_what_it_says():
+    assert photo(SMALL).shape == (2, 64, 96, 1)
+    for descriptors in descriptor_sets(SMALL):
+        np.testing.assert_allclose(np.linalg.norm(descriptors, axis=-1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "suite"), [("naive JAX float32", "match"), ("OpenVINO float32", "decoding")])
+def test_who_cannot_take_part_says_so(name, suite):
+    with pytest.raises(NotAvailable):
+        CONTENDERS[name].call_of(suite, SMALL)
+
+
+def test_contenders_are_chosen_by_a_part_of_their_name():
+    assert program.selected(()) == list(CONTENDERS)
+    assert program.selected(("naive",)) == ["naive JAX float32", "naive JAX bfloat16", "transformers float32"]
+    with pytest.raises(SystemExit, match="no contender's name contains nobody"):
+        program.selected(("nobody",))
+
+
+@pytest.mark.slow
+def test_a_measurement_has_times_ratios_and_reasons():
+    found = measure("network", SMALL, ["superpoint_jax float32", "transformers float32"], rounds=2, calls=1)
+    ours, theirs = found["results"].values()
+    assert 0 < ours["min_s"] <= ours["median_s"] <= ours["max_s"]
+    assert theirs["ratio"] == 1
+    assert ours["peak_bytes"] > 1e8
+    assert measure("decoding", SMALL, ["transformers float32"], rounds=1, calls=1)["skipped"]
+
+
+@pytest.mark.slow
+def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "deep" / "out.json"
+    options = ["--suite", "match", "--contenders", "superpoint_jax", "--rounds", "1", "--calls", "1"]
+    options += ["--max-keypoints", "16", "--json"]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *options, str(out)])
+    program.main()
+    report = json.loads(out.read_text())
+    assert report["versions"]["jax"]
+    assert list(report["suites"][0]["results"]) == ["superpoint_jax float32", "transformers float32"]
+    assert "skipped: descriptors are float32" in capsys.readouterr().out
