@@ -16,7 +16,9 @@ import tyro
 
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.setting import Setting, Suite
+from benchmarks.floor import BYTES, floor_seconds
 from benchmarks.measuring import measure, measure_first_result
+from superpoint_jax.config import SuperPointConfig
 
 PACKAGES = ("superpoint-jax", "jax", "jaxlib", "flax", "torch", "transformers", "onnxruntime", "openvino", "numpy")
 
@@ -58,13 +60,18 @@ def main() -> None:
     arguments = tyro.cli(Arguments, prog="python -m benchmarks")
     names = selected(arguments.contenders)
     setting = Setting(arguments.batch, arguments.height, arguments.width, arguments.max_keypoints)
+    ceilings = json.loads(_of_a_process("-m", "benchmarks.floor")) if "network" in arguments.suite else None
     report = {
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "versions": {name: version(name) for name in PACKAGES},
+        "ceilings": ceilings,
         "suites": [],
     }
     print(f"{report['date']}, {report['machine']}")
+    if ceilings is not None:
+        rates = ", ".join(f"{ceilings[dtype]['operations_per_s'] / 1e9:.0f} GFLOP/s in {dtype}" for dtype in BYTES)
+        print(f"ceilings: {rates}, {ceilings['bytes_per_s'] / 1e9:.0f} GB/s")
     for changes in SWEEPS.get(arguments.sweep, [{}]):
         for suite in arguments.suite:
             changed = replace(setting, **changes)
@@ -72,6 +79,8 @@ def main() -> None:
                 found = measure_first_result(changed, names)
             else:
                 found = measure(suite, changed, names, rounds=arguments.rounds, calls=arguments.calls)
+            if suite == "network" and ceilings is not None:
+                add_floor(found, changed, ceilings)
             report["suites"].append(found)
             print(f"\n{suite}, {changed}")
             print("\n".join(table(found)), flush=True)
@@ -89,6 +98,14 @@ def selected(parts: tuple[str, ...]) -> list[str]:
     return names
 
 
+def add_floor(found: dict[str, Any], setting: Setting, ceilings: dict[str, Any]) -> None:
+    """The floor of the setting into the suite's result, and the fraction of it that each contender reaches."""
+    config = SuperPointConfig.preset("superpoint_jax")
+    found["floor_s"] = {dtype: floor_seconds(config, setting, dtype, ceilings) for dtype in BYTES}
+    for name, row in found["results"].items():
+        row["floor_fraction"] = found["floor_s"]["bfloat16" if "bfloat16" in name else "float32"] / row["median_s"]
+
+
 def table(found: dict[str, Any]) -> list[str]:
     """A line a contender."""
     lines = []
@@ -100,7 +117,8 @@ def table(found: dict[str, Any]) -> list[str]:
         ratio = "" if row["ratio"] is None else f"   x {row['ratio']:.2f}"
         spread = f"{row['min_s'] * 1e3:.0f} to {row['max_s'] * 1e3:.0f}"
         peak = f"{row['peak_bytes'] / 2**20:.0f} MiB"
-        lines.append(f"  {name:34}{row['median_s'] * 1e3:9.1f} ms  ({spread} ms)   {peak:>9}{ratio}")
+        floor = f"   {row['floor_fraction']:.0%} of the floor's speed" if "floor_fraction" in row else ""
+        lines.append(f"  {name:34}{row['median_s'] * 1e3:9.1f} ms  ({spread} ms)   {peak:>9}{ratio}{floor}")
     return [*lines, *(f"  {name:34}skipped: {reason}" for name, reason in found["skipped"].items())]
 
 
@@ -115,14 +133,19 @@ def version(package: str) -> str | None:
 def machine() -> str:
     """The device that jax sees and the processor, in words."""
     script = "import jax; print(jax.device_count(), 'x', jax.devices()[0].device_kind)"
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    device = _of_a_process("-c", script)
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     flags = next((line.split(":")[1].split() for line in lines if line.startswith("flags")), [])
     units = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
     processor = names[0] if names else platform.processor() or platform.machine()
-    return f"{answer.stdout.strip()}, {len(names) or 1} cores of {processor} ({', '.join(units) or 'no AVX-512'})"
+    return f"{device}, {len(names) or 1} cores of {processor} ({', '.join(units) or 'no AVX-512'})"
+
+
+def _of_a_process(*arguments: str) -> str:
+    """What Python prints with these arguments: the device is not taken from the contenders."""
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

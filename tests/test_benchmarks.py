@@ -9,7 +9,9 @@ import pytest
 from benchmarks import __main__ as program
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.setting import NotAvailable, Setting, descriptor_sets, photo
+from benchmarks.floor import floor_seconds, layers, work
 from benchmarks.measuring import measure
+from superpoint_jax import SuperPointConfig
 
 SMALL = Setting(batch=2, height=64, width=96, max_keypoints=40)
 
@@ -51,6 +53,18 @@ def test_contenders_are_chosen_by_a_part_of_their_name():
     assert program.selected(("naive",)) == ["naive JAX float32", "naive JAX bfloat16", "transformers float32"]
     with pytest.raises(SystemExit, match="no contender's name contains nobody"):
         program.selected(("nobody",))
+
+
+def test_the_work_is_counted_by_hand():
+    config = SuperPointConfig(encoder_hidden_sizes=(2, 2, 4, 4), decoder_hidden_size=8, descriptor_decoder_dim=16)
+    # Blocks at 16x8, 8x4, 4x2 and 2x1 pixels, then two heads at 2x1 cells.
+    taps = 128 * 9 * (1 * 2 + 2 * 2) + 32 * 9 * (2 * 2 + 2 * 2) + 8 * 9 * (2 * 4 + 4 * 4) + 2 * 9 * (4 * 4 + 4 * 4)
+    taps += 2 * (9 * 4 * 8 + 8 * 65) + 2 * (9 * 4 * 8 + 8 * 16)
+    setting = Setting(batch=3, height=16, width=8, max_keypoints=1)
+    assert work(config, setting, "float32")["operations"] == 3 * 2 * taps
+    assert layers(config, 16, 8)[1].values == 128 * 4 + 9 * 4
+    ceilings = {"bfloat16": {"operations_per_s": 6 * taps / 5}, "bytes_per_s": 1e12}
+    assert floor_seconds(config, setting, "bfloat16", ceilings) == pytest.approx(5)
 
 
 @pytest.mark.slow

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Everything that is to be known about a GPU or TPU, in one call of under ten minutes: parity first, then speed.
+#
+#   benchmarks/accelerator.sh OUT
+#
+# writes OUT/parity.txt and OUT/*.json; keep the JSON files in benchmarks/results/DATE-DEVICE/. Needs jax for the device,
+# torch and transformers beside it; what is missing is skipped with a line saying so. Any step may fail: the others run.
+set -uo pipefail
+out=$(realpath -m "${1:?usage: benchmarks/accelerator.sh OUT}")
+cd "$(dirname "$0")/.."
+mkdir -p "$out"
+export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
+# Several contenders share the device, one at a time: none may take all of its memory.
+export XLA_PYTHON_CLIENT_PREALLOCATE=false
+python=${PYTHON:-python3}
+failed=0
+
+step() {  # seconds, name, command...
+  local limit=$1 name=$2; shift 2
+  echo "== $name"
+  timeout "$limit" "$@" 2>&1 | tee "$out/$name.txt" || { echo "$name: failed"; failed=1; }
+}
+
+measure() {  # seconds, name, options...
+  local limit=$1 name=$2; shift 2
+  step "$limit" "$name" "$python" -m benchmarks --json "$out/$name.json" --rounds 5 --calls 10 "$@"
+}
+
+step 20 device "$python" -c 'import jax; print(jax.__version__, jax.devices())'
+step 120 parity "$python" -m convert superpoint_jax/weights/data/superpoint_jax.safetensors -o "$out/model" --verify
+rm -rf "$out/model"
+measure 120 batch32 --batch 32 --suite network decoding end-to-end
+measure 90 batch1 --suite network decoding end-to-end match
+measure 90 train-step --suite train-step --batch 32 --height 240 --width 320 --contenders superpoint_jax torch transformers
+measure 120 sweep-batch --sweep batch --suite end-to-end --contenders superpoint_jax --rounds 3
+exit $failed

@@ -1,0 +1,104 @@
+"""The floor: what the network must compute and move, counted from its configuration, and what the device does at most.
+
+`python -m benchmarks.floor` measures the ceilings of the device that jax sees and prints them as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from benchmarks.contenders.setting import Setting
+from superpoint_jax.config import CELL_PX, SuperPointConfig
+
+BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution at a resolution: (height, width) of its output, channels in and out, kernel size."""
+
+    height: int
+    width: int
+    channels: int
+    features: int
+    size: int
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions."""
+        return 2 * self.height * self.width * self.size**2 * self.channels * self.features
+
+    @property
+    def values(self) -> int:
+        """Numbers read and written when the layer is a kernel of its own: input, weights, output."""
+        pixels = self.height * self.width
+        return pixels * (self.channels + self.features) + self.size**2 * self.channels * self.features
+
+
+def layers(config: SuperPointConfig, height: int, width: int) -> list[Layer]:
+    """Every convolution of the network on one image."""
+    found = []
+    for block, (before, after) in enumerate(pairwise((1, *config.encoder_hidden_sizes))):
+        shape = (height >> block, width >> block)
+        found += [Layer(*shape, before, after, 3), Layer(*shape, after, after, 3)]
+    cells = (height // CELL_PX, width // CELL_PX)
+    hidden = config.decoder_hidden_size
+    for outputs in (config.keypoint_decoder_dim, config.descriptor_decoder_dim):
+        found += [Layer(*cells, config.encoder_hidden_sizes[-1], hidden, 3), Layer(*cells, hidden, outputs, 1)]
+    return found
+
+
+def work(config: SuperPointConfig, setting: Setting, dtype: str) -> dict[str, float]:
+    """Operations and bytes of the dense network on a batch."""
+    found = layers(config, setting.height, setting.width)
+    return {
+        "operations": float(setting.batch * sum(layer.operations for layer in found)),
+        "bytes": float(setting.batch * BYTES[dtype] * sum(layer.values for layer in found)),
+    }
+
+
+def floor_seconds(config: SuperPointConfig, setting: Setting, dtype: str, ceilings: dict[str, Any]) -> float:
+    """The shorter the better, but no shorter: the larger of computing and moving, at the ceilings."""
+    need = work(config, setting, dtype)
+    return max(need["operations"] / ceilings[dtype]["operations_per_s"], need["bytes"] / ceilings["bytes_per_s"])
+
+
+def measured_ceilings() -> dict[str, Any]:
+    """Of one device: the rate of a large product of matrices by type, and of a copy of a large array."""
+    import jax
+    import jax.numpy as jnp
+
+    on_cpu = jax.devices()[0].platform == "cpu"
+    size = 2048 if on_cpu else 8192
+    found: dict[str, Any] = {"device": jax.devices()[0].device_kind}
+    for dtype in BYTES:
+        a, b = (jax.random.normal(jax.random.key(i), (size, size)).astype(dtype) for i in range(2))
+        precision = jax.lax.Precision.HIGHEST if dtype == "float32" else None
+        product = jax.jit(lambda a, b, p=precision: jnp.matmul(a, b, precision=p, preferred_element_type=jnp.float32))
+        found[dtype] = {"operations_per_s": 2 * size**3 / _seconds(lambda p=product, a=a, b=b: p(a, b))}
+    numbers = jnp.zeros(2**26 if on_cpu else 2**30, jnp.float32)
+    add = jax.jit(lambda x: x + 1)
+    found["bytes_per_s"] = 2 * numbers.nbytes / _seconds(lambda: add(numbers))
+    return found
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    import jax
+
+    jax.block_until_ready(call())
+    times = []
+    for _ in range(9):
+        started = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    print(json.dumps(measured_ceilings()))
