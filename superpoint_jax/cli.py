@@ -1,7 +1,8 @@
 """The command line: `superpoint-jax detect | demo | convert | train | evaluate`, one thin function each.
 
 Exit codes: 0 if all went well; 2 if a command could not be understood, or if any of its files could not be read or
-written. Errors are one line on stderr, and those of one image do not stop the others.
+written. What is wrong with a file is one line on stderr, and one image's does not stop the others; a command line that
+cannot be understood gets an explanation of its options.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import tyro
 import superpoint_jax as sp
 from superpoint_jax import geometry, visualization
 from superpoint_jax.processing import load_image, rescale_keypoints
+from superpoint_jax.processing.processor import FILE_NAME as PROCESSOR_FILE
+from superpoint_jax.weights.save import processor_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,11 +99,12 @@ def detect(
     """Find the keypoints of images, print a line for each image, and draw them.
 
     Args:
-        images: Files of any format that Pillow reads. EXIF rotation is respected.
+        images: Files of any format that Pillow reads. EXIF rotation is respected. 16-bit values count over their full
+            range: 12 bits in a 16-bit file are nearly black.
         output: Draw the keypoints, size and colour by score. For one image, the picture to write (.png, .jpg, .pdf,
             .svg); for several, or if it has no suffix, a folder for a picture NAME.png each.
         weights: Folder, file or Hugging Face id; those in the package by default.
-        max_keypoints: Keep the best; -1 keeps all.
+        max_keypoints: Keep the best; -1 keeps all (but for crowds of exactly equal scores).
         json: Write the keypoints to this file: a list with an object for each image that could be read, of "image" (the
             path as given), "width", "height" (of the upright image), "num_detected" (before the cut to
             --max-keypoints), "keypoints" ([[x, y], ...] in pixels of the original image, pixel centres at integers) and
@@ -109,14 +113,15 @@ def detect(
     """
     if not images:
         raise CommandError("no image was given: superpoint-jax detect IMAGE...")
+    # Before the work, so that none of it is lost.
     pictures = _picture_paths(images, output)
+    _check_outputs([path for path in (*pictures, json) if path is not None], images)
     features_of = _load_extractor(weights, max_keypoints)
     entries, failed = [], False
     for path, picture in zip(images, pictures, strict=True):
         try:
             with _told():
-                pixels = load_image(path)
-            found = features_of(pixels)
+                found = features_of(pixels := load_image(path))
             if picture is not None:
                 _save(visualization.draw_keypoints(pixels, found), picture)
         except CommandError as error:
@@ -200,11 +205,13 @@ def _load_extractor(weights: str | None, max_keypoints: int) -> Any:
     """A function from the pixels of an image to its keypoints [K], in pixels of that image, whatever its size."""
     with _told():
         model = sp.from_pretrained(weights, max_keypoints=max_keypoints)
-        processor = sp.SuperPointImageProcessor.from_pretrained(weights)
+        processor = _processor_for(weights, model.config)
 
     def features_of(pixels: np.ndarray) -> sp.Keypoints:
         inputs = processor(pixels, pad_multiple=PAD_MULTIPLE)
-        found = sp.extract(model, inputs.pixel_values, image_sizes=inputs.image_sizes)[0]
+        _, height, width, _ = inputs.pixel_values.shape
+        capacity = min(max_keypoints, height * width)
+        found = sp.extract(model, inputs.pixel_values, image_sizes=inputs.image_sizes, max_keypoints=capacity)[0]
         keypoints_xy = rescale_keypoints(found.keypoints, found.image_sizes, pixels.shape[:2])
         return dataclasses.replace(
             found,
@@ -213,6 +220,15 @@ def _load_extractor(weights: str | None, max_keypoints: int) -> Any:
         )
 
     return features_of
+
+
+def _processor_for(weights: str | None, config: sp.SuperPointConfig) -> sp.SuperPointImageProcessor:
+    """What is stored with the weights; for weights alone, what their configuration says."""
+    if weights is not None and (path := Path(weights).expanduser()).exists():
+        folder = path if path.is_dir() else path.parent
+        if not (folder / PROCESSOR_FILE).exists():
+            return processor_of(config)
+    return sp.SuperPointImageProcessor.from_pretrained(weights)
 
 
 def _entry(path: Path, found: sp.Keypoints, *, with_descriptors: bool) -> dict[str, Any]:
@@ -251,6 +267,17 @@ def _picture_paths(images: Sequence[Path], output: Path | None) -> list[Path | N
     return paths
 
 
+def _check_outputs(outputs: Sequence[Path], images: Sequence[Path]) -> None:
+    inputs = {path.resolve() for path in images}
+    for path in outputs:
+        if path.resolve() in inputs:
+            raise CommandError(f"{path} is one of the images and would be overwritten; choose another output")
+        if path.is_dir():
+            raise CommandError(f"{path}: is a directory; a file is needed")
+        if not path.parent.is_dir():
+            raise CommandError(f"{path}: no such folder")
+
+
 def _save(axes: Axes, path: Path) -> None:
     with _told():
         visualization.save(axes, path)
@@ -266,7 +293,9 @@ def _told() -> Iterator[None]:
         raise CommandError(f"{name}{error.strerror or error}") from error
     except (ValueError, ImportError) as error:
         raise CommandError(str(error)) from error
+    except MemoryError as error:
+        raise CommandError("not enough memory") from error
 
 
 def _complain(error: CommandError) -> None:
-    print(f"superpoint-jax: error: {error}", file=sys.stderr)
+    print(f"superpoint-jax: error: {' '.join(str(error).splitlines())}", file=sys.stderr)

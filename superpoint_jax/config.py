@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
@@ -58,7 +59,8 @@ class SuperPointConfig:
             fit more than `nms_radius` apart (points of exactly equal score may stand closer under "three_pass";
             `Keypoints.num_detected` says if more were found than fit).
         nms_radius: Chebyshev radius of non-maximum suppression, in pixels.
-        border_removal_distance: Keypoints nearer to the border are dropped, in pixels; see `border_rule`.
+        border_removal_distance: Peaks nearer to the border are dropped, in pixels (before refinement); see
+            `border_rule`.
         initializer_range: Standard deviation of random initial weights in Hugging Face's port. Kept for its
             config.json; this library initialises with He's rule, which trains.
         batch_norm: Batch normalisation after each ReLU, as in rpautrat's network.
@@ -99,6 +101,10 @@ class SuperPointConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "encoder_hidden_sizes", tuple(int(size) for size in self.encoder_hidden_sizes))
+        for field in dataclasses.fields(self):
+            if field.type in _NUMBERS:
+                object.__setattr__(self, field.name, _number(field.name, getattr(self, field.name), field.type))
+        object.__setattr__(self, "dtype", _dtype_name(self.dtype))
         for name, rule in _RULES.items():
             value = getattr(self, name)
             if value not in get_args(rule):
@@ -116,13 +122,13 @@ class SuperPointConfig:
         for name in ("decoder_hidden_size", "descriptor_decoder_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        if self.max_keypoints != -1 and self.max_keypoints < 1:
+        if self.max_keypoints != -1 and not 1 <= self.max_keypoints < 2**31:
             raise ValueError(f"max_keypoints={self.max_keypoints} must be positive, or -1 for all of them")
         for name in ("nms_radius", "border_removal_distance", "refinement_radius"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if not self.keypoint_threshold >= 0:
-            raise ValueError(f"keypoint_threshold={self.keypoint_threshold} must not be negative")
+            raise ValueError(f"keypoint_threshold={self.keypoint_threshold} must be a number that is not negative")
 
     def replace(self, **changes: Any) -> Self:
         """This configuration with some fields changed.
@@ -145,6 +151,25 @@ class SuperPointConfig:
         if name not in PRESETS:
             raise ValueError(f"preset {name!r} is not known; choose one of {', '.join(map(repr, PRESETS))}")
         return cls(**{**PRESETS[name], **changes})
+
+
+_NUMBERS = {"int": operator.index, "float": float}
+"""What makes a Python number of an option, by the field's type: hashable, and of any library's scalar."""
+
+
+def _number(name: str, value: Any, kind: str) -> int | float:
+    try:
+        if isinstance(value, bool | str):
+            raise TypeError
+        return _NUMBERS[kind](value)
+    except TypeError:
+        needed = "a whole number" if kind == "int" else "a number"
+        raise ValueError(f"{name}={value!r} is a {type(value).__name__}; {needed} is needed") from None
+
+
+def _dtype_name(dtype: Any) -> str:
+    """The name of a type given as jnp.bfloat16, np.dtype("float16") or its name."""
+    return dtype if isinstance(dtype, str) else str(getattr(dtype, "dtype", getattr(dtype, "__name__", dtype)))
 
 
 PRESETS: dict[str, dict[str, Any]] = {

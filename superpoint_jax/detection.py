@@ -21,8 +21,8 @@ def score_map(logits: Float[Array, "b h w 65"], *, rule: ScoreRule = "softmax") 
     """Probability of a keypoint at each pixel: softmax over a cell's 65 logits, the last dropped, in float32.
 
     Args:
-        rule: "softmax", or "unshifted_softmax" = exp(x) / (sum exp(x) + 1e-5), infinite above 88 as in the Magic Leap
-            demo.
+        rule: "softmax", or the Magic Leap demo's "unshifted_softmax" = exp(x) / (sum exp(x) + 1e-5). Where its
+            exponentials would overflow, above 88, numerator and denominator are scaled down alike.
 
     Source: paper, section 3.2; tests/parity.
     """
@@ -30,8 +30,10 @@ def score_map(logits: Float[Array, "b h w 65"], *, rule: ScoreRule = "softmax") 
     if rule == "softmax":
         probabilities = jax.nn.softmax(logits, axis=-1)
     else:
-        exponentials = jnp.exp(logits)
-        probabilities = exponentials / (jnp.sum(exponentials, axis=-1, keepdims=True) + 1e-5)
+        # 0 for the logits that networks have, so that the demo's arithmetic is kept to the bit.
+        excess = lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=-1, keepdims=True) - 80, 0))
+        exponentials = jnp.exp(logits - excess)
+        probabilities = exponentials / (jnp.sum(exponentials, axis=-1, keepdims=True) + 1e-5 * jnp.exp(-excess))
     batch, height, width, _ = logits.shape
     pixels = probabilities[..., :-1].reshape(batch, height, width, CELL_PX, CELL_PX)
     return pixels.transpose(0, 1, 3, 2, 4).reshape(batch, height * CELL_PX, width * CELL_PX)
@@ -157,6 +159,7 @@ def select_keypoints(
     """Keypoints of a score map: (keypoints_xy, scores, mask, num_detected).
 
     (x, y) in pixels, centres at integers; scores descending, ties in raster order; rows beyond the mask are 0.
+    Borders and suppression are those of the peak's pixel; a refined position may lie up to `refinement_radius` beyond.
     `num_detected` counts before the cut to K. Differentiable through the scores (and the coordinates where they are
     refined); which pixels are keypoints is not.
     """

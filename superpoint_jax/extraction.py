@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from functools import partial
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, UInt8
 
-from superpoint_jax.config import NETWORK_FIELDS, SuperPointConfig
+from superpoint_jax.config import CELL_PX, NETWORK_FIELDS, SuperPointConfig
 from superpoint_jax.description import sample_descriptors
 from superpoint_jax.detection import detect
 from superpoint_jax.features import DenseFeatures, Keypoints
@@ -30,10 +32,12 @@ def extract(
 
     Jitted; composes under the caller's own `jit`, `vmap`, `grad`, `scan` and sharding. Compiles once for a shape, a
     type and a set of options. The answer for an image is the same alone, in a batch or (with `image_sizes`) padded.
+    Derivatives are of reverse mode (`grad`, `vjp`); the convolutions have no forward one (`jvp`, `hessian`).
 
     Args:
         model: The network with its configuration.
-        images: 1 or 3 channels, float in [0, 1] or uint8, at least 8x8.
+        images: 1 or 3 channels, float in [0, 1] or uint8, at least 8x8. Values of floats are not looked at: 0 to 255 in
+            a float array saturates the network, and what is not finite gives no keypoints around it.
         image_sizes: True (height, width) of each image, in the top-left corner of its array. What lies outside is
             ignored, whatever it holds.
         output_hidden_states: Also return the output of each encoder block.
@@ -54,9 +58,18 @@ def extract(
 
 
 def decode(dense: DenseFeatures, image_sizes: Int[Array, "b 2"], *, config: SuperPointConfig) -> Keypoints:
-    """Keypoints of dense features of images of (height, width) `image_sizes`, by the rules of the configuration."""
+    """Keypoints of dense features of images of (height, width) `image_sizes`, by the rules of the configuration.
+
+    Cells whose features are not finite have no keypoint and a descriptor of zero.
+    """
+    dense = _finite(dense)
     keypoints, scores, mask, num_detected = detect(dense.logits, image_sizes, config=config)
-    descriptors = sample_descriptors(dense.descriptors, keypoints, mask, image_sizes, rule=config.sampling_rule)
+    # A small image has fewer pixels than a generous capacity has rows.
+    used = min(keypoints.shape[1], math.prod(dense.logits.shape[1:3]) * CELL_PX**2)
+    descriptors = sample_descriptors(
+        dense.descriptors, keypoints[:, :used], mask[:, :used], image_sizes, rule=config.sampling_rule
+    )
+    descriptors = jnp.pad(descriptors, ((0, 0), (0, keypoints.shape[1] - used), (0, 0)))
     return Keypoints(
         keypoints=keypoints,
         scores=scores,
@@ -65,6 +78,16 @@ def decode(dense: DenseFeatures, image_sizes: Int[Array, "b 2"], *, config: Supe
         num_detected=num_detected,
         image_sizes=image_sizes,
         hidden_states=dense.hidden_states,
+    )
+
+
+def _finite(dense: DenseFeatures) -> DenseFeatures:
+    finite = jnp.isfinite(dense.logits).all(-1, keepdims=True) & jnp.isfinite(dense.descriptors).all(-1, keepdims=True)
+    nothing = jnp.full(dense.logits.shape[-1], -jnp.inf).at[-1].set(0)[None, None, None]
+    return dataclasses.replace(
+        dense,
+        logits=jnp.where(finite, dense.logits, nothing),
+        descriptors=jnp.where(finite, dense.descriptors, 0),
     )
 
 

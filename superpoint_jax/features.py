@@ -12,15 +12,27 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 
-class _Indexable:
+class Indexable:
     """Indexing over the batch axis for dataclasses of arrays."""
 
     def __getitem__(self, index: Any) -> Self:
-        """The images that `index` picks. An integer drops the batch axis, a slice or an array keeps it."""
+        """The images that `index` picks. An integer drops the batch axis, a slice or an array keeps it.
+
+        Raises:
+            IndexError: An integer beyond the batch, where jax would take the last.
+            TypeError: There is no batch axis (any more).
+        """
+        if isinstance(index, int) and not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of a batch of {len(self)}")
         return jax.tree.map(lambda leaf: leaf[index], self)
 
     def __len__(self) -> int:
+        if not self._batched():
+            raise TypeError(f"these {type(self).__name__} are of one image: there is no batch to count or index")
         return len(jax.tree.leaves(self)[0])
+
+    def _batched(self) -> bool:
+        raise NotImplementedError
 
     def __iter__(self) -> Iterator[Self]:
         return (self[i] for i in range(len(self)))
@@ -28,7 +40,7 @@ class _Indexable:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class DenseFeatures(_Indexable):
+class DenseFeatures(Indexable):
     """What the network computes, one vector a cell of 8x8 pixels.
 
     Attributes:
@@ -41,10 +53,13 @@ class DenseFeatures(_Indexable):
     descriptors: Float[Array, "*b h w d"]
     hidden_states: tuple[Float[Array, "*b _h _w _c"], ...] | None = None
 
+    def _batched(self) -> bool:
+        return self.logits.ndim > 3
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Keypoints(_Indexable):
+class Keypoints(Indexable):
     """Keypoints of a batch of images, padded to a fixed number of rows.
 
     Attributes:
@@ -64,6 +79,9 @@ class Keypoints(_Indexable):
     num_detected: Int[Array, "*b"]
     image_sizes: Int[Array, "*b 2"]
     hidden_states: tuple[Float[Array, "*b _h _w _c"], ...] | None = None
+
+    def _batched(self) -> bool:
+        return self.mask.ndim > 1
 
     def to_list(self) -> list[dict[str, np.ndarray]]:
         """The valid rows as numpy arrays, a dictionary an image: keypoints, scores, descriptors, image_size."""

@@ -17,7 +17,7 @@ from jax import Array, lax
 from jax.core import Tracer
 from jaxtyping import Bool, Float, Int
 
-from superpoint_jax.features import Keypoints, _Indexable
+from superpoint_jax.features import Indexable, Keypoints
 
 BLOCK_BYTES = {"cpu": 2**20}
 """Similarities held at a time, by backend: on a CPU, what stays in the cache of a core."""
@@ -29,7 +29,7 @@ MIN_WIDTH = 32
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Matches(_Indexable):
+class Matches(Indexable):
     """For each keypoint of image a its partner in image b.
 
     Attributes:
@@ -42,6 +42,9 @@ class Matches(_Indexable):
     indices: Int[Array, "*b k"]
     scores: Float[Array, "*b k"]
     mask: Bool[Array, "*b k"]
+
+    def _batched(self) -> bool:
+        return self.mask.ndim > 1
 
     def to_list(self) -> list[dict[str, np.ndarray]]:
         """The matches alone as numpy arrays, a dictionary a pair: indices [M,2] (row in a, row in b), scores [M]."""

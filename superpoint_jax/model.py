@@ -137,10 +137,13 @@ class SuperPoint(nnx.Module):
 
     Attributes:
         config: What it is and how its output is decoded. Static.
+        origin: "magicleap" where the weights are Magic Leap's or were trained from them, so that the licence stays with
+            them when they are saved; else None. Static.
     """
 
     def __init__(self, config: SuperPointConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
+        self.origin: str | None = None
         self.encoder = Encoder(config, rngs)
         self.keypoint_decoder = KeypointDecoder(config, rngs)
         self.descriptor_decoder = DescriptorDecoder(config, rngs)
@@ -163,10 +166,12 @@ class SuperPoint(nnx.Module):
             output_hidden_states: Also return the output of each encoder block.
 
         Raises:
-            ValueError: Shape, type or number of channels is not as above.
+            ValueError: Shape, type or number of channels is not as above, sizes that are not within the array (where
+                they are a numpy array), or an unknown `dtype`.
         """
         check_images(images, image_sizes)
-        gray = to_gray(images, self.config.channel_rule).astype(dtype or self.config.dtype)
+        config = self.config if dtype is None else self.config.replace(dtype=dtype)
+        gray = to_gray(images, config.channel_rule).astype(config.dtype)
         if image_sizes is not None:
             image_sizes = jnp.asarray(image_sizes, jnp.int32)
             gray = jnp.where(valid_mask(image_sizes, (gray.shape[1], gray.shape[2]))[..., None], gray, 0)
@@ -193,8 +198,24 @@ def check_images(images: Any, image_sizes: Any = None) -> None:
             raise ValueError(f"images have {name} {size}; SuperPoint needs at least {CELL_PX} px")
     if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images have type {images.dtype}; float in [0, 1] or uint8 is needed")
-    if image_sizes is not None and jnp.shape(image_sizes) != (shape[0], 2):
-        raise ValueError(f"image_sizes have shape {jnp.shape(image_sizes)}; ({shape[0]}, 2) is needed: (height, width)")
+    if shape[0] < 1:
+        raise ValueError("the batch is empty; at least one image is needed")
+    if image_sizes is not None:
+        _check_sizes(image_sizes, shape)
+
+
+def _check_sizes(sizes: Any, shape: tuple[int, ...]) -> None:
+    """Values are checked too, unless they are traced."""
+    if not hasattr(sizes, "dtype"):
+        raise ValueError(f"image_sizes are a {type(sizes).__name__}; an array of integers [B,2] is needed")
+    if sizes.shape != (shape[0], 2):
+        raise ValueError(f"image_sizes have shape {sizes.shape}; ({shape[0]}, 2) is needed: (height, width)")
+    if not jnp.issubdtype(sizes.dtype, jnp.integer):
+        raise ValueError(f"image_sizes have type {sizes.dtype}; integers are needed")
+    # A device array is not waited for: it would stall the caller's pipeline.
+    if isinstance(sizes, np.ndarray) and ((sizes < CELL_PX) | (sizes > np.array(shape[1:3]))).any():
+        low, high = sizes.min(0), sizes.max(0)
+        raise ValueError(f"image_sizes reach from {low} to {high}; {CELL_PX} to {shape[1:3]} is needed")
 
 
 def to_gray(

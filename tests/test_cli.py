@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -223,3 +224,43 @@ def test_the_process_exits_with_the_code():
     finished = subprocess.run(run, capture_output=True, text=True, timeout=300, check=False)
     assert (finished.returncode, finished.stdout) == (2, "")
     assert finished.stderr == "superpoint-jax: error: no image was given: superpoint-jax detect IMAGE...\n"
+
+
+@pytest.mark.parametrize("where", ["folder", "file", "json"])
+def test_no_image_is_overwritten(where, photo, weights, capsys):
+    before = photo.read_bytes()
+    output = {"folder": ["-o", str(photo.parent)], "file": ["-o", str(photo)], "json": ["--json", str(photo)]}[where]
+    assert main(["detect", str(photo), "--weights", weights, *output]) == 2
+    (line,) = errors_of(capsys)
+    assert line.endswith("photo.png is one of the images and would be overwritten; choose another output")
+    assert photo.read_bytes() == before
+
+
+def test_an_output_that_has_no_place_is_told_before_the_work(photo, tmp_path, capsys):
+    for place, message in ((tmp_path / "no" / "out.json", "no such folder"), (tmp_path, "is a directory")):
+        # Weights that do not exist would be the next complaint.
+        assert main(["detect", str(photo), "--weights", "missing", "--json", str(place)]) == 2
+        (line,) = errors_of(capsys)
+        assert message in line
+
+
+def test_more_keypoints_than_pixels_are_no_trouble(photo, weights, capsys):
+    assert main(["detect", str(photo), "--weights", weights, "--max-keypoints", "2000000000"]) == 0
+    assert main(["detect", str(photo), "--weights", weights, "--max-keypoints", str(10**20)]) == 2
+    (line,) = errors_of(capsys)
+    assert "must be positive, or -1" in line
+
+
+def test_weights_alone_get_the_processing_of_their_configuration(photo, weights, tmp_path, capsys):
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).write_bytes((Path(weights) / name).read_bytes())
+    for source in (folder, folder / "model.safetensors"):
+        assert main(["detect", str(photo), "--weights", str(source)]) == 0
+        assert "180x120" in capsys.readouterr().out
+
+
+def test_a_strange_name_is_still_one_line(tmp_path, weights, capsys):
+    assert main(["detect", str(tmp_path / "two\nlines.png"), "--weights", weights]) == 2
+    assert len(errors_of(capsys)) == 1

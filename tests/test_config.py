@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from superpoint_jax import SuperPointConfig
@@ -79,8 +81,13 @@ def test_lists_of_sizes_become_hashable():
         (dict(max_keypoints=-2), r"max_keypoints=-2 must be positive, or -1"),
         (dict(nms_radius=-1), r"nms_radius=-1 must not be negative"),
         (dict(border_removal_distance=-1), r"border_removal_distance=-1 must not be negative"),
-        (dict(keypoint_threshold=-0.1), r"keypoint_threshold=-0.1 must not be negative"),
-        (dict(keypoint_threshold=float("nan")), r"keypoint_threshold=nan must not be negative"),
+        (dict(keypoint_threshold=-0.1), r"keypoint_threshold=-0.1 must be a number that is not"),
+        (dict(keypoint_threshold=float("nan")), r"keypoint_threshold=nan must be a number that is not"),
+        (dict(keypoint_threshold="0.1"), r"keypoint_threshold='0.1' is a str; a number is needed"),
+        (dict(max_keypoints="10"), r"max_keypoints='10' is a str; a whole number is needed"),
+        (dict(max_keypoints=10.0), r"max_keypoints=10.0 is a float; a whole number is needed"),
+        (dict(max_keypoints=True), r"max_keypoints=True is a bool; a whole number is needed"),
+        (dict(max_keypoints=2**31), r"max_keypoints=2147483648 must be positive, or -1"),
     ],
 )
 def test_wrong_values_say_what_is_needed(options, message):
@@ -96,3 +103,12 @@ def test_unknown_option_names_those_that_are():
 def test_unknown_preset_names_those_that_are():
     with pytest.raises(ValueError, match=r"preset 'superglu' is not known; choose one of .*'superglue'"):
         SuperPointConfig.preset("superglu")
+
+
+def test_scalars_of_any_library_are_taken_as_python_numbers():
+    config = SuperPointConfig(
+        max_keypoints=np.int64(10), nms_radius=jnp.int32(3), keypoint_threshold=jnp.float32(0.5), dtype=jnp.bfloat16
+    )
+    assert config == SuperPointConfig(max_keypoints=10, nms_radius=3, keypoint_threshold=0.5, dtype="bfloat16")
+    assert hash(config)
+    assert SuperPointConfig(dtype=np.dtype("float16")).dtype == "float16"

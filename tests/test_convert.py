@@ -222,7 +222,7 @@ def test_what_cannot_be_verified_is_exit_code_2(tmp_path, capsys, two_photos):
     (tmp_path / "no.png").write_text("text")
     source = str(save_source("magic_leap", tmp_path))
     assert program.main([source, "-o", out, "--verify", "--images", str(tmp_path / "no.png")]) == 2
-    assert "no.png is no image" in capsys.readouterr().err
+    assert "no.png: not an image" in capsys.readouterr().err
     normalised = SuperPointConfig(**SMALL, batch_norm=True)
     save_file(foreign_weights.own(0, normalised), tmp_path / "own.safetensors")
     assert program.main([str(tmp_path / "own.safetensors"), "-o", out, "--verify", "--images", two_photos[0]]) == 2

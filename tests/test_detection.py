@@ -86,6 +86,13 @@ def test_score_map_equals_the_loops(rule):
     np.testing.assert_allclose(ours, references.score_map(logits, shifted=rule == "softmax"), rtol=0, atol=5e-7)
 
 
+def test_unshifted_softmax_does_not_overflow():
+    logits = jnp.zeros((1, 1, 1, 65)).at[..., 9].set(200.0).at[..., 8].set(199.0)
+    scores = score_map(logits, rule="unshifted_softmax")
+    np.testing.assert_allclose(scores, score_map(logits), rtol=1e-5)
+    np.testing.assert_allclose(score_map(jnp.full((1, 1, 1, 65), 100.0), rule="unshifted_softmax"), 1 / 65, rtol=1e-5)
+
+
 def test_half_precision_logits_give_float32_scores():
     assert score_map(jnp.zeros((1, 1, 1, 65), jnp.bfloat16)).dtype == jnp.float32
 

@@ -246,3 +246,26 @@ def test_unknown_option_is_an_error(model, images):
 def test_wrong_options_are_errors(model, images, options, message):
     with pytest.raises(ValueError, match=message):
         extract(model, images, **options)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_has_no_keypoints_around_it(model, gray_photos, value):
+    photo = gray_photos["camera"][:64, :320].copy()
+    photo[20, 10] = value
+    out = extract(model, photo[None, ..., None], max_keypoints=100)
+    assert_defined(out)
+    x = np.asarray(out.keypoints)[np.asarray(out.mask)][:, 0]
+    assert len(x) > 20
+    assert x.min() > 10 + 30  # The field of view reaches about as far.
+    everywhere = extract(model, np.full_like(photo, value)[None, ..., None], max_keypoints=100)
+    assert_defined(everywhere)
+    assert everywhere.num_detected == 0
+
+
+def test_a_generous_capacity_costs_no_sampling(model, images):
+    """Descriptors are sampled for the rows that the image can fill; the others are padding."""
+    out = extract(model, images[:1, :16, :24], max_keypoints=5000)
+    assert out.descriptors.shape[1] == 5000
+    assert_defined(out)
+    tight = extract(model, images[:1, :16, :24], max_keypoints=384)
+    np.testing.assert_array_equal(out.descriptors[:, :384], tight.descriptors)

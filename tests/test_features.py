@@ -67,3 +67,14 @@ def test_dense_features_index_alike():
     assert dense[0].logits.shape == (3, 4, 65)
     assert dense[1:].descriptors.shape == (1, 3, 4, 7)
     assert len(dense) == 2
+
+
+def test_an_image_beyond_the_batch_is_an_error(features):
+    with pytest.raises(IndexError, match="image 99 of a batch of"):
+        features[99]
+
+
+def test_one_image_has_no_length_and_no_index(features):
+    for use in (len, list, lambda one: one[0]):
+        with pytest.raises(TypeError, match="of one image"):
+            use(features[0])

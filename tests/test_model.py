@@ -115,3 +115,27 @@ def test_wrong_image_sizes_say_what_is_needed():
 def test_a_list_of_images_says_what_is_needed():
     with pytest.raises(ValueError, match="images are a list; an array"):
         check_images([np.zeros((64, 64, 1))])  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ([[16, 24]], "image_sizes are a list; an array of integers"),
+        (np.array([[16.0, 24.0]]), "image_sizes have type float64; integers are needed"),
+        (np.array([[17, 24]]), r"reach from \[17 24\] to \[17 24\]; 8 to \(16, 24\) is needed"),
+        (np.array([[7, 24]]), r"reach from \[ 7 24\]"),
+    ],
+)
+def test_sizes_that_cannot_be_say_what_is_needed(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        check_images(np.zeros((1, 16, 24, 1), np.float32), sizes)
+
+
+def test_an_empty_batch_says_what_is_needed():
+    with pytest.raises(ValueError, match="the batch is empty"):
+        check_images(np.zeros((0, 16, 24, 1), np.float32))
+
+
+def test_a_compute_type_that_is_none_says_what_is_needed(model):
+    with pytest.raises(ValueError, match="dtype='int8' is not known"):
+        model(jnp.zeros((1, 16, 24, 1)), dtype="int8")

@@ -494,10 +494,21 @@ def test_magic_leaps_licence_is_shown_once(tmp_path, caplog):
     assert "non-commercial research only" in record.message
 
 
-@pytest.mark.parametrize("layout", ["own", "rpautrat"])
-def test_other_weights_show_no_licence(tmp_path, caplog, layout):
-    from_pretrained(save_torch(getattr(foreign_weights, layout)(0, SMALL_CONFIG), tmp_path / "w.pth"))
+def test_other_weights_show_no_licence(tmp_path, caplog, random_model):
+    from_pretrained()
+    from_pretrained(save_torch(foreign_weights.rpautrat(0, SMALL_CONFIG), tmp_path / "w.pth"))
+    folder = save_pretrained(random_model(0), tmp_path / "ours")
+    from_pretrained(folder)
+    from_pretrained(folder / "model.safetensors")
     assert not caplog.records
+
+
+def test_a_local_copy_of_hugging_faces_file_shows_the_licence_and_keeps_it(tmp_path, caplog):
+    model = from_pretrained(save_torch(foreign_weights.own(0, SMALL_CONFIG), tmp_path / "pytorch_model.bin"))
+    assert len(caplog.records) == 1
+    show_notice_once.cache_clear()
+    from_pretrained(save_pretrained(model, tmp_path / "again"))
+    assert len(caplog.records) == 2
 
 
 def test_converting_magic_leaps_weights_does_not_lose_their_licence(tmp_path, caplog):

@@ -112,13 +112,14 @@ class SuperPointImageProcessor:
         return cls(**{**options, **changes})
 
     @classmethod
-    def from_pretrained(cls, source: str | Path | None = None, **changes: Any) -> Self:
+    def from_pretrained(cls, source: str | Path | None = None, *, revision: str | None = None, **changes: Any) -> Self:
         """The processing that belongs to some weights.
 
         Args:
             source: None for the weights in this package; else a folder with a preprocessor_config.json, that file, a
                 weights file beside one, or a hub id. A lone weights file that no preprocessor_config.json describes
                 (superpoint_v1.pth) gets this project's defaults.
+            revision: Branch, tag or commit on the hub.
             **changes: Options in place of those.
 
         Raises:
@@ -126,7 +127,7 @@ class SuperPointImageProcessor:
             HubError: The hub can't be reached. An `OSError`.
             ValueError: A file that holds something else.
         """
-        path = None if source is None else _config_file(str(source))
+        path = None if source is None else _config_file(str(source), revision)
         if path is None:
             return cls(**changes)
         try:
@@ -254,7 +255,7 @@ def _as_list(images: Any) -> list[Any]:
     return items
 
 
-def _config_file(source: str) -> Path | None:
+def _config_file(source: str, revision: str | None) -> Path | None:
     """The preprocessor_config.json of a folder, a file or a hub id; None for a weights file without one."""
     from superpoint_jax.hub import fetch_file, is_hub_id
 
@@ -265,7 +266,7 @@ def _config_file(source: str) -> Path | None:
     if path.is_dir():
         found = path / FILE_NAME if (path / FILE_NAME).is_file() else None
     elif is_hub_id(source):
-        found = fetch_file(source, FILE_NAME)
+        found = fetch_file(source, FILE_NAME, revision=revision)
     else:
         raise FileNotFoundError(f"{path} does not exist; give a folder, a file, or an id of the hub (owner/name)")
     if found is None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from superpoint_jax.weights.keys import MAGIC_LEAP
-from superpoint_jax.weights.licence import show_notice_once
-from superpoint_jax.weights.load import build, read
+from superpoint_jax.weights.load import from_pretrained
 from superpoint_jax.weights.save import save_pretrained
 
 
@@ -19,8 +17,4 @@ def convert(
     The configuration is the one that reproduces the results published with the weights. Raises what `from_pretrained`
     and `save_pretrained` raise.
     """
-    checkpoint = read(source, revision=revision)
-    model = build(checkpoint)
-    if checkpoint.from_magic_leap:
-        show_notice_once()
-    return save_pretrained(model, folder, origin=MAGIC_LEAP.name if checkpoint.from_magic_leap else None)
+    return save_pretrained(from_pretrained(source, revision=revision), folder)

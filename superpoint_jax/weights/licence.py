@@ -6,8 +6,9 @@ import logging
 from functools import cache
 
 NOTICE = (
-    "These weights are Magic Leap's. Their licence allows non-commercial research only; read it before you use them. "
-    "superpoint_jax.from_pretrained(), without a name, loads weights that are free to use."
+    "These weights are Magic Leap's, or seem to be (Hugging Face's are). Their licence allows non-commercial research "
+    "only; read it before you use them. superpoint_jax.from_pretrained(), without a name, loads weights that are free "
+    "to use."
 )
 
 MAGIC_LEAP_HUB_ID = "magic-leap-community/superpoint"

@@ -17,9 +17,9 @@ from superpoint_jax.model import SuperPoint
 from superpoint_jax.weights.assembly import assemble, sizes_of
 from superpoint_jax.weights.errors import WeightsError
 from superpoint_jax.weights.files import read_file
-from superpoint_jax.weights.keys import MAGIC_LEAP, Layout, recognise
+from superpoint_jax.weights.keys import HUGGING_FACE, MAGIC_LEAP, Layout, recognise
 from superpoint_jax.weights.licence import MAGIC_LEAP_HUB_ID, show_notice_once
-from superpoint_jax.weights.options import ORIGIN, from_config_json, from_metadata, make_config, parse_json
+from superpoint_jax.weights.options import ORIGIN, OWN, from_config_json, from_metadata, make_config, parse_json
 
 BUNDLED = "data/superpoint_jax.safetensors"
 """The weights in the package: float16 on disk, Hugging Face's layout."""
@@ -74,12 +74,15 @@ def from_pretrained(
             unexpected or misshapen. A `ValueError`.
         HubError: The hub does not have it or cannot be reached. An `OSError`.
         FileNotFoundError: No such file or folder.
+        ValueError: An unknown preset, an option out of range, or a revision of a local path.
         ImportError: A pickle, and torch is not installed.
-        TypeError: An option that does not exist.
+        TypeError: An option that does not exist, or a source that is no path or name.
     """
+    if source is not None and not isinstance(source, str | os.PathLike):
+        raise TypeError(f"source is a {type(source).__name__}; a path or a name is needed (see from_state_dict)")
     checkpoint = read(source, revision=revision)
     model = build(checkpoint, config=config, **options)
-    if checkpoint.from_magic_leap:
+    if model.origin == MAGIC_LEAP.name:
         show_notice_once()
     return model
 
@@ -92,7 +95,9 @@ def build(checkpoint: Checkpoint, *, config: SuperPointConfig | str | None = Non
     elif isinstance(config, str):
         config = SuperPointConfig.preset(config, **sizes_of(checkpoint.tensors, checkpoint.layout))
     config = config.replace(**options)
-    return assemble(checkpoint.tensors, checkpoint.layout, config, origin=checkpoint.origin)
+    model = assemble(checkpoint.tensors, checkpoint.layout, config, origin=checkpoint.origin)
+    model.origin = MAGIC_LEAP.name if checkpoint.from_magic_leap else None
+    return model
 
 
 def read(source: Source | None = None, *, revision: str | None = None) -> Checkpoint:
@@ -127,7 +132,7 @@ def _read_single(path: Path, *, preset: str | None = None) -> Checkpoint:
         preset=preset or layout.name,
         fields=from_metadata(metadata, origin=f"the metadata of {path}"),
         origin=str(path),
-        from_magic_leap=MAGIC_LEAP.name in (layout.name, metadata.get(ORIGIN)),
+        from_magic_leap=_is_magic_leaps(layout, metadata.get(ORIGIN), ours=OWN in metadata),
     )
 
 
@@ -142,16 +147,27 @@ def _read_folder(folder: Path, *, origin: str | None = None, from_magic_leap: bo
         if not isinstance(contents, dict):
             raise WeightsError(f"{where} holds no JSON object; Hugging Face's config.json is needed")
         fields, converted_from = from_config_json(contents, origin=where), contents.get(ORIGIN)
+        ours = OWN in contents
     else:
         fields, converted_from = from_metadata(metadata, origin=f"the metadata of {path}"), metadata.get(ORIGIN)
+        ours = OWN in metadata
     return Checkpoint(
         tensors=tensors,
         layout=layout,
         preset=layout.name,
         fields=fields,
         origin=origin or str(folder),
-        from_magic_leap=from_magic_leap or MAGIC_LEAP.name in (layout.name, converted_from),
+        from_magic_leap=from_magic_leap or _is_magic_leaps(layout, converted_from, ours=ours),
     )
+
+
+def _is_magic_leaps(layout: Layout, origin: Any, *, ours: bool) -> bool:
+    """Whether the licence is to be shown: in doubt yes.
+
+    transformers cannot train a SuperPoint, so what it wrote holds the weights that Magic Leap published, unless this
+    library wrote it first.
+    """
+    return MAGIC_LEAP.name in (layout.name, origin) or (layout is HUGGING_FACE and not ours)
 
 
 def _weight_file(folder: Path) -> Path:

@@ -20,7 +20,7 @@ TRANSFORMERS_FILE = "model.safetensors"
 OWN_FILE = "superpoint_jax.safetensors"
 
 
-def save_pretrained(model: SuperPoint, folder: str | os.PathLike[str], *, origin: str | None = None) -> Path:
+def save_pretrained(model: SuperPoint, folder: str | os.PathLike[str]) -> Path:
     """The folder, now with config.json, preprocessor_config.json and the weights; replaces a model saved there before.
 
     `from_pretrained(folder)` gives the same model back. transformers' `SuperPointForKeypointDetection` opens it too and
@@ -33,7 +33,6 @@ def save_pretrained(model: SuperPoint, folder: str | os.PathLike[str], *, origin
     Args:
         model: Any SuperPoint.
         folder: Made if need be.
-        origin: Name of the layout that the weights came from. "magicleap" brings the licence notice back on loading.
 
     Raises:
         NotADirectoryError: `folder` is a file.
@@ -43,9 +42,9 @@ def save_pretrained(model: SuperPoint, folder: str | os.PathLike[str], *, origin
         raise NotADirectoryError(f"{folder} is a file; save_pretrained needs a folder")
     folder.mkdir(parents=True, exist_ok=True)
     name, stale = (OWN_FILE, TRANSFORMERS_FILE) if model.config.batch_norm else (TRANSFORMERS_FILE, OWN_FILE)
-    save_weights(model, folder / name, origin=origin)
+    save_weights(model, folder / name)
     (folder / stale).unlink(missing_ok=True)  # Else the next reader might take the weights of the model before.
-    _write_json(folder / CONFIG_FILE, {**to_config_json(model.config), **_origin(origin)})
+    _write_json(folder / CONFIG_FILE, {**to_config_json(model.config), **_origin(model)})
     processor_of(model.config).save_pretrained(folder)
     return folder
 
@@ -55,7 +54,6 @@ def save_weights(
     path: str | os.PathLike[str],
     *,
     dtype: Literal["float32", "float16"] = "float32",
-    origin: str | None = None,
 ) -> Path:
     """One safetensors file that stands alone: the configuration is in its metadata, and `from_pretrained` reads it.
 
@@ -65,7 +63,7 @@ def save_weights(
 
     path = Path(path).expanduser()
     tensors = {key: np.ascontiguousarray(value, np.dtype(dtype)) for key, value in state_dict(model).items()}
-    save_file(tensors, path, metadata={**to_metadata(model.config), **_origin(origin)})
+    save_file(tensors, path, metadata={**to_metadata(model.config), **_origin(model)})
     return path
 
 
@@ -74,8 +72,9 @@ def processor_of(config: SuperPointConfig) -> SuperPointImageProcessor:
     return SuperPointImageProcessor() if config.channel_rule == "luma" else SuperPointImageProcessor.huggingface()
 
 
-def _origin(origin: str | None) -> dict[str, str]:
-    return {} if origin is None else {ORIGIN: origin}
+def _origin(model: SuperPoint) -> dict[str, str]:
+    """Brings the licence notice back on loading."""
+    return {} if model.origin is None else {ORIGIN: model.origin}
 
 
 def _write_json(path: Path, contents: dict[str, Any]) -> None:
