@@ -2,11 +2,15 @@
 
 import json
 import sys
+from dataclasses import asdict, replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import __main__ as program
+from benchmarks import draw
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.setting import NotAvailable, Setting, descriptor_sets, photo
 from benchmarks.floor import floor_seconds, layers, work
@@ -88,3 +92,23 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     assert report["versions"]["jax"]
     assert list(report["suites"][0]["results"]) == ["superpoint_jax float32", "transformers float32"]
     assert "skipped: descriptors are float32" in capsys.readouterr().out
+
+
+def test_results_are_drawn_by_what_varies(tmp_path, monkeypatch):
+    row = {"median_s": 0.5, "min_s": 0.4, "max_s": 0.7}
+    suites = [
+        {"suite": "network", "setting": asdict(replace(SMALL, batch=batch)), "results": {"a": row, "b": row}}
+        for batch in (1, 4)
+    ]
+    assert draw.varying(suites) == "batch"
+    assert draw.varying(suites[:1]) is None
+    (axes,) = draw.draw_sweep(suites, "batch", "").axes
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [(1, 2), (4, 8)])
+    (panel,) = draw.draw_suites(suites[:1], "").axes
+    assert [bar.get_width() for bar in panel.patches] == [500, 500]
+    for number, part in enumerate((suites, suites[:1])):
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps({"suites": part, "machine": "m", "date": "d"}))
+        draw.main((path,), output=tmp_path)
+        assert Image.open(tmp_path / f"{number}.png").size > (300, 100)
+    plt.close("all")
