@@ -47,6 +47,7 @@ def varying(suites: list[dict[str, Any]]) -> str | None:
 def draw_sweep(suites: list[dict[str, Any]], axis: str, title: str) -> Any:
     """A line a contender over what varies, for the first suite of the result."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     x_label, y_label, x_of, y_of = AXES[axis]
     chosen = [suite for suite in suites if suite["suite"] == suites[0]["suite"]]
@@ -59,7 +60,14 @@ def draw_sweep(suites: list[dict[str, Any]], axis: str, title: str) -> Any:
             if name in suite["results"]
         ]
         axes.plot(*zip(*points, strict=True), "o-", color=color, label=name)
-    axes.set(xlabel=x_label, ylabel=y_label, xscale="log", yscale="log", title=f"{chosen[0]['suite']}, {title}")
+    axes.set(xlabel=x_label, ylabel=y_label, xscale="log", yscale="log")
+    axes.set_title(f"{chosen[0]['suite']}\n{title}", fontsize="medium")
+    ticks = sorted({x_of(suite["setting"]) for suite in chosen})
+    axes.set_xticks(ticks, [f"{tick:.3g}" if tick < 100 else f"{tick:.0f}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.grid(which="both", alpha=0.25)
     axes.legend(fontsize="small")
     return figure

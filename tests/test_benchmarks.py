@@ -110,5 +110,6 @@ def test_results_are_drawn_by_what_varies(tmp_path, monkeypatch):
         path = tmp_path / f"{number}.json"
         path.write_text(json.dumps({"suites": part, "machine": "m", "date": "d"}))
         draw.main((path,), output=tmp_path)
-        assert Image.open(tmp_path / f"{number}.png").size > (300, 100)
+        with Image.open(tmp_path / f"{number}.png") as image:
+            assert min(image.size) > 100
     plt.close("all")
