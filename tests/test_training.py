@@ -98,14 +98,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(random_model, labelled, tmp_p
             model, labelled, tmp_path / "cut", config=TINY, log_every=1, checkpoint_every=2,
             validate=interrupt, validate_every=3,
         )  # fmt: skip
-    resumed = train(model, labelled, tmp_path / "cut", config=TINY, log_every=1, checkpoint_every=2)
-    for a, b in zip(jax.tree.leaves(nnx.state(whole)), jax.tree.leaves(nnx.state(resumed)), strict=True):
-        np.testing.assert_array_equal(a, b)
+    train(model, labelled, tmp_path / "stopped", config=TINY, log_every=1, stop_after=3)
+    for name in ("cut", "stopped"):
+        resumed = train(model, labelled, tmp_path / name, config=TINY, log_every=1, checkpoint_every=2)
+        for a, b in zip(jax.tree.leaves(nnx.state(whole)), jax.tree.leaves(nnx.state(resumed)), strict=True):
+            np.testing.assert_array_equal(a, b)
     tables = []
-    for name in ("whole", "cut"):
+    for name in ("whole", "cut", "stopped"):
         with (tmp_path / name / "metrics.csv").open(newline="") as file:
             tables.append([row for row in csv.reader(file) if row[1] != "steps_per_s"])
-    assert tables[0] == tables[1]
+    assert tables[0] == tables[1] == tables[2]
     with pytest.raises(ValueError, match="another configuration"):
         train(model, labelled, tmp_path / "cut", config=TrainConfig(steps=9), log_every=1)
 

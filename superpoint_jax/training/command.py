@@ -14,10 +14,11 @@ import numpy as np
 import tyro
 from flax import nnx
 
-from superpoint_jax.config import SuperPointConfig
+from superpoint_jax.config import ComputeDtype, SuperPointConfig
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.training.adaptation import corner_heat, label_photos, network_heat
 from superpoint_jax.training.loop import TrainConfig, train
+from superpoint_jax.training.onednn import Convolutions
 from superpoint_jax.training.photos import Photos, load_photos
 from superpoint_jax.weights import from_pretrained, save_pretrained
 
@@ -61,13 +62,20 @@ class Adapt:
     """The strongest corners of a photo are kept, at most this many."""
     side: int = 480
     """Long side of the photos, in pixels."""
+    dtype: ComputeDtype = "float32"
+    """Compute type of a model."""
+    convolutions: Convolutions = "xla"
+    """Of a model: "onednn" is faster on a CPU where torch is at hand."""
     seed: int = 0
 
     def run(self) -> None:
         """Label and save."""
         images, sizes, paths = load_photos(self.data, side=self.side)
         corners = self.detector == "corners"
-        detector = corner_heat if corners else network_heat(from_pretrained(self.detector))
+        detector = corner_heat
+        if not corners:
+            model = from_pretrained(self.detector)
+            detector = network_heat(model, dtype=self.dtype, convolutions=self.convolutions)
         corners_xy, mask = label_photos(
             jax.random.key(self.seed),
             images,
@@ -78,7 +86,10 @@ class Adapt:
             max_corners=self.max_corners,
         )
         names = [str(path.relative_to(self.data)) for path in paths]
-        np.savez(self.out, images=images, sizes=sizes, corners_xy=corners_xy, corners_mask=mask, names=names)
+        # Whole or not at all: who finds the file may trust it.
+        partial = self.out.with_suffix(".partial.npz")
+        np.savez(partial, images=images, sizes=sizes, corners_xy=corners_xy, corners_mask=mask, names=names)
+        partial.replace(self.out)
         log.info("%d photos, %.0f corners a photo -> %s", len(paths), mask.sum(1).mean(), self.out)
 
 
@@ -92,6 +103,8 @@ class Joint:
     """Folder of the run: checkpoints, metrics.csv and, at the end, the model in weights/."""
     start: Annotated[str | None, tyro.conf.arg(name="from")] = None
     """Model to start from: anything that `from_pretrained` takes; random weights by default."""
+    stop_after: int | None = None
+    """End at this step of the schedule; the same command without it goes on."""
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
     """Of the run."""
 
@@ -99,7 +112,8 @@ class Joint:
         """Train and save."""
         photos = read_labels(self.labels)
         model = new_model(self.config.seed) if self.start is None else from_pretrained(self.start)
-        save_pretrained(train(model, photos, self.out, config=self.config), self.out / "weights")
+        trained = train(model, photos, self.out, config=self.config, stop_after=self.stop_after)
+        save_pretrained(trained, self.out / "weights")
 
 
 Command = (

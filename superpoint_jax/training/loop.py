@@ -31,7 +31,7 @@ from superpoint_jax.geometry import inverse
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.training.augmentation import photometric
 from superpoint_jax.training.losses import corner_targets, descriptor_hinge_loss, detector_loss, info_nce_loss
-from superpoint_jax.training.onednn import dense_features
+from superpoint_jax.training.onednn import Convolutions, dense_features
 from superpoint_jax.training.pairs import PairConfig, Pairs, sample_pairs
 from superpoint_jax.training.photos import Photos
 from superpoint_jax.training.synthetic import render_shapes
@@ -75,7 +75,7 @@ class TrainConfig:
     descriptor_loss: Literal["info_nce", "hinge"] = "info_nce"
     descriptor_weight: float = 0.5
     dtype: ComputeDtype = "bfloat16"
-    convolutions: Literal["xla", "onednn"] = "xla"
+    convolutions: Convolutions = "xla"
     seed: int = 0
 
 
@@ -223,6 +223,7 @@ def train(
     log_every: int = 20,
     checkpoint_every: int = 250,
     validate_every: int = 1000,
+    stop_after: int | None = None,
 ) -> SuperPoint:
     """The trained model (averaged weights); resumes from the newest checkpoint in `folder` if there is one.
 
@@ -237,6 +238,7 @@ def train(
         log_every: Steps between rows of metrics.csv.
         checkpoint_every: Steps between checkpoints.
         validate_every: Steps between validations.
+        stop_after: End here, in the middle of the schedule; another call without it goes on.
 
     Raises:
         Diverged: The loss is not finite; the newest checkpoint is from before.
@@ -256,11 +258,12 @@ def train(
         table = MetricsTable(folder / "metrics.csv", int(state.step))
         progress = tqdm(total=config.steps, initial=int(state.step), unit="step", desc=folder.name, mininterval=5)
         started, counted = time.perf_counter(), 0
-        for step in range(int(state.step) + 1, config.steps + 1):
+        last = config.steps if stop_after is None else min(stop_after, config.steps)
+        for step in range(int(state.step) + 1, last + 1):
             state, metrics = train_step(state, model, photos, config=config)
             counted += 1
             progress.update()
-            if step % log_every == 0 or step == config.steps:
+            if step % log_every == 0 or step == last:
                 row = {name: float(value) for name, value in metrics.items()}
                 if not math.isfinite(row["loss"]):
                     raise Diverged(
@@ -272,10 +275,10 @@ def train(
                 started, counted = time.perf_counter(), 0
                 table.add(step, row)
                 progress.set_postfix({name: f"{row[name]:.3f}" for name in ("loss", "accuracy") if name in row})
-            if validate is not None and (step % validate_every == 0 or step == config.steps):
+            if validate is not None and (step % validate_every == 0 or step == last):
                 table.add(step, {f"validation_{k}": v for k, v in validate(trained_model(model, state)).items()})
                 started, counted = time.perf_counter(), 0
-            if step % checkpoint_every == 0 or step == config.steps:
+            if step % checkpoint_every == 0 or step == last:
                 manager.save(step, args=ocp.args.StandardSave(state))
         progress.close()
     return trained_model(model, state)

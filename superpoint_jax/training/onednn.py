@@ -9,7 +9,7 @@ Everything else of the step (data, losses, optimiser) stays in XLA.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Layers = list[tuple[Array, Array]]
 """(kernel HWIO, bias) of the encoder's eight convolutions, then of the detector's two and the descriptor's two."""
+
+Convolutions = Literal["xla", "onednn"]
+"""Who computes the convolutions: XLA, or oneDNN on a CPU where torch is at hand."""
 
 _graphs: dict[int, Any] = {}
 """Autograd graph of the newest forward pass by its ticket, so that the backward pass need not run it again."""

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The weights in the package, from a folder of photos: docs/training.md says what each step does and reached.
+#
+#   examples/train_weights.sh PHOTOS RUN
+#
+# Writes RUN/weights (for from_pretrained) and RUN/superpoint_jax.safetensors (float16, as in the package). About two
+# hours of two CPU cores. Stop it whenever you like: the same command goes on where it was. On an accelerator set
+# CONVOLUTIONS=xla, and more STEPS.
+set -euo pipefail
+photos=${1:?usage: examples/train_weights.sh PHOTOS RUN} run=${2:?usage: examples/train_weights.sh PHOTOS RUN}
+steps=${STEPS:-3600} first=${FIRST_STEPS:-1250} shapes=${SHAPE_STEPS:-1500} homographies=${HOMOGRAPHIES:-40}
+convolutions=${CONVOLUTIONS:-onednn}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=passive
+mkdir -p "$run"
+common=(--convolutions "$convolutions" --seed "${SEED:-0}")
+
+if [ ! -e "$run/magicpoint/weights/config.json" ]; then
+  superpoint-jax train magicpoint -o "$run/magicpoint" --steps "$shapes" --shapes 16 --shape 120 160 --strength 0.5 \
+    --clip-norm 1 --learning-rate 1e-3 "${common[@]}"
+fi
+if [ ! -e "$run/corners.npz" ]; then
+  superpoint-jax train adapt --data "$photos" -o "$run/corners.npz" --max-corners 400 --homographies "$homographies"
+fi
+if [ ! -e "$run/corners/weights/config.json" ]; then
+  superpoint-jax train superpoint --labels "$run/corners.npz" -o "$run/corners" --from "$run/magicpoint/weights" \
+    --steps 4500 --stop-after "$first" --shapes 4 --clip-norm 2 --warmup 0.05 "${common[@]}"
+fi
+if [ ! -e "$run/magicpoint.npz" ]; then
+  superpoint-jax train adapt --data "$photos" -o "$run/magicpoint.npz" --detector "$run/magicpoint/weights" \
+    --homographies $((homographies * 2 / 5)) --side 400 --max-corners 400 --seed 5 --dtype bfloat16 --convolutions "$convolutions"
+fi
+superpoint-jax train superpoint --labels "$run/magicpoint.npz" -o "$run/joint" --from "$run/corners/weights" \
+  --steps "$steps" --shapes 4 --clip-norm 2 --learning-rate 1e-3 --warmup 0.05 "${common[@]}"
+rm -rf "$run/weights" && cp -r "$run/joint/weights" "$run/weights"
+python3 -c 'import sys, superpoint_jax as sp, superpoint_jax.weights as w
+w.save_weights(sp.from_pretrained(sys.argv[1]), sys.argv[2], dtype="float16")' "$run/weights" "$run/superpoint_jax.safetensors"
+echo "wrote $run/weights and $run/superpoint_jax.safetensors"
