@@ -1,6 +1,7 @@
 """The training step and the loop: views and labels agree, a run can be cut anywhere, a divergence stops it."""
 
 import csv
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,15 @@ from superpoint_jax.model import SuperPoint
 from superpoint_jax.training.adaptation import corner_heat, homographic_adaptation, label_corners
 from superpoint_jax.training.augmentation import photometric
 from superpoint_jax.training.command import read_labels
-from superpoint_jax.training.loop import Diverged, TrainConfig, create_state, train, trained_model
+from superpoint_jax.training.loop import (
+    Diverged,
+    TrainConfig,
+    _same_run,
+    create_state,
+    mean_gradient,
+    train,
+    trained_model,
+)
 from superpoint_jax.training.pairs import PairConfig, sample_pairs
 from superpoint_jax.training.photos import Photos, load_photos
 
@@ -110,6 +119,34 @@ def test_a_resumed_run_equals_an_uninterrupted_one(random_model, labelled, tmp_p
     assert tables[0] == tables[1] == tables[2]
     with pytest.raises(ValueError, match="another configuration"):
         train(model, labelled, tmp_path / "cut", config=TrainConfig(steps=9), log_every=1)
+
+
+@pytest.mark.slow
+def test_accumulated_gradient_is_the_mean_over_the_micro_batches(random_model, labelled):
+    model, key = random_model(0), jax.random.key(5)
+    params = create_state(model, TINY).params
+    of = jax.jit(mean_gradient, static_argnames="config")
+    keys = [jax.random.fold_in(key, i) for i in range(3)]
+    singles = [of(params, model, labelled, k, config=TINY) for k in keys]
+    assert not np.array_equal(singles[0][1]["loss"], singles[1][1]["loss"])
+    accumulated = of(params, model, labelled, key, config=replace(TINY, accumulate=3))
+    expected = jax.tree.map(lambda *leaves: np.mean(np.stack(leaves), axis=0), *singles)
+    for a, b in zip(jax.tree.leaves(accumulated), jax.tree.leaves(expected), strict=True):
+        # Inside a scan XLA sums in another order: rounding relative to the largest entry of the leaf.
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+
+
+def test_a_run_from_before_accumulation_goes_on(tmp_path):
+    assert "accumulate" in str(TINY)
+    _same_run(tmp_path / "config.txt", TINY)
+    assert "accumulate" not in (tmp_path / "config.txt").read_text()
+    with pytest.raises(ValueError, match="another configuration"):
+        _same_run(tmp_path / "config.txt", replace(TINY, accumulate=2))
+
+
+def test_a_step_of_no_micro_batch_is_refused():
+    with pytest.raises(ValueError, match="accumulate=0"):
+        TrainConfig(accumulate=0)
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from superpoint_jax.config import ComputeDtype
 from superpoint_jax.description import sample_descriptors
 from superpoint_jax.features import DenseFeatures
-from superpoint_jax.geometry import inverse
+from superpoint_jax.geometry import PRNGKey, inverse
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.training.augmentation import photometric
 from superpoint_jax.training.losses import corner_targets, descriptor_hinge_loss, detector_loss, info_nce_loss
@@ -61,6 +61,7 @@ class TrainConfig:
         dtype: Compute type; the weights and the optimiser are float32.
         convolutions: "xla", or "onednn" on a CPU where torch is at hand; see `superpoint_jax.training.onednn`.
         seed: Of everything drawn.
+        accumulate: Micro-batches a step, each of `photos` and `shapes` images; the mean of their gradients is applied.
     """
 
     steps: int = 5000
@@ -77,6 +78,11 @@ class TrainConfig:
     dtype: ComputeDtype = "bfloat16"
     convolutions: Convolutions = "xla"
     seed: int = 0
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate={self.accumulate}; a step needs at least one micro-batch")
 
 
 @jax.tree_util.register_dataclass
@@ -140,13 +146,8 @@ def train_step(
 
     `model` gives the structure and what is not trained (running statistics); its own parameters are not read.
     """
-    graph, _, rest = nnx.split(model, nnx.Param, ...)
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-
-    def loss_of(params: dict[str, Any]) -> tuple[Array, dict[str, Array]]:
-        return _loss(nnx.merge(graph, params["model"], rest), params["log_scale"], key, photos, config)
-
-    (_, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    gradient, metrics = mean_gradient(state.params, model, photos, key, config=config)
     updates, optimizer = make_optimizer(config).update(gradient, state.optimizer, state.params)
     params = cast(dict[str, Any], optax.apply_updates(state.params, updates))
     # Early averages would remember the random start.
@@ -154,6 +155,33 @@ def train_step(
     ema = jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, state.ema, params)
     metrics["gradient_norm"] = optax.tree.norm(gradient)
     return TrainState(params=params, ema=ema, optimizer=optimizer, step=state.step + 1), metrics
+
+
+def mean_gradient(
+    params: dict[str, Any], model: SuperPoint, photos: Photos | None, key: PRNGKey, *, config: TrainConfig
+) -> tuple[dict[str, Any], dict[str, Float[Array, ""]]]:
+    """Gradient and metrics of a step, means over its `config.accumulate` micro-batches, one in memory at a time.
+
+    Micro-batch i is drawn from `fold_in(key, i)`; where there is only one, from `key` itself.
+    """
+    graph, _, rest = nnx.split(model, nnx.Param, ...)
+
+    def of_batch(batch_key: Array) -> tuple[dict[str, Any], dict[str, Array]]:
+        def loss_of(params: dict[str, Any]) -> tuple[Array, dict[str, Array]]:
+            return _loss(nnx.merge(graph, params["model"], rest), params["log_scale"], batch_key, photos, config)
+
+        (_, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+        return gradient, metrics
+
+    if config.accumulate == 1:
+        return of_batch(key)
+
+    def add(total: Any, index: Array) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, of_batch(jax.random.fold_in(key, index))), None
+
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(of_batch, key))
+    total, _ = jax.lax.scan(add, zeros, jnp.arange(config.accumulate))
+    return jax.tree.map(lambda leaf: leaf / config.accumulate, total)
 
 
 def _loss(
@@ -304,6 +332,9 @@ class MetricsTable:
 
 def _same_run(path: Path, config: TrainConfig) -> None:
     text = f"{config}\n"
+    if config.accumulate == 1:
+        # Runs that began before there was this field go on.
+        text = text.replace(", accumulate=1)", ")")
     if path.exists() and path.read_text() != text:
         raise ValueError(
             f"{path.parent} holds a run with another configuration; choose another folder, or the same one as in {path}"
