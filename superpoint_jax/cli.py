@@ -291,7 +291,7 @@ def _told() -> Iterator[None]:
     except OSError as error:
         name = f"{error.filename}: " if error.filename and error.strerror else ""
         raise CommandError(f"{name}{error.strerror or error}") from error
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, FloatingPointError) as error:
         raise CommandError(str(error)) from error
     except MemoryError as error:
         raise CommandError("not enough memory") from error

@@ -103,8 +103,8 @@ class TrainState:
     step: Any
 
 
-class Diverged(RuntimeError):
-    """The loss is no longer finite."""
+class Diverged(FloatingPointError):
+    """The loss or its gradient is no longer finite."""
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
@@ -269,7 +269,7 @@ def train(
         stop_after: End here, in the middle of the schedule; another call without it goes on.
 
     Raises:
-        Diverged: The loss is not finite; the newest checkpoint is from before.
+        Diverged: The loss or its gradient is not finite; the newest checkpoint is from before.
         ValueError: The folder holds a run with another configuration.
     """
     import orbax.checkpoint as ocp
@@ -291,14 +291,16 @@ def train(
             state, metrics = train_step(state, model, photos, config=config)
             counted += 1
             progress.update()
-            if step % log_every == 0 or step == last:
+            shown, saved = step % log_every == 0 or step == last, step % checkpoint_every == 0 or step == last
+            if shown or saved:
                 row = {name: float(value) for name, value in metrics.items()}
-                if not math.isfinite(row["loss"]):
+                if not (math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"])):
                     raise Diverged(
-                        f"the loss is {row['loss']} at step {step}; the last good checkpoint is "
-                        f"{manager.latest_step()} in {folder / 'checkpoints'}. Lower learning_rate (now "
-                        f"{config.learning_rate}) or clip_norm (now {config.clip_norm})"
+                        f"the loss is {row['loss']} at step {step}, its gradient's norm {row['gradient_norm']}; the last "
+                        f"good checkpoint is {manager.latest_step()} in {folder / 'checkpoints'}. Lower learning_rate "
+                        f"(now {config.learning_rate}) or clip_norm (now {config.clip_norm})"
                     )
+            if shown:
                 row["steps_per_s"] = counted / (time.perf_counter() - started)
                 started, counted = time.perf_counter(), 0
                 table.add(step, row)
@@ -306,7 +308,7 @@ def train(
             if validate is not None and (step % validate_every == 0 or step == last):
                 table.add(step, {f"validation_{k}": v for k, v in validate(trained_model(model, state)).items()})
                 started, counted = time.perf_counter(), 0
-            if step % checkpoint_every == 0 or step == last:
+            if saved:
                 manager.save(step, args=ocp.args.StandardSave(state))
         progress.close()
     return trained_model(model, state)
