@@ -296,9 +296,9 @@ def train(
                 row = {name: float(value) for name, value in metrics.items()}
                 if not (math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"])):
                     raise Diverged(
-                        f"the loss is {row['loss']} at step {step}, its gradient's norm {row['gradient_norm']}; the last "
-                        f"good checkpoint is {manager.latest_step()} in {folder / 'checkpoints'}. Lower learning_rate "
-                        f"(now {config.learning_rate}) or clip_norm (now {config.clip_norm})"
+                        f"the loss is {row['loss']} at step {step}, its gradient's norm {row['gradient_norm']}; the "
+                        f"last good checkpoint is {manager.latest_step()} in {folder / 'checkpoints'}. Lower "
+                        f"learning_rate (now {config.learning_rate}) or clip_norm (now {config.clip_norm})"
                     )
             if shown:
                 row["steps_per_s"] = counted / (time.perf_counter() - started)
