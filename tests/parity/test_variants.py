@@ -80,12 +80,17 @@ def test_scores_are_as_near_to_float64_as_torchs(weights, preset, gray_photos):
     logits = dense_stages(model, jnp.asarray(images[..., None]))["logits"]
     ours = np.asarray(score_map(logits, rule=model.config.score_rule))
     shifted = references.VARIANTS[preset].shifted
-    for i, image in enumerate(images):
-        theirs, exact = (
-            references.score_map(references.network(weights_by_name, image, dtype=dtype)["logits"], shifted=shifted)
-            for dtype in (torch.float32, torch.float64)
+    theirs, exact = (
+        np.stack(
+            [
+                references.score_map(references.network(weights_by_name, image, dtype=dtype)["logits"], shifted=shifted)
+                for image in images
+            ]
         )
-        assert_as_near_to_float64(ours[i], theirs, exact)
+        for dtype in (torch.float32, torch.float64)
+    )
+    # All crops together: one alone has too few of its worst thousandth for a ratio to be steady.
+    assert_as_near_to_float64(ours, theirs, exact)
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
