@@ -371,9 +371,11 @@ def test_sources_without_options_are_refused(tmp_path):
 def test_an_id_of_the_hub_is_looked_up_there(tmp_path, monkeypatch):
     """The download itself is tested in test_hub.py."""
     (tmp_path / "preprocessor_config.json").write_text('{"do_grayscale": true}')
-    files = {("owner/name", "preprocessor_config.json"): tmp_path / "preprocessor_config.json"}
-    monkeypatch.setattr("superpoint_jax.hub.fetch_file", lambda repository, name: files.get((repository, name)))
-    processor = sp.SuperPointImageProcessor.from_pretrained("owner/name")
+    files = {("owner/name", "preprocessor_config.json", "v2"): tmp_path / "preprocessor_config.json"}
+    monkeypatch.setattr(
+        "superpoint_jax.hub.fetch_file", lambda repository, name, revision: files.get((repository, name, revision))
+    )
+    processor = sp.SuperPointImageProcessor.from_pretrained("owner/name", revision="v2")
     assert processor == sp.SuperPointImageProcessor.huggingface(do_grayscale=True)
     with pytest.raises(FileNotFoundError, match=r"owner/other has no preprocessor_config\.json"):
         sp.SuperPointImageProcessor.from_pretrained("owner/other")
