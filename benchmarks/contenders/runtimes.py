@@ -14,7 +14,7 @@ from benchmarks.contenders.setting import NotAvailable, Setting, photo
 def onnx_runtime(suite: str, setting: Setting, dtype: str) -> Callable[[], Any]:
     """ONNX Runtime's CPU provider."""
     _only_network(suite)
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]
     import torch
 
     images = photo(setting).transpose(0, 3, 1, 2).copy()
@@ -31,7 +31,7 @@ def onnx_runtime(suite: str, setting: Setting, dtype: str) -> Callable[[], Any]:
 def openvino(suite: str, setting: Setting, dtype: str) -> Callable[[], Any]:
     """OpenVINO on the CPU, latency mode, in the inference precision `dtype`."""
     _only_network(suite)
-    import openvino as ov
+    import openvino as ov  # pyright: ignore[reportMissingImports]
     import torch
 
     images = photo(setting).transpose(0, 3, 1, 2).copy()
