@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import jax
@@ -58,12 +58,44 @@ def conv_block(
         valid_sizes: (height, width) of the valid top-left part of each image. Outside, every activation is set to
             zero, as the padding of the image alone would be.
     """
+    return cast(Array, _block(x, tuple(layers), valid_sizes, pool))
+
+
+def _block_plain(x: Array, layers: Sequence[Layer], valid_sizes: Array | None, pool: bool) -> Array:
     for kernel, bias, affine in layers:
         x = _zero_outside(conv(x, kernel, bias, relu=True, affine=affine), valid_sizes)
     if pool:
         x = max_pool(x)
         x = _zero_outside(x, None if valid_sizes is None else valid_sizes // 2)
     return x
+
+
+# A block in strips saves nothing for the backward pass, so where one follows the plain path is taken.
+
+
+def _block_by_platform(x: Array, layers: Sequence[Layer], valid_sizes: Array | None, pool: bool) -> Array:
+    plain = functools.partial(_block_plain, pool=pool)
+    kernels = [kernel for kernel, _, _ in layers]
+    if not convolution_cpu.is_faster_in_strips(x, kernels):
+        return plain(x, layers, valid_sizes)
+    strips = functools.partial(convolution_cpu.block, pool=pool)
+    return lax.platform_dependent(x, layers, valid_sizes, cpu=strips, default=plain)
+
+
+def _block_forward(
+    x: Array, layers: Sequence[Layer], valid_sizes: Array | None, pool: bool
+) -> tuple[Array, Callable[[Array], tuple[Array, Sequence[Layer]]]]:
+    return jax.vjp(functools.partial(_block_plain, valid_sizes=valid_sizes, pool=pool), x, layers)
+
+
+def _block_backward(
+    pool: bool, backward: Callable[[Array], tuple[Array, Sequence[Layer]]], gradient: Array
+) -> tuple[Array, Sequence[Layer], None]:
+    return *backward(gradient), None
+
+
+_block = jax.custom_vjp(_block_by_platform, nondiff_argnums=(3,))
+_block.defvjp(_block_forward, _block_backward)
 
 
 def _channels(values: Float[Array, " c"], dtype: jnp.dtype | type) -> Float[Array, "1 1 1 c"]:

@@ -1,9 +1,11 @@
 """Convolution on the CPU, where XLA's own way of it is slow. Held against the plain path of convolution.py.
 
-Three facts about XLA on CPUs shape this file:
+Four facts about XLA on CPUs shape this file:
+- At full resolution a convolution waits for memory: its activations are written out and read again. In strips that
+  stay in the caches from the first convolution of a block to its pooling, the first block takes half the time.
 - Its convolutions of bfloat16 run in float32, but a product of bfloat16 matrices with a float32 result runs on the
-  matrix units (AMX), several times faster. So a convolution becomes products, of patches built in strips that stay in
-  the cache.
+  matrix units (AMX), several times faster. So where a CPU has them a convolution becomes products, of patches built in
+  strips that stay in the cache; where it has none bfloat16 is float32 inside a block.
 - Whatever moves bfloat16 about (slice, pad, concatenate) goes through float32 and back. The same bits as uint16 are
   just moved; hence `_words` and `_numbers`.
 - A product that contracts both operands over their first axis misses the matrix units, and XLA's loops are slow at
@@ -14,15 +16,78 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 
 def is_faster(x: Array, kernel: Array) -> bool:
-    """Whether `conv` below beats XLA's convolution: bfloat16, and more than one channel."""
-    return x.dtype == jnp.bfloat16 and x.shape[-1] > 1 and kernel.shape[-1] > 1
+    """Whether `conv` below beats XLA's convolution: bfloat16, more than one channel, and a CPU with matrix units."""
+    return x.dtype == jnp.bfloat16 and x.shape[-1] > 1 and kernel.shape[-1] > 1 and _has_matrix_units()
+
+
+def is_faster_in_strips(x: Array, kernels: Sequence[Array]) -> bool:
+    """Whether `block` beats the convolutions one after the other: where the activations of an image leave the caches.
+
+    bfloat16 without matrix units gains nothing over float32, in which the strips compute; with them `conv` does.
+    """
+    if x.dtype == jnp.bfloat16 and _has_matrix_units():
+        return False
+    _, rows = _strip(x.shape, 4 * max(kernel.shape[-1] for kernel in kernels))
+    return x.dtype in (jnp.float32, jnp.bfloat16) and rows < x.shape[1]
+
+
+def block(
+    x: Float[Array, "b h w c"],
+    layers: Sequence[tuple[Array, Array, tuple[Array, Array] | None]],
+    valid_sizes: Int[Array, "b 2"] | None,
+    *,
+    pool: bool,
+) -> Float[Array, "b h2 w2 c2"]:
+    """`convolution.conv_block` in strips of rows that stay in the caches from its input to its output."""
+    batch, height, width, channels = x.shape
+    _, rows = _strip(x.shape, 4 * max(kernel.shape[-1] for kernel, _, _ in layers))
+    rows += rows % 2
+    strips, halo = -(-height // rows), sum(kernel.shape[0] // 2 for kernel, _, _ in layers)
+    padded = jnp.pad(_words(x), ((0, 0), (halo, halo + strips * rows - height), (0, 0), (0, 0)))
+    sizes = jnp.array([[height, width]]) if valid_sizes is None else valid_sizes
+
+    def strip(index: Array) -> Array:
+        image, top = index // strips, index % strips * rows
+        size = sizes[0 if valid_sizes is None else image]
+        window = lax.dynamic_slice(padded, (image, top, 0, 0), (1, rows + 2 * halo, width, channels))
+        y = _numbers(window, x.dtype).astype(jnp.float32)
+        margin = halo
+        for kernel, bias, affine in layers:
+            side = kernel.shape[0] // 2
+            y = lax.conv_general_dilated(
+                y,
+                kernel.astype(jnp.float32),
+                window_strides=(1, 1),
+                padding=((0, 0), (side, side)),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                precision=lax.Precision.HIGHEST,
+            )
+            y = jnp.maximum(y + bias.astype(jnp.float32)[None, None, None], 0)
+            if affine is not None:
+                y = y * affine[0][None, None, None] + affine[1][None, None, None]
+            margin -= side
+            # Rows of the halo that lie beyond the image: the next convolution pads with zeros there.
+            y = _zero_outside(y, top - margin, size)
+        y = _zero_outside(max_pool(y), top // 2, size // 2) if pool else y
+        return _words(y[0].astype(x.dtype))
+
+    y = lax.map(strip, jnp.arange(batch * strips))
+    y = y.reshape(batch, -1, *y.shape[2:])[:, : height // 2 if pool else height]
+    return _numbers(y, x.dtype)
+
+
+def _zero_outside(y: Array, top: Array, size: Array) -> Array:
+    rows, columns = top + jnp.arange(y.shape[1])[:, None], jnp.arange(y.shape[2])[None]
+    return jnp.where(((rows >= 0) & (rows < size[0]) & (columns < size[1]))[None, ..., None], y, 0)
 
 
 def conv(
@@ -130,6 +195,14 @@ def _strip(shape: tuple[int, ...], pixel_bytes: int) -> tuple[int, int]:
     rows = -(-height // strips)
     images = min(batch, pixels // (width * height)) if strips == 1 else 1
     return max(1, images), rows
+
+
+@functools.cache
+def _has_matrix_units() -> bool:
+    try:
+        return " amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:  # no Linux: no AMX that XLA would use
+        return False
 
 
 @functools.cache

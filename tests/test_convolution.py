@@ -18,9 +18,10 @@ SHAPES = [
 ]
 
 
-@pytest.fixture
-def small_strips(monkeypatch):
+@pytest.fixture(params=[True, False], ids=["matrix-units", "no-matrix-units"])
+def small_strips(monkeypatch, request):
     monkeypatch.setattr(convolution_cpu, "_cache_bytes", lambda: 8000)
+    monkeypatch.setattr(convolution_cpu, "_has_matrix_units", lambda: request.param)
 
 
 def _normal(key, shape, dtype):
@@ -83,6 +84,76 @@ def test_pooling_and_its_gradient_are_the_plain_ones_under_ties(shape, dtype):
     np.testing.assert_array_equal(own, plain)
     cotangent = _normal(1, own.shape, dtype)
     np.testing.assert_array_equal(own_backward(cotangent)[0], plain_backward(cotangent)[0])
+
+
+BLOCKS = [
+    dict(shape=(2, 21, 13, 3), sizes=None),  # strips that do not divide the height, an odd last row and column
+    dict(shape=(3, 40, 16, 1), sizes=[[40, 16], [9, 16], [23, 7]]),  # whole, within a strip, odd
+    dict(shape=(1, 2, 200, 2), sizes=None),  # one strip
+]
+
+
+def _layers(channels, *, affine):
+    widths = [channels, 6, 10]
+    return [
+        (
+            _normal(i, (3, 3, *widths[i : i + 2]), "float32"),
+            _normal(i + 2, (widths[i + 1],), "float32"),
+            (_normal(i + 4, (widths[i + 1],), "float32"), _normal(i + 6, (widths[i + 1],), "float32"))
+            if affine
+            else None,
+        )
+        for i in range(2)
+    ]
+
+
+@pytest.mark.parametrize("pool", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("case", BLOCKS, ids=str)
+def test_a_block_in_strips_is_the_plain_one(small_strips, case, affine, pool):
+    x, layers = jnp.abs(_normal(9, case["shape"], "float32")), _layers(case["shape"][-1], affine=affine)
+    sizes = None if case["sizes"] is None else jnp.array(case["sizes"])
+    x = convolution._zero_outside(x, sizes)
+    strips = jax.jit(functools.partial(convolution_cpu.block, pool=pool))(x, layers, sizes)
+    plain = jax.jit(functools.partial(convolution._block_plain, pool=pool))(x, layers, sizes)
+    # The same sums; XLA may contract a product and a sum in one of them.
+    _assert_close(strips, plain, 4 * float(jnp.finfo("float32").eps))
+    np.testing.assert_array_equal(strips == 0, plain == 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_block_and_its_gradient_are_the_plain_ones_in_every_compute_type(small_strips, dtype):
+    x, layers = _normal(9, (2, 21, 13, 3), dtype), _layers(3, affine=True)
+    x = convolution._zero_outside(x, sizes := jnp.array([[21, 13], [10, 8]]))
+    cotangent = _normal(10, (2, 10, 6, 10), dtype)
+
+    def value_and_gradients(block, x, cotangent):
+        y, backward = jax.vjp(lambda x, layers: block(x, layers, pool=True, valid_sizes=sizes), x, layers)
+        return y, backward(cotangent)
+
+    own, own_gradients = jax.jit(functools.partial(value_and_gradients, convolution.conv_block))(x, cotangent)
+    _, plain_gradients = jax.jit(functools.partial(value_and_gradients, convolution._block_plain))(x, cotangent)
+    exact, _ = value_and_gradients(convolution._block_plain, x.astype(jnp.float32), cotangent.astype(jnp.float32))
+    assert own.dtype == dtype
+    # Two convolutions, an affine map after each, and every result rounded to the type.
+    _assert_close(own, exact, (8 if dtype == "bfloat16" else 20) * float(jnp.finfo(dtype).eps))
+    # A backward pass takes the plain path: the same program.
+    jax.tree.map(np.testing.assert_array_equal, own_gradients, plain_gradients)
+
+
+def test_a_block_under_vmap_equals_a_loop(small_strips):
+    x, layers = _normal(0, (3, 2, 21, 7, 3), "float32"), _layers(3, affine=False)
+    block = functools.partial(convolution.conv_block, layers=layers, pool=True)
+    own = jax.jit(jax.vmap(block))(x)
+    _assert_close(own, jnp.stack([block(one) for one in x]), 4 * float(jnp.finfo("float32").eps))
+
+
+def test_large_blocks_go_in_strips_on_this_platform(small_strips):
+    x, layers = jnp.zeros((1, 40, 16, 3)), _layers(3, affine=False)
+    block = functools.partial(convolution.conv_block, layers=layers, pool=True)
+    assert "while" in str(jax.make_jaxpr(block)(x)) or "scan" in str(jax.make_jaxpr(block)(x))
+    module = export.export(jax.jit(block), platforms=["cuda"])(x).mlir_module()
+    assert "stablehlo.while" not in module
 
 
 def test_vmap_equals_loop(small_strips):
