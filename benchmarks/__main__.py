@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from benchmarks.contenders import CONTENDERS
+from benchmarks.contenders import CONTENDERS, REFERENCE
 from benchmarks.contenders.setting import Setting, Suite
 from benchmarks.floor import BYTES, floor_seconds
 from benchmarks.measuring import measure, measure_first_result
@@ -40,7 +40,9 @@ class Arguments:
     suite: tuple[Suite | Literal["first-result"], ...] = ("network", "decoding", "end-to-end")
     """What is timed, each apart."""
     contenders: tuple[str, ...] = ()
-    """Only those whose name contains one of these; transformers float32, to which the ratios are taken, always."""
+    """Only those whose name contains one of these."""
+    reference: bool = True
+    """Transformers float32, too, to which the ratios are taken; it needs a GiB an image of 480x640."""
     sweep: Literal["none", "batch", "resolution", "keypoints"] = "none"
     """Repeat the suites over a range of one thing."""
     height: int = 480
@@ -58,7 +60,7 @@ class Arguments:
 def main() -> None:
     """Measure, print a table a suite, write JSON."""
     arguments = tyro.cli(Arguments, prog="python -m benchmarks")
-    names = selected(arguments.contenders)
+    names = selected(arguments.contenders, reference=arguments.reference)
     setting = Setting(arguments.batch, arguments.height, arguments.width, arguments.max_keypoints)
     ceilings = json.loads(_of_a_process("-m", "benchmarks.floor")) if "network" in arguments.suite else None
     report = {
@@ -89,11 +91,11 @@ def main() -> None:
                 arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def selected(parts: tuple[str, ...]) -> list[str]:
-    """Contenders whose name contains one of the parts; all without any."""
-    reference = list(CONTENDERS)[-1]
-    names = [name for name in CONTENDERS if not parts or name == reference or any(part in name for part in parts)]
-    if parts and names == [reference] and not any(part in reference for part in parts):
+def selected(parts: tuple[str, ...], *, reference: bool = True) -> list[str]:
+    """Contenders whose name contains one of the parts, all without any, and the one that ratios are taken to."""
+    found = [name for name in CONTENDERS if not parts or any(part in name for part in parts)]
+    names = [name for name in CONTENDERS if name in found or (reference and name == REFERENCE)]
+    if not found:
         sys.exit(f"no contender's name contains {' or '.join(parts)}; there are: {', '.join(CONTENDERS)}")
     return names
 

@@ -11,6 +11,7 @@ import tempfile
 from dataclasses import asdict
 from typing import Any
 
+from benchmarks.contenders import REFERENCE
 from benchmarks.contenders.setting import Setting
 
 
@@ -58,7 +59,7 @@ class Worker:
 
 
 def measure(suite: str, setting: Setting, names: list[str], *, rounds: int, calls: int) -> dict[str, Any]:
-    """Median seconds of each contender with their spread, and the ratio to the last one, round by round."""
+    """Median seconds of each contender with their spread, and the ratio to the reference, round by round."""
     workers, skipped = [], {}
     for name in names:
         worker = Worker(name, suite, setting)
@@ -76,7 +77,7 @@ def measure(suite: str, setting: Setting, names: list[str], *, rounds: int, call
             peaks[worker.name] = answer["peak_bytes"]
     for worker in workers:
         worker.close()
-    reference = seconds.get(names[-1])
+    reference = seconds.get(REFERENCE)
     results = {}
     for worker in workers:
         times = seconds[worker.name]

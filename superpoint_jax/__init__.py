@@ -1,10 +1,19 @@
 """SuperPoint for JAX."""
 
 from superpoint_jax.config import SuperPointConfig as SuperPointConfig
+from superpoint_jax.estimation import Estimate as Estimate
+from superpoint_jax.estimation import estimate_essential as estimate_essential
+from superpoint_jax.estimation import estimate_fundamental as estimate_fundamental
+from superpoint_jax.estimation import estimate_homography as estimate_homography
+from superpoint_jax.estimation import ransac_homography as ransac_homography
+from superpoint_jax.estimation import relative_pose as relative_pose
 from superpoint_jax.extraction import extract as extract
 from superpoint_jax.features import DenseFeatures as DenseFeatures
 from superpoint_jax.features import Keypoints as Keypoints
 from superpoint_jax.huggingface import SuperPointForKeypointDetection as SuperPointForKeypointDetection
+from superpoint_jax.lightglue import from_lightglue as from_lightglue
+from superpoint_jax.lightglue import to_lightglue as to_lightglue
+from superpoint_jax.lightglue import to_lightglue_pairs as to_lightglue_pairs
 from superpoint_jax.matching import Matches as Matches
 from superpoint_jax.matching import match as match
 from superpoint_jax.matching import match_pairs as match_pairs
@@ -12,6 +21,8 @@ from superpoint_jax.model import SuperPoint as SuperPoint
 from superpoint_jax.processing import ImageError as ImageError
 from superpoint_jax.processing import SuperPointImageProcessor as SuperPointImageProcessor
 from superpoint_jax.processing import load_image as load_image
+from superpoint_jax.tracking import Tracker as Tracker
+from superpoint_jax.tracking import Tracks as Tracks
 from superpoint_jax.weights import HubError as HubError
 from superpoint_jax.weights import WeightsError as WeightsError
 from superpoint_jax.weights import from_pretrained as from_pretrained

@@ -23,6 +23,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int
 
+MIN_ROWS_A_HALO = 4
+"""Rows of a strip for each row of the halo above it, at least."""
+
 
 def is_faster(x: Array, kernel: Array) -> bool:
     """Whether `conv` below beats XLA's convolution: bfloat16, more than one channel, and a CPU with matrix units."""
@@ -50,8 +53,10 @@ def block(
     """`convolution.conv_block` in strips of rows that stay in the caches from its input to its output."""
     batch, height, width, channels = x.shape
     _, rows = _strip(x.shape, 4 * max(kernel.shape[-1] for kernel, _, _ in layers))
-    rows += rows % 2
-    strips, halo = -(-height // rows), sum(kernel.shape[0] // 2 for kernel, _, _ in layers)
+    halo = sum(kernel.shape[0] // 2 for kernel, _, _ in layers)
+    # The halo is computed twice: of wide images rather leave the cache than do half of the work again.
+    rows = max(rows + rows % 2, MIN_ROWS_A_HALO * halo)
+    strips = -(-height // rows)
     padded = jnp.pad(_words(x), ((0, 0), (halo, halo + strips * rows - height), (0, 0), (0, 0)))
     sizes = jnp.array([[height, width]]) if valid_sizes is None else valid_sizes
 

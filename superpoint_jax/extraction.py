@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Float, Int, UInt8
 
 from superpoint_jax.config import CELL_PX, NETWORK_FIELDS, SuperPointConfig
@@ -102,7 +102,22 @@ def _extract(
 ) -> Keypoints:
     # Here and not in the model, which knows its own rule alone.
     images = to_gray(images, config.channel_rule)
-    dense = model(images, image_sizes=image_sizes, dtype=config.dtype, output_hidden_states=output_hidden_states)
     if image_sizes is None:
-        image_sizes = jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
-    return decode(dense, jnp.asarray(image_sizes, jnp.int32), config=config)
+        true_sizes = jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
+    else:
+        true_sizes = jnp.asarray(image_sizes, jnp.int32)
+
+    def together(images: Array, sizes: Array) -> Keypoints:
+        given = None if image_sizes is None else sizes
+        dense = model(images, image_sizes=given, dtype=config.dtype, output_hidden_states=output_hidden_states)
+        return decode(dense, sizes, config=config)
+
+    def one_by_one(images: Array, sizes: Array) -> Keypoints:
+        return lax.map(
+            lambda one: jax.tree.map(lambda leaf: leaf[0], together(one[0][None], one[1][None])), (images, sizes)
+        )
+
+    # A CPU is as busy with one image, whose activations it holds in its caches, as with many. A map can't be sharded.
+    if len(images) == 1 or jax.device_count() > 1:
+        return together(images, true_sizes)
+    return lax.platform_dependent(images, true_sizes, cpu=one_by_one, default=together)

@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 import superpoint_jax as sp
-from superpoint_jax import cli, geometry
+from superpoint_jax import geometry
 from superpoint_jax.cli import main
+from superpoint_jax.cli.demo import demo_homography
+from superpoint_jax.cli.files import picture_paths
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +88,11 @@ def test_images_that_are_none_are_told_and_the_others_still_run(photo, weights, 
 
 
 def test_pictures_of_one_name_are_numbered(photo, tmp_path):
-    paths = cli._picture_paths([photo, photo, tmp_path / "photo-2.jpg", photo], tmp_path / "drawn")
+    paths = picture_paths([photo, photo, tmp_path / "photo-2.jpg", photo], tmp_path / "drawn")
     assert [path and path.name for path in paths] == ["photo.png", "photo-2.png", "photo-2-2.png", "photo-3.png"]
-    assert cli._picture_paths([photo], tmp_path / "a.jpg") == [tmp_path / "a.jpg"]
-    assert cli._picture_paths([photo], tmp_path / "drawn") == [tmp_path / "drawn" / "photo.png"]
-    assert cli._picture_paths([photo], None) == [None]
+    assert picture_paths([photo], tmp_path / "a.jpg") == [tmp_path / "a.jpg"]
+    assert picture_paths([photo], tmp_path / "drawn") == [tmp_path / "drawn" / "photo.png"]
+    assert picture_paths([photo], None) == [None]
 
 
 def test_several_images_do_not_go_to_one_picture(photo, weights, tmp_path, capsys):
@@ -149,7 +151,7 @@ def test_demo_counts_what_the_homography_says(weights, tmp_path, capsys):
 
 
 def test_all_of_the_demo_s_second_view_is_in_the_photo():
-    homography = cli.demo_homography(600, 512)
+    homography = demo_homography(600, 512)
     _, valid = geometry.warp_images(jnp.ones((1, 600, 512, 1)), homography[None])
     assert valid.all()
     corners = jnp.array([[0.0, 0], [511, 0], [0, 599], [511, 599]])

@@ -1,7 +1,6 @@
 """Figures on cases computed by hand and on random points, where chance has a closed form; then the protocol."""
 
 import dataclasses
-import inspect
 import json
 import math
 
@@ -219,28 +218,6 @@ def test_corner_error_by_hand():
 
 def test_an_estimate_that_puts_a_corner_behind_the_horizon_is_wrong():
     assert metrics.corner_error(np.array([[1, 0, 0], [0, 1, 0], [-0.1, 0, 1.0]]), np.eye(3), (20, 30)) == math.inf
-
-
-@pytest.mark.parametrize("estimator", ["ransac", "usac_magsac"])
-def test_homography_is_found_among_false_matches(estimator):
-    rng = np.random.default_rng(6)
-    points_a = rng.uniform(0, [320, 240], (200, 2))
-    points_b = metrics.warp_points(HOMOGRAPHY, points_a)
-    points_b[:80] = rng.uniform(0, [320, 240], (80, 2))
-    found = metrics.estimate_homography(points_a, points_b, estimator=estimator)
-    # Inliers are exact; false matches that happen to lie within 3 px move it by hundredths.
-    assert metrics.corner_error(found, HOMOGRAPHY, (240, 320)) < 0.1
-    again = metrics.estimate_homography(points_a, points_b, estimator=estimator)
-    np.testing.assert_array_equal(found, again)
-
-
-def test_three_matches_are_no_homography():
-    assert metrics.estimate_homography(np.eye(3)[:, :2], np.eye(3)[:, :2]) is None
-
-
-def test_unknown_estimator_is_refused():
-    with pytest.raises(ValueError, match="'lmeds' is not known; choose one of ransac, usac_magsac"):
-        inspect.unwrap(metrics.estimate_homography)(np.zeros((4, 2)), np.zeros((4, 2)), estimator="lmeds")
 
 
 # Images

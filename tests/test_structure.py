@@ -17,6 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [
     {"config", "features", "hub"},
     {"convolution", "convolution_cpu", "model", "detection", "description", "processing", "matching", "geometry"},
+    {"estimation", "lightglue", "stitching", "tracking", "video"},
     {"extraction", "weights"},
     {"huggingface", "training", "bulk", "evaluation", "visualization"},
     {"cli"},

@@ -63,4 +63,5 @@ CONTENDERS: dict[str, Contender] = {
     "transformers bfloat16": Contender(TORCH, transformers, BF16),
     "transformers float32": Contender(TORCH, transformers, F32),
 }
-"""The last is what ratios are taken against."""
+REFERENCE = "transformers float32"
+"""What ratios are taken to."""

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from superpoint_jax.estimation.opencv import Method
 from superpoint_jax.evaluation.extractors import Extractor, make_extractor
-from superpoint_jax.evaluation.metrics import Estimator
 from superpoint_jax.evaluation.protocol import evaluate_homographies, evaluate_hpatches
 from superpoint_jax.evaluation.report import Evaluation, plot, save_json, table
 
@@ -24,7 +24,7 @@ def hpatches(
     extractors: str = EXTRACTORS,
     max_keypoints: int = 1000,
     long_side: int = 640,
-    estimator: Estimator = "ransac",
+    estimator: Method = "ransac",
     json: Path | None = None,
     plot: Path | None = None,
 ) -> None:
@@ -54,7 +54,7 @@ def homographies(
     extractors: str = EXTRACTORS,
     max_keypoints: int = 1000,
     long_side: int = 640,
-    estimator: Estimator = "ransac",
+    estimator: Method = "ransac",
     photos: int | None = None,
     per_photo: int = 1,
     seed: int = 0,

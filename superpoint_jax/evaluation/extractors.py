@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
-from superpoint_jax.evaluation.metrics import require_opencv
+from superpoint_jax.estimation.opencv import require_opencv
 from superpoint_jax.extraction import extract
 from superpoint_jax.model import SuperPoint
 

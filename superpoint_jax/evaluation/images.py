@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, UInt8
 
-from superpoint_jax.evaluation.metrics import require_opencv
+from superpoint_jax.estimation.opencv import require_opencv
 from superpoint_jax.geometry import warp_images
 
 

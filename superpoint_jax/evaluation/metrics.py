@@ -6,14 +6,11 @@ which the points of image a are carried by the true homography.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
-
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 Points = Float[np.ndarray, "n 2"]
 Homography = Float[np.ndarray, "3 3"]
-Estimator = Literal["ransac", "usac_magsac"]
 
 
 def warp_points(homography: Homography, points_xy: Points) -> Points:
@@ -138,35 +135,6 @@ def nearest_neighbor_map(
     return float(np.mean(precisions))
 
 
-def estimate_homography(
-    points_a: Points, points_b: Points, *, threshold_px: float = 3.0, estimator: Estimator = "ransac"
-) -> Homography | None:
-    """The homography from a to b that OpenCV finds in the matched points; None where it finds none.
-
-    So many iterations (10,000 at a confidence of 0.9999) that the figures tell about the points and little about luck;
-    the same points give the same answer, for which OpenCV's random numbers are seeded.
-
-    Args:
-        points_a: Matched points of image a, row by row with `points_b`.
-        points_b: Their partners.
-        threshold_px: Largest reprojection error of an inlier.
-        estimator: "ransac", which the published figures use, or the better "usac_magsac".
-
-    Raises:
-        ImportError: OpenCV is not installed.
-    """
-    cv2 = require_opencv()
-    if estimator not in get_args(Estimator):
-        raise ValueError(f"estimator={estimator!r} is not known; choose one of {', '.join(get_args(Estimator))}")
-    if len(points_a) < 4:
-        return None
-    cv2.setRNGSeed(0)
-    method = {"ransac": cv2.RANSAC, "usac_magsac": cv2.USAC_MAGSAC}[estimator]
-    a, b = (np.ascontiguousarray(points, np.float64) for points in (points_a, points_b))
-    found, _ = cv2.findHomography(a, b, method, threshold_px, maxIters=10_000, confidence=0.9999)
-    return found
-
-
 def corner_error(estimated: Homography | None, true: Homography, size: tuple[int, int]) -> float:
     """Mean distance in pixels between where two homographies bring the corners of an image of `size`.
 
@@ -182,21 +150,6 @@ def corner_error(estimated: Homography | None, true: Homography, size: tuple[int
     if not (np.isfinite(there).all() and np.isfinite(truth).all()):
         return float("inf")
     return float(np.mean(np.linalg.norm(there - truth, axis=1)))
-
-
-def require_opencv() -> Any:
-    """The module cv2.
-
-    Raises:
-        ImportError: It is not installed; the message says how to get it.
-    """
-    try:
-        import cv2
-    except ImportError as error:
-        raise ImportError(
-            "OpenCV is needed to estimate homographies and for SIFT and ORB: pip install 'superpoint-jax[geometry]'"
-        ) from error
-    return cv2
 
 
 def _both_ways(warped_a: Points, points_b: Float[np.ndarray, "m 2"]) -> Float[np.ndarray, " n_plus_m"]:

@@ -11,8 +11,9 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
+from superpoint_jax.estimation import estimate_homography
 from superpoint_jax.evaluation.images import warp_mirrored
-from superpoint_jax.evaluation.metrics import corner_error, estimate_homography
+from superpoint_jax.evaluation.metrics import corner_error
 from superpoint_jax.evaluation.report import FIGURES_PX
 from superpoint_jax.extraction import extract
 from superpoint_jax.features import Keypoints
@@ -137,13 +138,11 @@ def _warped(homographies: Array, points: Keypoints, target: Keypoints) -> tuple[
 def _corner_errors(
     a: Keypoints, b: Keypoints, matches: Matches, truths: np.ndarray, shape: tuple[int, int], threshold_px: float
 ) -> list[float]:
-    points_a, points_b, indices = (np.asarray(array) for array in (a.keypoints, b.keypoints, matches.indices))
-    errors = []
-    for k, truth in enumerate(truths):
-        i = np.flatnonzero(indices[k] >= 0)
-        estimated = estimate_homography(points_a[k, i], points_b[k, indices[k, i]], threshold_px=threshold_px)
-        errors.append(corner_error(estimated, truth, shape))
-    return errors
+    estimates = estimate_homography(a, b, matches, threshold_px=threshold_px, method="ransac")
+    return [
+        corner_error(np.asarray(one.matrix) if one.found else None, truth, shape)
+        for one, truth in zip(estimates, truths, strict=True)
+    ]
 
 
 def _mean(values: np.ndarray) -> float:

@@ -17,6 +17,8 @@ Image = Any
 
 CORRECT, WRONG = "#009e73", "#e69f00"
 """Okabe and Ito's bluish green and orange."""
+INLIER, OUTLIER = "#73d056", "#8a8a8a"
+"""Of a legend, a colour of viridis that stands for all; and a gray."""
 BACKGROUND = "#141414"
 DPI = 100
 LONG_SIDE_PX = (960, 1920)
@@ -47,6 +49,15 @@ def save(axes: Axes, path: str | os.PathLike[str]) -> None:
         OSError: The file can't be written.
     """
     _figure(axes).savefig(path, dpi="figure")
+
+
+def to_pixels(axes: Axes) -> UInt8[np.ndarray, "h w 3"]:
+    """The figure of the axes as an RGB image, for a video or a notebook."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(_figure(axes))
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def show(image: Image, axes: Axes | None, zoom: int = 1, interpolation: str = "antialiased") -> Axes:

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 
 from superpoint_jax.features import Keypoints
 from superpoint_jax.matching import Matches
-from superpoint_jax.visualization.canvas import BACKGROUND, CORRECT, WRONG, Image, rgb, show, unit_pt
+from superpoint_jax.tracking import Tracks
+from superpoint_jax.visualization.canvas import BACKGROUND, CORRECT, INLIER, OUTLIER, WRONG, Image, rgb, show, unit_pt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,12 +47,14 @@ def draw_matches(
     matches: Matches,
     *,
     correct: Bool[Any, " k"] | None = None,
+    inliers: Bool[Any, " k"] | None = None,
     max_lines: int | None = None,
     axes: Axes | None = None,
 ) -> Axes:
     """Two images side by side and a line for each match of one pair.
 
-    Lines are more yellow for a higher score; or, given `correct`, green where it is True and orange where not.
+    Lines are more yellow for a higher score. Given `inliers`, those of the others are gray, behind them. Given
+    `correct`, lines are green where it is True and orange where not.
 
     Args:
         image_a: Left.
@@ -59,10 +62,13 @@ def draw_matches(
         keypoints_a: Of one image.
         keypoints_b: Of one image.
         matches: Of one pair.
-        correct: For each keypoint of a; inliers, say. Counts are then written in the corner.
+        correct: For each keypoint of a: known to be right. Counts are then written in the corner.
+        inliers: For each keypoint of a: agrees with an estimated model. Counts likewise. Not together with `correct`.
         max_lines: Draw the matches of highest score only. The counts are still of all.
         axes: Where to draw; (x, y) are pixels of image a, and image b begins at x = width of a.
     """
+    from matplotlib.colors import to_rgba
+
     canvas, shift = _side_by_side(image_a, image_b)
     axes = show(canvas, axes)
     rows = np.flatnonzero(_one(matches.mask))
@@ -70,16 +76,50 @@ def draw_matches(
     start_xy = _one(keypoints_a.keypoints, 2)[rows]
     end_xy = _one(keypoints_b.keypoints, 2)[_one(matches.indices)[rows]] + [shift, 0]
     is_correct = None if correct is None else np.asarray(correct)[rows]
+    is_inlier = None if inliers is None else _one(inliers)[rows]
 
     order = np.argsort(scores, kind="stable")
+    if is_inlier is not None:
+        order = order[np.argsort(is_inlier[order], kind="stable")]  # Inliers on top.
     if max_lines is not None:
         order = order[len(order) - min(max_lines, len(order)) :]
     colors = _viridis(scores[order]) if is_correct is None else np.where(is_correct[order], CORRECT, WRONG)
+    if is_inlier is not None:
+        colors = np.where(is_inlier[order, None], colors, to_rgba(OUTLIER))
     axes.axvline(shift - 0.5, color=BACKGROUND, linewidth=3 * unit_pt(axes))
     _draw_lines(axes, np.stack([start_xy, end_xy], axis=1)[order], colors)
     if is_correct is not None:
         count = int(is_correct.sum())
         _legend(axes, [(CORRECT, f"{count} correct"), (WRONG, f"{len(rows) - count} wrong")])
+    if is_inlier is not None:
+        count = int(is_inlier.sum())
+        _legend(axes, [(INLIER, f"{count} inliers"), (OUTLIER, f"{len(rows) - count} others")])
+    return axes
+
+
+def draw_tracks(image: Image, tracks: Tracks, *, min_age: int = 1, axes: Axes | None = None) -> Axes:
+    """The tracks of one frame on it: where each keypoint came from, more yellow and thicker the older the track.
+
+    Args:
+        image: The newest frame.
+        tracks: Of one sequence.
+        min_age: Younger tracks, in frames, are not drawn.
+        axes: Where to draw.
+    """
+    from matplotlib.collections import LineCollection
+
+    ages, points_xy = _one(tracks.ages), _one(tracks.points_xy, 3)
+    rows = np.flatnonzero(_one(tracks.mask) & (ages >= min_age))
+    rows = rows[np.argsort(ages[rows], kind="stable")]  # The oldest on top.
+    length = points_xy.shape[1]
+    # A track that is as old as what is remembered of it has the full colour.
+    strength = np.minimum(ages[rows] / max(length - 1, 1), 1)
+    axes = show(image, axes)
+    unit, colors = unit_pt(axes), _viridis(strength, (0.0, 1.0))
+    lines = [points_xy[row, : min(ages[row] + 1, length)] for row in rows]
+    axes.add_collection(LineCollection(lines, colors=BACKGROUND, linewidths=3.5 * unit, alpha=0.6))
+    axes.add_collection(LineCollection(lines, colors=colors, linewidths=(1 + strength) * unit))
+    axes.scatter(*points_xy[rows, 0].T, s=(4 * unit) ** 2, c=colors, linewidths=0.5 * unit, edgecolors=BACKGROUND)
     return axes
 
 
@@ -109,11 +149,11 @@ def _one(values: Shaped[Any, "*_shape"], ndim: int = 1) -> np.ndarray:
     return array
 
 
-def _viridis(scores: Float[np.ndarray, " n"]) -> np.ndarray:
-    """Colours over the range of the scores; its darkest fifth, which a photo hides, is left out."""
+def _viridis(scores: Float[np.ndarray, " n"], span: tuple[float, float] | None = None) -> np.ndarray:
+    """Colours over the span, that of the scores by default; the darkest fifth, which a photo hides, is left out."""
     from matplotlib import colormaps
 
-    low, high = scores.min(initial=np.inf), scores.max(initial=-np.inf)
+    low, high = span or (scores.min(initial=np.inf), scores.max(initial=-np.inf))
     return colormaps["viridis"](0.2 + 0.8 * (scores - low) / max(high - low, 1e-12))
 
 

@@ -1,0 +1,69 @@
+"""The command line: `superpoint-jax COMMAND`, a module for each command, thin over the library.
+
+Exit codes: 0 if all went well; 2 if a command could not be understood, or if any of its files could not be read or
+written. What is wrong with a file is one line on stderr, and one image's does not stop the others; a command line that
+cannot be understood gets an explanation of its options.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from superpoint_jax.cli.convert import convert
+from superpoint_jax.cli.demo import demo
+from superpoint_jax.cli.detect import detect
+from superpoint_jax.cli.errors import CommandError, complain, told
+from superpoint_jax.cli.match import match
+from superpoint_jax.cli.stitch import stitch
+from superpoint_jax.cli.track import track
+
+COMMANDS = {
+    "detect": detect,
+    "match": match,
+    "stitch": stitch,
+    "track": track,
+    "demo": demo,
+    "convert": convert,
+}
+
+ROOMS = {"train": "superpoint_jax.training.command", "evaluate": "superpoint_jax.evaluation.command"}
+"""Commands that live in a room of their own and need an extra; imported when they are asked for."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        print(f"superpoint-jax {importlib.metadata.version('superpoint-jax')}")
+        return 0
+    if arguments and arguments[0] in ROOMS:
+        return _run_room(*arguments)
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="superpoint-jax",
+            description=(
+                "SuperPoint keypoints and descriptors. Two more commands have a --help of their own: "
+                "`superpoint-jax train` and `superpoint-jax evaluate`. --version prints the version."
+            ),
+            args=arguments,
+        )
+    except CommandError as error:
+        complain(error)
+        return 2
+
+
+def _run_room(name: str, *arguments: str) -> int:
+    """A command of `ROOMS`, its errors told like all others."""
+    try:
+        with told():
+            importlib.import_module(ROOMS[name]).main(arguments)
+    except CommandError as error:
+        complain(error)
+        return 2
+    return 0

@@ -1,0 +1,65 @@
+"""`superpoint-jax stitch`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import tyro
+from PIL import Image
+
+from superpoint_jax.cli.errors import CommandError, told
+from superpoint_jax.cli.files import check_outputs, save_json
+from superpoint_jax.cli.options import OptionalPath, Output, Weights
+from superpoint_jax.cli.pair import match_images
+from superpoint_jax.estimation import estimate_homography
+from superpoint_jax.stitching import stitch_images
+
+
+def stitch(
+    image_a: tyro.conf.Positional[Path],
+    image_b: tyro.conf.Positional[Path],
+    *,
+    output: Output,
+    threshold_px: float = 3.0,
+    weights: Weights = None,
+    max_keypoints: int = 2048,
+    json: OptionalPath = None,
+) -> int:
+    """Warp the second image onto the first by the homography between them, and blend both into one picture.
+
+    For a camera that only turned, or a flat scene; what stands before the rest will be seen twice.
+
+    Args:
+        image_a: The image whose frame is kept.
+        image_b: The image that is warped.
+        output: The picture to write, by its suffix in any format that Pillow writes.
+        threshold_px: Largest error of an inlier, in pixels.
+        weights: Folder, file or Hugging Face id; those in the package by default.
+        max_keypoints: Keep the best of each image; -1 keeps all.
+        json: Write to this file: "homography" (a to b, in pixels, centres at integers), "inliers" and "matches" (their
+            numbers), "width" and "height" of the picture, "offset" ((x, y) of the first image's corner in it).
+    """
+    check_outputs([path for path in (output, json) if path is not None], (image_a, image_b))
+    if output.suffix.lower() not in Image.registered_extensions():
+        raise CommandError(f"{output}: Pillow writes no file of that suffix")
+    pair = match_images(image_a, image_b, weights, max_keypoints)
+    with told():
+        estimate = estimate_homography(*pair.features, pair.matches, threshold_px=threshold_px)
+        total, inliers = int(pair.matches.mask.sum()), int(estimate.inliers.sum())
+        if not estimate.found:
+            raise CommandError(f"{image_a} and {image_b}: no homography was found in {total} matches")
+        picture, offset = stitch_images(*pair.pixels, np.asarray(estimate.matrix))
+        Image.fromarray(picture).save(output)
+    height, width = picture.shape[:2]
+    print(f"{image_a} and {image_b}: {inliers} inliers of {total} matches, {width}x{height} -> {output}")
+    content = {
+        "homography": np.asarray(estimate.matrix).tolist(),
+        "inliers": inliers,
+        "matches": total,
+        "width": width,
+        "height": height,
+        "offset": list(offset),
+    }
+    save_json(content, json)
+    return 0

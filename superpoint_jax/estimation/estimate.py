@@ -1,0 +1,44 @@
+"""What every estimator returns and checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float
+
+from superpoint_jax.features import Indexable, Keypoints
+from superpoint_jax.matching import Matches
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Estimate(Indexable):
+    """The geometry of one pair of images, or of a batch of pairs.
+
+    Attributes:
+        matrix: Homography from a to b, (x, y, 1) in pixels, centres at integers, last entry 1; or fundamental or
+            essential matrix with b' F a = 0. All 0 where none was found.
+        inliers: For each keypoint of a: its match agrees with the matrix.
+        found: Whether there is a matrix.
+    """
+
+    matrix: Float[Array | np.ndarray, "*b 3 3"]
+    inliers: Bool[Array | np.ndarray, "*b k"]
+    found: Bool[Array | np.ndarray, "*b"] | np.bool_
+
+    def _batched(self) -> bool:
+        return self.inliers.ndim > 1
+
+
+def check_pair(a: Keypoints, b: Keypoints, matches: Matches) -> None:
+    """Raise a ValueError that says which shapes do not go together."""
+    shapes = f"a.mask {a.mask.shape}, b.mask {b.mask.shape}, matches.mask {matches.mask.shape}"
+    if not a.mask.ndim == b.mask.ndim == matches.mask.ndim or matches.mask.ndim > 2:
+        raise ValueError(f"{shapes}: all of one pair, or all with a batch axis, is needed")
+    if a.mask.shape[-1] != matches.mask.shape[-1]:
+        raise ValueError(f"{shapes}: the matches must be those of a's rows")
+    if matches.mask.ndim == 2 and any(len(side) not in (1, len(matches)) for side in (a, b)):
+        raise ValueError(f"{shapes}: the batches must be equal, or one image")

@@ -1,0 +1,150 @@
+"""Keypoints followed from frame to frame, with a state of fixed size: for `jit`, `lax.scan` and real time.
+
+A track lives in the row of its keypoint in the newest frame, so nothing ever has to be collected or freed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Bool, Float, Int
+
+from superpoint_jax.features import Indexable, Keypoints
+from superpoint_jax.matching import Matches, match
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Tracks(Indexable):
+    """The tracks that are alive in one frame; row k is that of the frame's keypoint k.
+
+    Attributes:
+        ids: Number of the track, the same in every frame; -1 in padding rows.
+        ages: Frames since it began: 0 for a new one.
+        points_xy: Where it was, newest first, (x, y) in pixels; rows beyond min(age + 1, L) repeat the oldest known.
+        keypoints: Of the newest frame.
+        matches: Of the newest frame's keypoints in the one before; scores are cosines.
+        next_id: The number that the next new track gets: tracks begun so far.
+    """
+
+    ids: Int[Array, "*b k"]
+    ages: Int[Array, "*b k"]
+    points_xy: Float[Array, "*b k l 2"]
+    keypoints: Keypoints
+    matches: Matches
+    next_id: Int[Array, "*b"]
+
+    def _batched(self) -> bool:
+        return self.ids.ndim > 1
+
+    @property
+    def mask(self) -> Bool[Array, "*b k"]:
+        """True for rows with a track."""
+        return self.keypoints.mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracker:
+    """Follows keypoints through a sequence by mutual nearest neighbours of descriptors in successive frames.
+
+    A keypoint without a partner in the frame before begins a track; a track without a partner in the newest frame ends
+    (it can't come back). Hashable: a static argument.
+
+    Attributes:
+        length: Positions remembered, L.
+        max_distance: Largest L2 distance between the descriptors of successive frames.
+        max_move_px: Largest distance between successive positions, in pixels; None for any.
+
+    Source: Magic Leap's demo of SuperPoint tracks in this way, at a distance of 0.7 and a length of 5.
+    """
+
+    length: int = 5
+    max_distance: float = 0.7
+    max_move_px: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ValueError(f"length={self.length}; at least the newest position is kept")
+        if not self.max_distance > 0:
+            raise ValueError(f"max_distance={self.max_distance} must be positive")
+
+    def start(self, keypoints: Keypoints) -> Tracks:
+        """Every keypoint of the first frame begins a track. One image [K]."""
+        _check_one(keypoints)
+        return _start(keypoints, length=self.length)
+
+    def update(self, tracks: Tracks, keypoints: Keypoints) -> Tracks:
+        """The tracks in the next frame. Jitted; K may not change between frames."""
+        _check_one(keypoints)
+        if keypoints.mask.shape != tracks.ids.shape:
+            raise ValueError(
+                f"the frame has {keypoints.mask.shape[0]} rows and the tracks have {tracks.ids.shape[0]}; extract all "
+                f"frames with one max_keypoints"
+            )
+        return _update(tracks, keypoints, tracker=self)
+
+    def track(self, frames: Keypoints) -> Tracks:
+        """The tracks in every frame [T,K] of a sequence, as one `lax.scan`: Tracks with a leading axis T."""
+        if frames.mask.ndim != 2 or not len(frames):
+            raise ValueError(f"frames.mask has shape {frames.mask.shape}; a sequence [T,K] of at least one is needed")
+        first = self.start(frames[0])
+
+        def step(tracks: Tracks, frame: Keypoints) -> tuple[Tracks, Tracks]:
+            tracks = self.update(tracks, frame)
+            return tracks, tracks
+
+        _, others = lax.scan(step, first, frames[1:])
+        return jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, others)
+
+
+@partial(jax.jit, static_argnames=("length",))
+def _start(keypoints: Keypoints, *, length: int) -> Tracks:
+    rows = keypoints.mask.shape[0]
+    number = jnp.cumsum(keypoints.mask, dtype=jnp.int32) - 1
+    return Tracks(
+        ids=jnp.where(keypoints.mask, number, -1),
+        ages=jnp.zeros(rows, jnp.int32),
+        points_xy=jnp.repeat(keypoints.keypoints[:, None], length, axis=1),
+        keypoints=keypoints,
+        matches=Matches(
+            indices=jnp.full(rows, -1, jnp.int32), scores=jnp.zeros(rows, jnp.float32), mask=jnp.zeros(rows, bool)
+        ),
+        next_id=jnp.sum(keypoints.mask, dtype=jnp.int32),
+    )
+
+
+@partial(jax.jit, static_argnames=("tracker",))
+def _update(tracks: Tracks, keypoints: Keypoints, *, tracker: Tracker) -> Tracks:
+    matches = match(keypoints, tracks.keypoints, max_distance=tracker.max_distance)
+    row = jnp.where(matches.mask, matches.indices, 0)
+    before = tracks.points_xy[row]
+    if tracker.max_move_px is not None:
+        near = jnp.linalg.norm(keypoints.keypoints - before[:, 0], axis=-1) <= tracker.max_move_px
+        matches = _only(matches, near)
+    goes_on, begins = matches.mask, keypoints.mask & ~matches.mask
+    newest = keypoints.keypoints[:, None]
+    new_number = tracks.next_id + jnp.cumsum(begins, dtype=jnp.int32) - 1
+    return Tracks(
+        ids=jnp.where(goes_on, tracks.ids[row], jnp.where(begins, new_number, -1)),
+        ages=jnp.where(goes_on, tracks.ages[row] + 1, 0),
+        points_xy=jnp.concatenate(
+            [newest, jnp.where(goes_on[:, None, None], before, jnp.broadcast_to(newest, before.shape))[:, :-1]], axis=1
+        ),
+        keypoints=keypoints,
+        matches=matches,
+        next_id=tracks.next_id + jnp.sum(begins, dtype=jnp.int32),
+    )
+
+
+def _only(matches: Matches, kept: Bool[Array, " k"]) -> Matches:
+    mask = matches.mask & kept
+    return Matches(indices=jnp.where(mask, matches.indices, -1), scores=jnp.where(mask, matches.scores, 0), mask=mask)
+
+
+def _check_one(keypoints: Keypoints) -> None:
+    if keypoints.mask.ndim != 1:
+        raise ValueError(f"keypoints.mask has shape {keypoints.mask.shape}; one frame [K] is needed: frames[i]")

@@ -1,0 +1,179 @@
+"""Sequences of frames in and out: videos and cameras through OpenCV, folders of images through Pillow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import UInt8
+
+from superpoint_jax.estimation.opencv import require_opencv
+from superpoint_jax.processing import ImageError, list_images, load_image
+
+CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
+"""What OpenCV's wheels can write everywhere."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a sequence.
+
+    Attributes:
+        name: Its number in a video, its file name in a folder.
+        pixels: RGB or gray; reduced where it was larger than asked for.
+        reduction: Pixels of the original a pixel of `pixels`, along the longer side.
+        error: Why it could not be read; then `pixels` are empty.
+    """
+
+    name: str | int
+    pixels: UInt8[np.ndarray, "h w *c"]
+    reduction: float = 1.0
+    error: str | None = None
+
+
+@dataclass
+class Frames:
+    """A sequence that can be gone through once.
+
+    Attributes:
+        fps: Frames a second.
+        count: Their number, if it is known.
+    """
+
+    fps: float
+    count: int | None
+    _frames: Iterator[Frame] = field(repr=False)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self._frames
+
+
+def read_frames(source: str | os.PathLike[str], *, long_side: int = 640, max_frames: int | None = None) -> Frames:
+    """The frames of a video file, a folder of images in the order of their names, or a camera given by its number.
+
+    An image that can't be read, or that is not of the first one's size, comes as a frame with an `error`.
+
+    Args:
+        source: Path, or the number of a camera.
+        long_side: Larger frames are reduced to it, in pixels.
+        max_frames: End after so many.
+
+    Raises:
+        FileNotFoundError: No such file or folder.
+        ValueError: A folder without images, a video or camera that can't be opened, or an option out of range.
+        ImportError: A video, and OpenCV is not installed.
+    """
+    if long_side < 8:
+        raise ValueError(f"long_side={long_side}; at least 8 pixels are needed")
+    path = Path(source)
+    if path.is_dir():
+        files = list_images(path)[:max_frames]
+        if not files:
+            raise ValueError(f"{path}: no images in this folder")
+        return Frames(10.0, len(files), _images(files, long_side))
+    camera = os.fspath(source).isdigit() and not path.exists()
+    if not camera and not path.exists():
+        raise FileNotFoundError(2, "no such file or folder, and no camera's number", str(path))
+    cv2 = require_opencv()
+    capture = cv2.VideoCapture(int(os.fspath(source)) if camera else str(path))
+    if not capture.isOpened():
+        raise ValueError(f"{'camera ' if camera else ''}{source}: can't be opened as a video")
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    known = min(count, max_frames or count) if count > 0 and not camera else max_frames
+    return Frames(fps if 0 < fps < 1000 else 30.0, known, _video(capture, long_side, max_frames))
+
+
+class FrameWriter:
+    """Writes frames of equal size to a video, or to numbered pictures in a folder where the path has no suffix.
+
+    A context manager. The frames of a video need even sides: an odd last row or column is dropped.
+
+    Raises:
+        ValueError: A suffix that no video has here, or a video that can't be written.
+        OSError: A picture can't be written.
+    """
+
+    def __init__(self, path: Path, *, fps: float) -> None:
+        self.path, self.fps, self._video, self._count = path, fps, None, 0
+        if not 0 < fps < 1000:
+            raise ValueError(f"fps={fps}; more than 0 and less than 1000 is needed")
+        if path.suffix and path.suffix.lower() not in CODECS and not path.is_dir():
+            raise ValueError(
+                f"{path}: a video is one of {', '.join(CODECS)}; without a suffix it is a folder of pictures"
+            )
+        self._pictures = path.is_dir() or not path.suffix
+        if self._pictures:
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            require_opencv()
+
+    def write(self, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
+        """The next frame, RGB."""
+        if self._pictures:
+            from PIL import Image
+
+            Image.fromarray(pixels).save(self.path / f"{self._count:06}.png")
+        else:
+            self._write_video(pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2])
+        self._count += 1
+
+    def _write_video(self, pixels: np.ndarray) -> None:
+        cv2 = require_opencv()
+        if self._video is None:
+            code = cv2.VideoWriter.fourcc(*CODECS[self.path.suffix.lower()])
+            self._video = cv2.VideoWriter(str(self.path), code, self.fps, (pixels.shape[1], pixels.shape[0]))
+            if not self._video.isOpened():
+                raise ValueError(f"{self.path}: OpenCV can't write this video")
+        self._video.write(np.ascontiguousarray(pixels[..., ::-1]))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._video is not None:
+            self._video.release()
+
+
+def _video(capture: Any, long_side: int, max_frames: int | None) -> Iterator[Frame]:
+    number = 0
+    try:
+        while max_frames is None or number < max_frames:
+            there, pixels = capture.read()
+            if not there:
+                return
+            yield _reduced(number, np.ascontiguousarray(pixels[..., ::-1]), long_side)
+            number += 1
+    finally:
+        capture.release()
+
+
+def _images(files: list[Path], long_side: int) -> Iterator[Frame]:
+    size = None
+    for path in files:
+        nothing = np.zeros((0, 0), np.uint8)
+        try:
+            pixels = load_image(path)
+        except ImageError as error:
+            yield Frame(path.name, nothing, error=str(error))
+            continue
+        size = size or pixels.shape[:2]
+        if pixels.shape[:2] != size:
+            found, needed = (f"{width}x{height}" for height, width in (pixels.shape[:2], size))
+            yield Frame(path.name, nothing, error=f"{path}: {found} pixels, and the first image has {needed}; left out")
+            continue
+        yield _reduced(path.name, pixels, long_side)
+
+
+def _reduced(name: str | int, pixels: np.ndarray, long_side: int) -> Frame:
+    from PIL import Image
+
+    factor = max(pixels.shape[:2]) / long_side
+    if factor <= 1:
+        return Frame(name, pixels)
+    size = tuple(max(round(side / factor), 8) for side in pixels.shape[1::-1])
+    return Frame(name, np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX)), factor)
