@@ -266,3 +266,129 @@ def test_weights_alone_get_the_processing_of_their_configuration(photo, weights,
 def test_a_strange_name_is_still_one_line(tmp_path, weights, capsys):
     assert main(["detect", str(tmp_path / "two\nlines.png"), "--weights", weights]) == 2
     assert len(errors_of(capsys)) == 1
+
+
+@pytest.fixture
+def pair(photos, tmp_path):
+    """Two overlapping crops, 20 px right and 10 px down."""
+    paths = tmp_path / "a.png", tmp_path / "b.png"
+    for path, (y, x) in zip(paths, ((0, 0), (10, 20)), strict=True):
+        Image.fromarray(photos["camera"][y : y + 150, x : x + 200]).save(path)
+    return paths
+
+
+def test_match_prints_draws_and_writes_the_homography(pair, tmp_path, capsys):
+    picture, found_json = tmp_path / "m.png", tmp_path / "m.json"
+    assert main(["match", *map(str, pair), "-o", str(picture), "--json", str(found_json)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = json.loads(found_json.read_text())
+    corners = jnp.array([[0.0, 0], [199, 0], [0, 149], [199, 149]])
+    there = geometry.warp_points(jnp.array(found["matrix"]), corners)
+    # A keypoint's pixel is a pixel or two off where the cells of the network fall otherwise.
+    np.testing.assert_allclose(there, corners - jnp.array([[20, 10]]), atol=2)
+    matches, inliers = len(found["scores"]), sum(found["inliers"])
+    assert lines[0].endswith(f"{matches} matches")
+    assert lines[1] == f"{inliers} inliers of the homography"
+    np.testing.assert_allclose([[float(x) for x in line.split()] for line in lines[2:5]], found["matrix"], rtol=1e-7)
+    assert lines[5] == f"wrote {picture}"
+    assert inliers > 50
+    a, b = np.array(found["points_a"]), np.array(found["points_b"])
+    error = np.linalg.norm(a - [20, 10] - b, axis=1)[found["inliers"]]
+    assert error.max() < 4
+    assert found["images"][0] == {
+        "image": str(pair[0]),
+        "width": 200,
+        "height": 150,
+        "keypoints": int(lines[0].split()[-6]),
+    }
+    with Image.open(picture) as drawn:
+        assert drawn.size == (960, 360)
+
+
+@pytest.mark.parametrize("model", ["fundamental", "none"])
+def test_match_takes_other_models_and_images_without_any(model, pair, tmp_path, capsys):
+    black = tmp_path / "black.png"
+    Image.fromarray(np.zeros((60, 80), np.uint8)).save(black)
+    picture, found_json = tmp_path / "m.png", tmp_path / "m.json"
+    options = ["--model", model, "-o", str(picture), "--json", str(found_json)]
+    assert main(["match", *map(str, pair), *options]) == 0
+    assert (json.loads(found_json.read_text())["matrix"] is None) == (model == "none")
+    assert main(["match", str(pair[0]), str(black), *options]) == 0
+    found = json.loads(found_json.read_text())
+    assert (found["matrix"], found["scores"], found["points_a"]) == (None, [], [])
+    out = capsys.readouterr().out
+    assert ("no fundamental was found" in out) == (model == "fundamental")
+    assert picture.exists()
+
+
+def test_stitch_puts_two_crops_together(pair, photos, tmp_path, capsys):
+    picture, found_json = tmp_path / "s.png", tmp_path / "s.json"
+    assert main(["stitch", *map(str, pair), "-o", str(picture), "--json", str(found_json)]) == 0
+    found = json.loads(found_json.read_text())
+    with Image.open(picture) as image:
+        pixels = np.asarray(image)
+    assert pixels.shape == (found["height"], found["width"], 3)
+    assert abs(found["width"] - 221) <= 1
+    assert abs(found["height"] - 161) <= 1
+    x, y = found["offset"]
+    # Where only the first image is, it is itself; the rest is the scene but for resampling.
+    np.testing.assert_array_equal(pixels[y : y + 8, x : x + 15, 0], photos["camera"][:8, :15])
+    assert (
+        np.abs(pixels[y + 30 : y + 140, x + 40 : x + 190, 0] - photos["camera"][30:140, 40:190].astype(float)).mean()
+        < 3
+    )
+    assert f"{found['inliers']} inliers of {found['matches']} matches" in capsys.readouterr().out
+
+
+def test_what_can_not_be_stitched_is_told(pair, tmp_path, capsys):
+    black = tmp_path / "black.png"
+    Image.fromarray(np.zeros((60, 80), np.uint8)).save(black)
+    assert main(["stitch", str(pair[0]), str(black), "-o", str(tmp_path / "s.png")]) == 2
+    assert "no homography was found in 0 matches" in errors_of(capsys)[0]
+    assert main(["stitch", *map(str, pair), "-o", str(tmp_path / "s.xyz")]) == 2
+    assert "s.xyz: Pillow writes no file of that suffix" in errors_of(capsys)[0]
+    assert main(["stitch", *map(str, pair), "-o", str(pair[0])]) == 2
+    assert "would be overwritten" in errors_of(capsys)[0]
+
+
+def test_track_follows_a_moving_view(photos, tmp_path, capsys):
+    folder, video, found_json = tmp_path / "frames", tmp_path / "tracks.mp4", tmp_path / "tracks.json"
+    folder.mkdir()
+    for i in range(4):
+        Image.fromarray(photos["camera"][2 * i : 2 * i + 120, 4 * i : 4 * i + 160]).save(folder / f"{i}.png")
+    options = ["--max-keypoints", "100", "--json", str(found_json)]
+    assert main(["track", str(folder), "-o", str(video), *options]) == 0
+    frames = json.loads(found_json.read_text())
+    assert [frame["frame"] for frame in frames] == ["0.png", "1.png", "2.png", "3.png"]
+    first = {track["id"]: track for track in frames[0]["tracks"]}
+    kept = [track for track in frames[3]["tracks"] if track["age"] == 3]
+    assert len(kept) > 30
+    moved = np.array([[first[t["id"]]["x"] - t["x"], first[t["id"]]["y"] - t["y"]] for t in kept])
+    assert np.median(np.linalg.norm(moved - [12, 6], axis=1)) < 1
+    printed = capsys.readouterr().out
+    assert "4 frames" in printed
+    assert "the oldest 3 frames" in printed
+    assert video.stat().st_size > 1000
+
+    (folder / "1.png").write_bytes(b"no image")
+    assert main(["track", str(folder), "-o", str(tmp_path / "pictures"), *options]) == 2
+    assert any("1.png" in line for line in errors_of(capsys))
+    assert len(list((tmp_path / "pictures").iterdir())) == 3
+    assert len(json.loads(found_json.read_text())) == 3
+
+
+def test_what_can_not_be_tracked_is_told(tmp_path, capsys):
+    output = ["-o", str(tmp_path / "t.mp4")]
+    assert main(["track", str(tmp_path / "missing.mp4"), *output]) == 2
+    assert "missing.mp4: no such file or folder" in errors_of(capsys)[0]
+    (tmp_path / "text.avi").write_text("hello")
+    assert main(["track", str(tmp_path / "text.avi"), *output]) == 2
+    assert "can't be opened as a video" in errors_of(capsys)[-1]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.png").write_bytes(b"")
+    assert main(["track", str(tmp_path / "folder"), *output]) == 2
+    assert "no frame could be read" in errors_of(capsys)[-1]
+    assert main(["track", str(tmp_path / "folder"), *output, "--max-keypoints", "-1"]) == 2
+    assert "max_keypoints=-1" in errors_of(capsys)[-1]
+    assert main(["track", str(tmp_path / "text.avi"), "-o", str(tmp_path / "text.avi")]) == 2
+    assert "would be overwritten" in errors_of(capsys)[-1]

@@ -13,7 +13,7 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
-ARGUMENTS = {"huggingface_plot.py": ["output_image.png"]}
+ARGUMENTS = {"huggingface_plot.py": ["output_image.png"], "tracks.py": ["tracks.png"]}
 
 
 @pytest.mark.slow

@@ -117,7 +117,7 @@ def test_one_compilation_for_all_frames():
 def test_a_wrong_call_says_what_is_wrong():
     with pytest.raises(ValueError, match="length=0"):
         Tracker(length=0)
-    with pytest.raises(ValueError, match="max_distance=0.0"):
+    with pytest.raises(ValueError, match=r"max_distance=0\.0"):
         Tracker(max_distance=0.0)
     tracks = Tracker().start(FRAMES[0])
     with pytest.raises(ValueError, match="the frame has 1 rows"):

@@ -1,5 +1,6 @@
 """Pictures: what is drawn lies where it should, in colours that can be told apart, and nothing else changes."""
 
+import dataclasses
 import io
 import subprocess
 import sys
@@ -12,13 +13,16 @@ from PIL import Image
 
 from superpoint_jax.features import Keypoints
 from superpoint_jax.matching import Matches
+from superpoint_jax.tracking import Tracker
 from superpoint_jax.visualization import (
     draw_descriptor_map,
     draw_keypoints,
     draw_matches,
     draw_score_map,
+    draw_tracks,
     new_axes,
     save,
+    to_pixels,
 )
 from superpoint_jax.visualization.canvas import BACKGROUND, CORRECT, WRONG
 from superpoint_jax.visualization.maps import _oklab_to_srgb
@@ -125,6 +129,36 @@ def test_correct_and_wrong_matches_differ_in_colour_and_are_counted():
     by_start = {segment[0][0]: color[:3] for segment, color in zip(segments, colors, strict=True)}
     assert by_start == {10: to_rgba(CORRECT)[:3], 30: to_rgba(WRONG)[:3], 40: to_rgba(CORRECT)[:3]}
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["2 correct", "1 wrong"]
+
+
+def test_inliers_are_coloured_by_score_and_the_others_gray_behind_them():
+    a, b, matches = three_matches()
+    axes = draw_matches(GRAY, GRAY, a, b, matches, inliers=np.array([False, True, True, True]))
+    segments, colors = lines_of(axes)
+    # The match of the highest score, at x = 10, is an outlier: behind the others, and gray.
+    assert [segment[0][0] for segment in segments] == [10, 30, 40]
+    assert [len(set(color[:3])) == 1 for color in colors] == [True, False, False]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["2 inliers", "1 others"]
+
+
+def test_tracks_are_lines_from_where_they_were():
+    def frame(xs):
+        points = keypoints_at([(x, 5.0) for x in xs], [1.0] * len(xs))
+        return dataclasses.replace(points, descriptors=jnp.eye(4)[: len(xs)])
+
+    tracker = Tracker(length=3)
+    tracks = tracker.start(frame([2.0, 20.0]))
+    for step in range(1, 5):
+        tracks = tracker.update(tracks, frame([2.0 + step, 20.0 + 2 * step]))
+    axes = draw_tracks(GRAY, tracks)
+    _, lines = axes.collections[:2]
+    np.testing.assert_allclose(
+        [line.vertices for line in lines.get_paths()], [[[6, 5], [5, 5], [4, 5]], [[28, 5], [26, 5], [24, 5]]]
+    )
+    assert not draw_tracks(GRAY, tracks, min_age=5).collections[1].get_paths()
+    pixels = to_pixels(axes)
+    assert pixels.dtype == np.uint8
+    assert pixels.ndim == 3
 
 
 def test_max_lines_keeps_the_best():

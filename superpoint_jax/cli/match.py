@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 
 from superpoint_jax import visualization
-from superpoint_jax.cli.errors import told
+from superpoint_jax.cli.errors import CommandError, told
 from superpoint_jax.cli.files import check_outputs, save_json, save_picture
 from superpoint_jax.cli.options import OptionalOutput, OptionalPath, Weights
 from superpoint_jax.cli.pair import MatchedPair, match_images
@@ -29,6 +29,7 @@ def match(
     max_distance: float | None = None,
     weights: Weights = None,
     max_keypoints: int = 1024,
+    max_lines: int = 200,
     json: OptionalPath = None,
 ) -> int:
     """Match two images, estimate what relates them, print it, and draw the matches side by side.
@@ -47,10 +48,13 @@ def match(
         max_distance: Largest L2 distance of two descriptors.
         weights: Folder, file or Hugging Face id; those in the package by default.
         max_keypoints: Keep the best of each image; -1 keeps all.
+        max_lines: Draw the best inliers only, at most so many lines: all would hide the images.
         json: Write the result to this file: "images" (objects of "image", "width", "height", "keypoints" (their
             number)), "model", "matrix" (a to b in pixels, centres at integers; null where none was found), and the
             lists "points_a", "points_b", "scores", "inliers", an entry a match.
     """
+    if max_lines < 0:
+        raise CommandError(f"max_lines={max_lines}; 0 or more is needed")
     outputs = [path for path in (output, json) if path is not None]
     check_outputs(outputs, (image_a, image_b))
     pair = match_images(image_a, image_b, weights, max_keypoints, ratio=ratio, max_distance=max_distance)
@@ -66,7 +70,9 @@ def match(
             print(f"no {model} was found")
     if output is not None:
         inliers = None if model == "none" else estimate.inliers
-        axes = visualization.draw_matches(*pair.pixels, *pair.features, pair.matches, inliers=inliers)
+        axes = visualization.draw_matches(
+            *pair.pixels, *pair.features, pair.matches, inliers=inliers, max_lines=max_lines
+        )
         save_picture(axes, output)
         print(f"wrote {output}")
     save_json(_entry((image_a, image_b), counts, pair, model, estimate), json)

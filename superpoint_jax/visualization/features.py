@@ -119,7 +119,7 @@ def draw_tracks(image: Image, tracks: Tracks, *, min_age: int = 1, axes: Axes | 
     lines = [points_xy[row, : min(ages[row] + 1, length)] for row in rows]
     axes.add_collection(LineCollection(lines, colors=BACKGROUND, linewidths=3.5 * unit, alpha=0.6))
     axes.add_collection(LineCollection(lines, colors=colors, linewidths=(1 + strength) * unit))
-    axes.scatter(*points_xy[rows, 0].T, s=(4 * unit) ** 2, c=colors, linewidths=0.5 * unit, edgecolors=BACKGROUND)
+    axes.scatter(*points_xy[rows, 0].T, s=(6 * unit) ** 2, c=colors, linewidths=0.5 * unit, edgecolors=BACKGROUND)
     return axes
 
 

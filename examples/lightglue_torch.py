@@ -1,0 +1,41 @@
+"""SuperPoint here, LightGlue in PyTorch, in one program: tensors go over by DLPack and come back.
+
+    python examples/lightglue_torch.py [LIGHTGLUE]
+
+LIGHTGLUE is a model for transformers, "ETH-CVG/lightglue_superpoint" say. That was trained on Magic Leap's descriptors, so
+those are taken then. Without it the weights are random, to show the way alone: they match nothing.
+"""
+
+import sys
+
+import jax.numpy as jnp
+import torch
+from skimage import data
+from transformers import LightGlueConfig, LightGlueForKeypointMatching, SuperPointConfig
+
+import superpoint_jax as sp
+
+if len(sys.argv) > 1:
+    lightglue = LightGlueForKeypointMatching.from_pretrained(sys.argv[1])
+    model = sp.from_pretrained("magic-leap-community/superpoint", config="lightglue")
+else:
+    torch.manual_seed(0)
+    lightglue = LightGlueForKeypointMatching(LightGlueConfig(keypoint_detector_config=SuperPointConfig()))
+    model = sp.from_pretrained()
+
+# Two views of a photo of one size: LightGlue of transformers knows one for both.
+photo = data.coffee()
+images = jnp.stack([jnp.asarray(photo[:320, :480]), jnp.asarray(photo[40:360, 80:560])])
+features = sp.extract(model, images, max_keypoints=512)
+a, b = features[:1], features[1:]
+
+tensors = sp.to_lightglue_pairs(a, b)
+tensors = {name: torch.from_dlpack(x) if hasattr(x, "__dlpack__") else x for name, x in tensors.items()}
+with torch.no_grad():
+    indices, scores, *_ = lightglue.eval()._match_image_pair(**tensors)
+
+# Both images of a pair in turn, those of the first are wanted.
+indices, scores = (x.reshape(1, 2, -1)[:, 0].contiguous() for x in (indices, scores))
+matches = sp.from_lightglue(jnp.from_dlpack(indices.int()), jnp.from_dlpack(scores), a, b)
+nearest = sp.match(a, b)
+print(f"LightGlue: {int(matches.mask.sum())} matches; mutual nearest neighbours: {int(nearest.mask.sum())}")
