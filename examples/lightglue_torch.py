@@ -2,8 +2,8 @@
 
     python examples/lightglue_torch.py [LIGHTGLUE]
 
-LIGHTGLUE is a model for transformers, "ETH-CVG/lightglue_superpoint" say. That was trained on Magic Leap's descriptors, so
-those are taken then. Without it the weights are random, to show the way alone: they match nothing.
+LIGHTGLUE is a model for transformers, "ETH-CVG/lightglue_superpoint" say. That was trained on Magic Leap's descriptors:
+they are taken then. Without it the weights are random, to show the way alone: they match nothing.
 """
 
 import sys

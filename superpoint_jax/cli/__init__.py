@@ -18,6 +18,7 @@ from superpoint_jax.cli.convert import convert
 from superpoint_jax.cli.demo import demo
 from superpoint_jax.cli.detect import detect
 from superpoint_jax.cli.errors import CommandError, complain, told
+from superpoint_jax.cli.extract import extract
 from superpoint_jax.cli.match import match
 from superpoint_jax.cli.stitch import stitch
 from superpoint_jax.cli.track import track
@@ -27,6 +28,7 @@ COMMANDS = {
     "match": match,
     "stitch": stitch,
     "track": track,
+    "extract": extract,
     "demo": demo,
     "convert": convert,
 }

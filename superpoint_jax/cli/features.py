@@ -23,7 +23,7 @@ def load_extractor(weights: str | None, max_keypoints: int) -> Callable[[np.ndar
     """A function from the pixels of an image to its keypoints [K], in pixels of that image, whatever its size."""
     with told():
         model = sp.from_pretrained(weights, max_keypoints=max_keypoints)
-        processor = _processor_for(weights, model.config)
+        processor = processor_for(weights, model.config)
 
     def features_of(pixels: np.ndarray) -> sp.Keypoints:
         inputs = processor(pixels, pad_multiple=PAD_MULTIPLE)
@@ -40,7 +40,7 @@ def load_extractor(weights: str | None, max_keypoints: int) -> Callable[[np.ndar
     return features_of
 
 
-def _processor_for(weights: str | None, config: sp.SuperPointConfig) -> sp.SuperPointImageProcessor:
+def processor_for(weights: str | None, config: sp.SuperPointConfig) -> sp.SuperPointImageProcessor:
     """What is stored with the weights; for weights alone, what their configuration says."""
     if weights is not None and (path := Path(weights).expanduser()).exists():
         folder = path if path.is_dir() else path.parent

@@ -66,12 +66,7 @@ def load_image(
 
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "the image")
     with _open(source, name) as image:
-        pixels = image.width * image.height
-        if max_pixels is not None and pixels > max_pixels:
-            raise ImageError(
-                f"{name}: {image.width}x{image.height} is {pixels / 1e6:.0f} million pixels, above the limit of "
-                f"{max_pixels / 1e6:.0f} million; raise max_pixels if you trust the file"
-            )
+        _check_pixels(image, name, max_pixels)
         try:
             image.load()
         # Decoders raise whatever their damaged input made them trip over (OSError, SyntaxError, struct.error, ...).
@@ -83,6 +78,34 @@ def load_image(
             return to_uint8(image)
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from error
+
+
+def read_size(source: ImageSource, *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> tuple[int, int]:
+    """(height, width) that `load_image` gives, from the file's header alone: the pixels may still be damaged.
+
+    Raises:
+        ImageError: As `load_image`, as far as the header shows it.
+    """
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "the image")
+    with _open(source, name) as image:
+        _check_pixels(image, name, max_pixels)
+        turned = False
+        with suppress(Exception):  # As in load_image.
+            turned = image.getexif().get(ORIENTATION_TAG, 1) in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+ORIENTATION_TAG = 0x0112
+"""Of EXIF; its values 5 to 8 are turned by a right angle."""
+
+
+def _check_pixels(image: PIL.Image.Image, name: str, max_pixels: int | None) -> None:
+    pixels = image.width * image.height
+    if max_pixels is not None and pixels > max_pixels:
+        raise ImageError(
+            f"{name}: {image.width}x{image.height} is {pixels / 1e6:.0f} million pixels, above the limit of "
+            f"{max_pixels / 1e6:.0f} million; raise max_pixels if you trust the file"
+        )
 
 
 def to_uint8(image: PIL.Image.Image) -> UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:

@@ -1,0 +1,114 @@
+"""Images from files, in other processes: first their sizes, then their pixels as the network sees them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from superpoint_jax.config import CELL_PX
+from superpoint_jax.processing.files import MAX_IMAGE_PIXELS, ImageError, load_image, read_size
+from superpoint_jax.processing.processor import SuperPointImageProcessor
+
+T = TypeVar("T")
+CHUNK = 64
+"""Headers read by a process at a time."""
+
+
+class Decoder:
+    """Processes that read images of a folder. A context manager; no process, all in this one, for `workers` 0."""
+
+    def __init__(
+        self,
+        root: Path,
+        processor: SuperPointImageProcessor,
+        *,
+        workers: int | None = None,
+        max_pixels: int | None = MAX_IMAGE_PIXELS,
+    ) -> None:
+        self.root, self.processor, self.max_pixels = root, processor, max_pixels
+        count = workers if workers is not None else min(8, os.cpu_count() or 1)
+        # Not forked: this process has the threads of jax.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin) if count else None
+
+    def sizes(self, names: Iterable[str]) -> Iterator[tuple[str, tuple[int, int], tuple[int, int]] | tuple[str, str]]:
+        """(name, original (height, width), (height, width) as the network sees it) of each, or (name, error)."""
+        names = list(names)
+        chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
+        if self._pool is None:
+            results = (_sizes(self.root, chunk, self.processor, self.max_pixels) for chunk in chunks)
+        else:
+            results = _bounded(self._pool, _sizes, [(self.root, c, self.processor, self.max_pixels) for c in chunks])
+        for result in results:
+            yield from result
+
+    def start(self, name: str) -> Callable[[], np.ndarray | str]:
+        """Begin to read an image; what is returned waits for its pixels [h,w,1 or 3], or the error."""
+        arguments = (self.root / name, self.processor, self.max_pixels)
+        if self._pool is None:
+            return lambda: _pixels(*arguments)
+        future = self._pool.submit(_pixels, *arguments)
+        return lambda: _result(future)
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin() -> None:
+    """A worker leaves Ctrl-C to its parent."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _result(future: Future[np.ndarray | str]) -> np.ndarray | str:
+    return future.result()
+
+
+def _bounded(pool: ProcessPoolExecutor, function: Callable[..., T], arguments: list[tuple]) -> Iterator[T]:
+    """As `pool.map`, with a bounded number of tasks waiting."""
+    waiting: list[Future[T]] = []
+    for these in arguments:
+        waiting.append(pool.submit(function, *these))
+        if len(waiting) > 64:
+            yield waiting.pop(0).result()
+    for future in waiting:
+        yield future.result()
+
+
+def _sizes(
+    root: Path, names: list[str], processor: SuperPointImageProcessor, max_pixels: int | None
+) -> list[tuple[str, tuple[int, int], tuple[int, int]] | tuple[str, str]]:
+    found: list[tuple[str, tuple[int, int], tuple[int, int]] | tuple[str, str]] = []
+    for name in names:
+        try:
+            size = read_size(root / name, max_pixels=max_pixels)
+        except ImageError as error:
+            found.append((name, str(error)))
+            continue
+        if min(target := processor.target_size(*size)) < CELL_PX:
+            found.append((name, f"{root / name}: {target[1]}x{target[0]} pixels; at least {CELL_PX} are needed"))
+        else:
+            found.append((name, size, target))
+    return found
+
+
+def _pixels(path: Path, processor: SuperPointImageProcessor, max_pixels: int | None) -> np.ndarray | str:
+    try:
+        values = processor.preprocess([load_image(path, max_pixels=max_pixels)], return_tensors="np")
+    except (ImageError, ValueError) as error:
+        return str(error)
+    height, width = values.image_sizes[0]
+    pixels = values.pixel_values[0, :height, :width]
+    # Hugging Face's gray has three equal channels.
+    return pixels[..., :1] if processor.do_grayscale else np.broadcast_to(pixels, (height, width, 3))

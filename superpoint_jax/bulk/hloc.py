@@ -1,0 +1,75 @@
+"""hloc's layout of features in HDF5: a group an image, named by its path, with
+
+- `keypoints` float32 [N,2], (x, y) in pixels of the original image, pixel centres at integers, and its attribute
+  `uncertainty`, in pixels (half precision, which hloc writes by default, would round coordinates beyond 2048);
+- `scores` float32 [N];
+- `descriptors` [D,N], float16 as hloc's, or float32;
+- `image_size` int64 [2], (width, height) of the original image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+if TYPE_CHECKING:
+    import h5py
+
+KEYPOINTS = "/keypoints"
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """The features of one image as they are kept: sizes are (height, width)."""
+
+    keypoints_xy: Float[np.ndarray, "n 2"]
+    scores: Float[np.ndarray, " n"]
+    descriptors: Float[np.ndarray, "n d"]
+    size: tuple[int, int]
+    uncertainty_px: float
+
+
+def write_features(file: h5py.File, name: str, features: ImageFeatures, *, descriptor_type: str = "float16") -> None:
+    """Add an image to a file."""
+    group = file.create_group(name)
+    group.create_dataset("keypoints", data=features.keypoints_xy.astype(np.float32))
+    group.create_dataset("scores", data=features.scores.astype(np.float32))
+    group.create_dataset("descriptors", data=np.ascontiguousarray(features.descriptors.T).astype(descriptor_type))
+    group.create_dataset("image_size", data=np.array(features.size[::-1], np.int64))
+    group["keypoints"].attrs["uncertainty"] = features.uncertainty_px
+
+
+def read_features(path: Path, names: Sequence[str]) -> list[ImageFeatures]:
+    """Some images of a file, in that order."""
+    import h5py
+
+    found = []
+    with h5py.File(path, "r") as file:
+        for name in names:
+            group: Any = file[name]
+            width, height = group["image_size"][()].tolist()
+            found.append(
+                ImageFeatures(
+                    keypoints_xy=group["keypoints"][()],
+                    scores=group["scores"][()],
+                    descriptors=np.ascontiguousarray(group["descriptors"][()].T),
+                    size=(height, width),
+                    uncertainty_px=float(group["keypoints"].attrs["uncertainty"]),
+                )
+            )
+    return found
+
+
+def names_in(path: Path) -> list[str]:
+    """Names of the images in a file of hloc's layout, as hloc lists them."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        names: list[str] = []
+        file.visit(names.append)
+        return [name.removesuffix(KEYPOINTS) for name in names if name.endswith(KEYPOINTS)]

@@ -1,0 +1,156 @@
+"""What has been done: parts of the result in a folder, each written under another name and then renamed.
+
+A part is an HDF5 file in hloc's layout. It is there, whole and on the disk, or it is not there: whenever the run is
+killed, what it leaves is a set of whole parts, and files that the next run removes.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from superpoint_jax.bulk.hloc import names_in
+
+if TYPE_CHECKING:
+    import h5py
+
+FORMAT = 1
+"""Of a folder of parts; another number is another layout."""
+
+
+class Conflict(ValueError):
+    """A result of other options, or one that another run is writing."""
+
+
+class Parts:
+    """A folder of parts. A context manager: it holds a lock for as long as it is open."""
+
+    def __init__(self, folder: Path, options: Mapping[str, Any], *, lock: str = "lock") -> None:
+        """Open, or begin, the folder.
+
+        Args:
+            folder: Made if need be.
+            options: What the result depends on; must be those that the folder was begun with.
+            lock: Name of the lock: runs with different names may write at once.
+
+        Raises:
+            Conflict: The folder was begun with other options, or a run with that lock is writing.
+        """
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(folder / lock)
+        try:
+            _same_options(folder / "options.json", {"format": FORMAT, **options})
+        except BaseException:
+            self.close()
+            raise
+        # Left behind by a run with this lock that was killed.
+        for path in folder.glob(f"*.{lock}.tmp"):
+            path.unlink()
+        self._suffix = f".{lock}.tmp"
+
+    def paths(self) -> list[Path]:
+        """The parts that are done, in order."""
+        return sorted(self.folder.glob("part-*.h5"))
+
+    def done(self) -> set[str]:
+        """Names of the images in the parts that are done."""
+        return {name for path in self.paths() for name in names_in(path)}
+
+    @contextmanager
+    def writing(self) -> Iterator[h5py.File]:
+        """A new part, which is there once the block has ended without an exception."""
+        import h5py
+
+        number = 1 + max((int(path.stem.split("-")[1]) for path in self.paths()), default=-1)
+        temporary = self.folder / f"part{self._suffix}"
+        try:
+            with h5py.File(temporary, "w") as file:
+                yield file
+            _flush(temporary)
+            # Two runs may choose the same number: the second takes the next.
+            while True:
+                try:
+                    os.link(temporary, self.folder / f"part-{number:08}.h5")
+                    break
+                except FileExistsError:
+                    number += 1
+            _flush(self.folder)
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+
+    def close(self) -> None:
+        """Let others write."""
+        self._lock.close()
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def remove(self) -> None:
+        """Remove the folder and all that is in it."""
+        for path in self.folder.iterdir():
+            path.unlink()
+        self.folder.rmdir()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` once the block has ended without an exception."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with suppress(FileNotFoundError):
+        temporary.unlink()
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether there was no room; HDF5 tells it in words alone."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+
+
+def _locked(path: Path) -> IO[str]:
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise Conflict(f"{path.parent}: another run is writing here") from error
+    return file
+
+
+def _same_options(path: Path, options: Mapping[str, Any]) -> None:
+    """Keep the options at the beginning, and compare with them later."""
+    text = json.dumps(options, indent=1, sort_keys=True)
+    if not path.exists():
+        with replacing(path) as temporary:
+            temporary.write_text(text)
+        return
+    before, now = json.loads(path.read_text()), json.loads(text)
+    differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if differing:
+        what = "; ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in differing)
+        raise Conflict(f"{path.parent} was begun with other options: {what}. Choose another output, or remove it")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

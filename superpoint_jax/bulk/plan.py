@@ -1,0 +1,138 @@
+"""Which images go together: a few shapes for many sizes, filled into batches in a fixed order."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Shape = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images that are extracted together in arrays of one shape.
+
+    Attributes:
+        shape: (height, width) of the arrays.
+        names: Of the images, at most as many as the batch has rows.
+    """
+
+    shape: Shape
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, as parts that are done wholly or not at all.
+
+    Attributes:
+        parts: The batches of each part.
+        shapes: How many images go into arrays of each shape: as many compilations as there are shapes.
+        padding: Fraction of all pixels that is padding.
+    """
+
+    parts: tuple[tuple[Batch, ...], ...]
+    shapes: Mapping[Shape, int]
+    padding: float
+
+
+def make_plan(sizes: Mapping[str, Shape], *, batch: int, part: int, multiple: int = 64, max_shapes: int = 8) -> Plan:
+    """The same plan for the same images, whatever has been done of it already.
+
+    Args:
+        sizes: (height, width) of each image as the network will see it, by name.
+        batch: Images a batch.
+        part: Images a part, about.
+        multiple: Heights and widths of arrays are multiples of it.
+        max_shapes: Shapes at most; those that cost the least padding are joined.
+    """
+    shape_of = choose_shapes(Counter(sizes.values()), multiple=multiple, max_shapes=max_shapes)
+    members: dict[Shape, list[str]] = {}
+    for name in sorted(sizes):
+        members.setdefault(shape_of[sizes[name]], []).append(name)
+    # The largest first: what does not fit in memory fails at once.
+    batches = [
+        Batch(shape, tuple(names[i : i + batch]))
+        for shape, names in sorted(members.items(), key=lambda item: -item[0][0] * item[0][1])
+        for i in range(0, len(names), batch)
+    ]
+    per_part = max(1, part // batch)
+    parts = tuple(tuple(batches[i : i + per_part]) for i in range(0, len(batches), per_part))
+    used = sum(height * width for height, width in sizes.values())
+    total = sum(len(names) * shape[0] * shape[1] for shape, names in members.items())
+    return Plan(parts, {shape: len(names) for shape, names in members.items()}, 1 - used / total if total else 0.0)
+
+
+def choose_shapes(counts: Mapping[Shape, int], *, multiple: int, max_shapes: int) -> dict[Shape, Shape]:
+    """The shape of the array for each size: the next multiples, then joined pair by pair until they are few enough.
+
+    Each time the two shapes are joined whose common shape adds the fewest pixels over all their images.
+    """
+    rounded = {size: _rounded(size, multiple) for size in counts}
+    images: Counter[Shape] = Counter()
+    for size, count in counts.items():
+        images[rounded[size]] += count
+    joined: dict[Shape, Shape] = {}
+
+    def cost(a: Shape, b: Shape) -> int:
+        both = max(a[0], b[0]) * max(a[1], b[1])
+        return images[a] * (both - a[0] * a[1]) + images[b] * (both - b[0] * b[1])
+
+    shapes = _coarsened(images, multiple)
+    for fine, coarse in shapes.items():
+        if fine != coarse:
+            joined[fine] = coarse
+            images[coarse] += images.pop(fine)
+    heap: list[tuple[int, Shape, Shape]] = (
+        [(cost(a, b), a, b) for a in images for b in images if a < b] if len(images) > max_shapes else []
+    )
+    heapq.heapify(heap)
+    while len(images) > max_shapes:
+        price, a, b = heapq.heappop(heap)
+        if a not in images or b not in images:
+            continue
+        if price != (now := cost(a, b)):  # One of them has grown since.
+            heapq.heappush(heap, (now, a, b))
+            continue
+        both: Shape = (max(a[0], b[0]), max(a[1], b[1]))
+        count = images.pop(a) + images.pop(b)
+        images[both] += count
+        for shape in (a, b):
+            if shape != both:
+                joined[shape] = both
+        for other in images:
+            if other != both:
+                first, second = min(both, other), max(both, other)
+                heapq.heappush(heap, (cost(first, second), first, second))
+
+    def final(shape: Shape) -> Shape:
+        while shape in joined:
+            shape = joined[shape]
+        return shape
+
+    return {size: final(shape) for size, shape in rounded.items()}
+
+
+def _rounded(shape: Shape, multiple: int) -> Shape:
+    return -(-shape[0] // multiple) * multiple, -(-shape[1] // multiple) * multiple
+
+
+MAX_DISTINCT = 256
+"""The search over pairs is quadratic; beyond this many distinct shapes they are rounded more coarsely first."""
+
+
+def _coarsened(images: Mapping[Shape, int], multiple: int) -> dict[Shape, Shape]:
+    """Shapes rounded up to a multiple large enough that few are distinct."""
+    while True:
+        coarse = {shape: _rounded(shape, multiple) for shape in images}
+        if len(set(coarse.values())) <= MAX_DISTINCT:
+            return coarse
+        multiple *= 2
+
+
+def names_of(part: Sequence[Batch]) -> list[str]:
+    """All images of a part."""
+    return [name for batch in part for name in batch.names]

@@ -1,0 +1,411 @@
+"""The run: images of a source through the network into a file, from wherever the last run was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+from superpoint_jax.bulk.colmap import Pairs
+from superpoint_jax.bulk.decoding import Decoder
+from superpoint_jax.bulk.hloc import ImageFeatures, write_features
+from superpoint_jax.bulk.outputs import output_for
+from superpoint_jax.bulk.parts import Parts, is_disk_full
+from superpoint_jax.bulk.plan import Batch, Plan, Shape, make_plan, names_of
+from superpoint_jax.bulk.sources import find_images
+from superpoint_jax.config import CELL_PX, ComputeDtype
+from superpoint_jax.extraction import extract
+from superpoint_jax.features import Keypoints
+from superpoint_jax.model import SuperPoint
+from superpoint_jax.processing import SuperPointImageProcessor, rescale_keypoints
+from superpoint_jax.processing.files import MAX_IMAGE_PIXELS
+
+if TYPE_CHECKING:
+    import h5py
+
+DETECTION_NOISE_PX = 2.0
+"""What hloc says of SuperPoint, for the attribute `uncertainty`: at the size that the network saw."""
+BATCHES_AHEAD = 3
+"""Batches that are being decoded while one is extracted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BulkOptions:
+    """How a run extracts.
+
+    Attributes:
+        max_keypoints: The best of each image.
+        keypoint_threshold: The model's own by default.
+        resize: Images with a longer side are reduced to it, in pixels; 0 leaves all as they are. By default what the
+            processor says.
+        dtype: Compute type; the model's own by default.
+        descriptors: Type in which descriptors are kept.
+        matches: For a COLMAP database: which images are matched; see `colmap.write_database`.
+        batch: Images a batch; 8 on a CPU, 32 otherwise.
+        part: Images that are lost at most when a run is killed, about, and done again.
+        max_shapes: Shapes of arrays, and so compilations, at most.
+        multiple: Sides of arrays are multiples of it, in pixels.
+        workers: Processes that decode; one a core and at most 8 by default, 0 decodes in this one.
+        devices: Devices of this process that are used; all by default.
+        max_pixels: Larger files are refused unread.
+    """
+
+    max_keypoints: int = 1024
+    keypoint_threshold: float | None = None
+    resize: int | None = None
+    dtype: ComputeDtype | None = None
+    descriptors: Literal["float16", "float32"] = "float16"
+    matches: Pairs = "none"
+    batch: int | None = None
+    part: int = 256
+    max_shapes: int = 8
+    multiple: int = 64
+    workers: int | None = None
+    devices: int | None = None
+    max_pixels: int = MAX_IMAGE_PIXELS
+
+    def __post_init__(self) -> None:
+        least = dict(max_keypoints=1, part=1, max_shapes=1, multiple=CELL_PX, max_pixels=1)
+        least |= {name: 1 for name in ("batch", "devices") if getattr(self, name) is not None}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name}={getattr(self, name)}; at least {value} is needed")
+        if self.resize is not None and self.resize != 0 and self.resize < CELL_PX:
+            raise ValueError(f"resize={self.resize}; at least {CELL_PX} pixels are needed, or 0 to leave images alone")
+
+
+@dataclass(frozen=True)
+class BulkReport:
+    """What a run did.
+
+    Attributes:
+        extracted: Images extracted by this run.
+        before: Images that an earlier run had done.
+        failures: Why, by name, for each image that could not be read.
+        shapes: How many images went into arrays of each (height, width).
+        padding: Fraction of the pixels that was padding.
+        finished: The output is there and whole: not so after one shard of several.
+    """
+
+    extracted: int
+    before: int
+    failures: Mapping[str, str]
+    shapes: Mapping[Shape, int]
+    padding: float
+    finished: bool
+
+
+def extract_files(
+    source: str | Path,
+    output: str | Path,
+    *,
+    model: SuperPoint,
+    processor: SuperPointImageProcessor,
+    options: BulkOptions | None = None,
+    root: str | Path | None = None,
+    shard: tuple[int, int] = (0, 1),
+    progress: bool = False,
+    tell: Callable[[str], object] = lambda _: None,
+) -> BulkReport:
+    """The features of all images of a source in one file, whatever happens in between.
+
+    The output appears, whole, at the end; until then what is done is kept beside it in a folder OUTPUT.parts. Killed at
+    any moment, the same call goes on where it was. What can't be read is reported and does not stop the rest.
+    Called again on a finished output, only images that are not in it are extracted and added.
+
+    Args:
+        source: Folder, list or pattern; see `find_images`.
+        output: What it is follows from its name: .h5 hloc's HDF5, .db a COLMAP database, no suffix a folder of Parquet
+            files; see the modules of these formats.
+        model: The network.
+        processor: What is done to the images first; `options.resize` replaces its size.
+        options: See there.
+        root: What names are relative to; see `find_images`.
+        shard: (i, n): every n-th part alone, for several processes or machines with a common file system. The output is
+            made by a last run without.
+        progress: Show a bar.
+        tell: Is told, in a line, about shapes and padding.
+
+    Raises:
+        ValueError: No images, an unknown kind of output, an option out of range.
+        Conflict: An output of other options, or one that another run is writing.
+        OSError: A full disk, among others; what is done stays, and the same call goes on.
+        ImportError: A package that the kind of output needs is missing.
+    """
+    options = options or BulkOptions()
+    processor = _processor(processor, options)
+    images = find_images(source, root=root)
+    extractor = Extractor(model, options)
+    identity = _identity(model, extractor.config_options, processor, options)
+    target = output_for(Path(output), identity, pairs=options.matches)
+    target.check(images.root)
+    index, count = shard
+    if not 0 <= index < count:
+        raise ValueError(f"shard {index} of {count}; 0 <= i < n is needed")
+    lock = "lock" if count == 1 else f"lock-{index}"
+
+    failures: dict[str, str] = {}
+    with (
+        Parts(target.parts_folder, target.options, lock=lock) as parts,
+        Decoder(images.root, processor, workers=options.workers, max_pixels=options.max_pixels) as decoder,
+    ):
+        done = target.done() | parts.done()
+        # The plan is that of all images, so that it is the same in every shard and after every stop.
+        originals, sizes = _read_sizes(decoder, images.names, failures, progress)
+        plan = make_plan(
+            sizes,
+            batch=extractor.rows,
+            part=options.part,
+            multiple=options.multiple,
+            max_shapes=options.max_shapes,
+        )
+        mine = tuple(_without(part, done) for part in plan.parts[index::count])
+        before = len(done.intersection(images.names))
+        _tell_plan(tell, plan, before=before)
+        extracted = _run(mine, extractor, decoder, parts, originals, options, failures, progress)
+        if count == 1:
+            with _room(target.path):
+                target.finish(parts, images.root)
+    return BulkReport(
+        extracted=extracted,
+        before=before,
+        failures=failures,
+        shapes=plan.shapes,
+        padding=plan.padding,
+        finished=count == 1,
+    )
+
+
+class Extractor:
+    """The network on the devices of this process, for batches of a fixed number of rows."""
+
+    def __init__(self, model: SuperPoint, options: BulkOptions) -> None:
+        local = jax.local_devices()
+        if options.devices is not None and options.devices > len(local):
+            raise ValueError(f"devices={options.devices}; there are {len(local)}")
+        devices = local[: options.devices]
+        wanted = options.batch or (8 if devices[0].platform == "cpu" else 32)
+        self.rows = -(-wanted // len(devices)) * len(devices)
+        mesh = Mesh(np.array(devices), ("images",))
+        self._split = NamedSharding(mesh, PartitionSpec("images"))
+        self._model = jax.device_put(model, NamedSharding(mesh, PartitionSpec()))
+        given = dict(
+            max_keypoints=options.max_keypoints, keypoint_threshold=options.keypoint_threshold, dtype=options.dtype
+        )
+        self.config_options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        model.config.replace(**self.config_options)  # Refuses what is out of range, before any work.
+
+    def __call__(self, images: np.ndarray, sizes: np.ndarray) -> Keypoints:
+        """Dispatched, not waited for."""
+        capacity = min(self.config_options["max_keypoints"], images.shape[1] * images.shape[2])
+        found = extract(
+            self._model,
+            jax.device_put(images, self._split),
+            image_sizes=jax.device_put(sizes, self._split),
+            **{**self.config_options, "max_keypoints": capacity},
+        )
+        return dataclasses.replace(found, hidden_states=None)
+
+
+def _read_sizes(
+    decoder: Decoder, names: Sequence[str], failures: dict[str, str], progress: bool
+) -> tuple[dict[str, Shape], dict[str, Shape]]:
+    """(height, width) of the originals, and as the network will see them."""
+    originals, sizes = {}, {}
+    show = tqdm(decoder.sizes(names), desc="sizes", total=len(names), unit="image", disable=None if progress else True)
+    for name, *found in show:
+        if len(found) == 1:
+            failures[name] = str(found[0])
+        else:
+            originals[name], sizes[name] = found
+    return originals, sizes
+
+
+def _without(part: tuple[Batch, ...], done: set[str]) -> tuple[Batch, ...]:
+    """The batches of a part with the images that are still to be done."""
+    rest = (Batch(batch.shape, tuple(name for name in batch.names if name not in done)) for batch in part)
+    return tuple(batch for batch in rest if batch.names)
+
+
+def _run(
+    plan: tuple[tuple[Batch, ...], ...],
+    extractor: Extractor,
+    decoder: Decoder,
+    parts: Parts,
+    originals: Mapping[str, Shape],
+    options: BulkOptions,
+    failures: dict[str, str],
+    progress: bool,
+) -> int:
+    """Extract and write all parts; the number of images written."""
+    total = sum(len(names_of(part)) for part in plan)
+    stream = _started_ahead(plan, decoder)
+    with (
+        tqdm(desc="features", total=total, unit="image", disable=None if progress else True) as bar,
+        _Writer(parts, options, bar) as writer,
+    ):
+        for part in plan:
+            for batch in part:
+                handles = next(stream)
+                pixels, sizes = [], []
+                for name, handle in zip(batch.names, handles, strict=True):
+                    found = handle()
+                    if isinstance(found, str):
+                        failures[name] = found
+                        bar.update()
+                    else:
+                        pixels.append((name, found))
+                if not pixels:
+                    continue
+                images = _filled(extractor.rows, batch.shape, [image for _, image in pixels])
+                sizes = np.full((extractor.rows, 2), CELL_PX, np.int32)
+                sizes[: len(pixels)] = [image.shape[:2] for _, image in pixels]
+                names = [name for name, _ in pixels]
+                writer.add(names, [originals[name] for name in names], extractor(images, sizes))
+            writer.end_part()
+        return writer.finish()
+
+
+def _started_ahead(plan: tuple[tuple[Batch, ...], ...], decoder: Decoder) -> Iterator[list[Callable[[], Any]]]:
+    """For each batch the images being decoded, some batches ahead."""
+    batches = deque(batch for part in plan for batch in part)
+    started: deque[list[Callable[[], Any]]] = deque()
+    while batches or started:
+        while batches and len(started) < BATCHES_AHEAD:
+            started.append([decoder.start(name) for name in batches.popleft().names])
+        yield started.popleft()
+
+
+def _filled(rows: int, shape: Shape, images: list[np.ndarray]) -> np.ndarray:
+    """The images in the corners of one array; what is outside does not matter."""
+    array = np.zeros((rows, *shape, images[0].shape[2]), images[0].dtype)
+    for row, image in zip(array, images, strict=False):
+        row[: image.shape[0], : image.shape[1]] = image
+    return array
+
+
+class _Writer:
+    """Writes what the device has computed while it computes the next: one thread, and a bounded number of batches."""
+
+    def __init__(self, parts: Parts, options: BulkOptions, bar: tqdm) -> None:
+        self._parts, self._options, self._bar = parts, options, bar
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+        self._part: AbstractContextManager[h5py.File] | None = None
+        self._file: h5py.File | None = None
+        self._written = 0
+
+    def add(self, names: list[str], originals: list[Shape], found: Keypoints) -> None:
+        """Rows of a batch that are images, by name."""
+        self._submit(self._write, names, originals, found)
+
+    def end_part(self) -> None:
+        """What was added since the last end is one part."""
+        self._submit(self._end)
+
+    def finish(self) -> int:
+        """Wait for all, and count the images."""
+        while self._waiting:
+            self._waiting.popleft().result()
+        return self._written
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        if self._part is not None:  # Given up in the middle of a part: nothing of it stays.
+            self._part.__exit__(kind or RuntimeError, error or RuntimeError("given up"), trace)
+
+    def _submit(self, function: Callable[..., None], *arguments: Any) -> None:
+        while len(self._waiting) > 2:
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(function, *arguments))
+
+    def _write(self, names: list[str], originals: list[Shape], found: Keypoints) -> None:
+        with _room(self._parts.folder):
+            if self._file is None:
+                self._part = self._parts.writing()
+                self._file = self._part.__enter__()
+            for name, original, one in zip(names, originals, found.to_list(), strict=False):
+                seen = one["image_size"]
+                features = ImageFeatures(
+                    keypoints_xy=np.asarray(rescale_keypoints(one["keypoints"], seen, original)),
+                    scores=one["scores"],
+                    descriptors=one["descriptors"],
+                    size=original,
+                    uncertainty_px=DETECTION_NOISE_PX * float(np.mean(np.array(original) / np.asarray(seen))),
+                )
+                write_features(self._file, name, features, descriptor_type=self._options.descriptors)
+                self._written += 1
+                self._bar.update()
+
+    def _end(self) -> None:
+        if self._part is not None:
+            part, self._part, self._file = self._part, None, None
+            with _room(self._parts.folder):
+                part.__exit__(None, None, None)
+
+
+class _room(AbstractContextManager):
+    """Tells a full disk, and how to go on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError) and is_disk_full(error):
+            raise OSError(
+                error.errno,
+                "no space left on the disk; make room, and the same command goes on where it was",
+                str(self.path),
+            ) from error
+
+
+def _processor(processor: SuperPointImageProcessor, options: BulkOptions) -> SuperPointImageProcessor:
+    """Bytes rather than floats where the model divides by 255 itself: a quarter of what travels."""
+    changes: dict[str, Any] = {}
+    if abs(processor.rescale_factor * 255 - 1) < 1e-6:
+        changes["do_rescale"] = False
+    if options.resize is not None:
+        size = {"height": options.resize, "width": options.resize}
+        changes |= (
+            dict(do_resize=False) if options.resize == 0 else dict(size=size, do_resize=True, resize_mode="shrink")
+        )
+    return dataclasses.replace(processor, **changes)
+
+
+def _identity(
+    model: SuperPoint, config_options: Mapping[str, Any], processor: SuperPointImageProcessor, options: BulkOptions
+) -> dict[str, Any]:
+    """What a result depends on, to be compared with that of an earlier run: batches and shapes are not of it."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(nnx.state(model)):
+        digest.update(np.asarray(leaf).tobytes())
+    config = dataclasses.asdict(model.config.replace(**config_options))
+    return {
+        "weights": digest.hexdigest()[:16],
+        "descriptors": options.descriptors,
+        **{f"config.{name}": value for name, value in config.items()},
+        **{f"processor.{name}": value for name, value in processor.to_dict().items() if name != "pad_multiple"},
+    }
+
+
+def _tell_plan(tell: Callable[[str], object], plan: Plan, *, before: int) -> None:
+    if before:
+        tell(f"{before} images were done before")
+    if plan.shapes:
+        shapes = ", ".join(f"{width}x{height} ({count})" for (height, width), count in sorted(plan.shapes.items()))
+        tell(f"{len(plan.shapes)} shapes: {shapes}; padding {plan.padding:.0%}")

@@ -1,0 +1,150 @@
+"""What takes minutes: a run killed again and again, and a reconstruction of features from files."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import superpoint_jax as sp
+from superpoint_jax.bulk import BulkOptions, extract_files
+from superpoint_jax.bulk.hloc import names_in
+from tests.test_bulk import assert_equal_files
+
+pytestmark = pytest.mark.slow
+
+KILLS = 20
+COMMAND = [sys.executable, "-c", "import sys; from superpoint_jax.cli import main; sys.exit(main())", "extract"]
+
+
+def test_killed_at_twenty_random_moments_nothing_is_lost_twice_or_damaged(photos, model, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(120):
+        height, width = rng.integers(60, 200, 2)
+        Image.fromarray(photos["camera"][i : i + height, i : i + width]).save(folder / f"{i}.png")
+    sp.save_pretrained(model, tmp_path / "weights")
+    options = ["--weights", str(tmp_path / "weights"), "--max-keypoints", "200", "--part", "6", "--batch", "3"]
+    options += ["--workers", "1"]
+
+    def command(output):
+        return [*COMMAND, str(folder), "-o", str(tmp_path / output), *options]
+
+    def started(output):
+        """The process, once it has begun to keep parts."""
+        process = subprocess.Popen(command(output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (tmp_path / f"{output}.parts" / "options.json").exists():
+            time.sleep(0.01)
+        return process
+
+    process, beginning = started("whole.h5"), time.monotonic()
+    assert process.wait(timeout=300) == 0
+    length = time.monotonic() - beginning
+    chance, interrupted, progress = random.Random(0), 0, []
+    parts = tmp_path / "f.h5.parts"
+    for _ in range(KILLS):
+        process = started("f.h5")
+        try:
+            process.wait(timeout=chance.uniform(0, 0.5) * length)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            interrupted += 1
+        process.wait()
+        progress.append(sum(len(names_in(path)) for path in parts.glob("part-*.h5")) if parts.exists() else 120)
+        if (tmp_path / "f.h5").exists() and not parts.exists():
+            assert_equal_files(tmp_path / "f.h5", tmp_path / "whole.h5")
+            (tmp_path / "f.h5").unlink()  # Done; the next kill meets a run from the beginning.
+    subprocess.run(command("f.h5"), check=True, capture_output=True, timeout=300)
+    print(f"{interrupted} of {KILLS} killed; images done after each: {progress}")
+    assert interrupted > KILLS / 2
+    assert any(0 < count < 120 for count in progress)
+    assert_equal_files(tmp_path / "f.h5", tmp_path / "whole.h5")
+    assert not list(tmp_path.glob("*.parts"))
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+CAMERA = np.array([[420.0, 0, 239.5], [0, 420, 179.5], [0, 0, 1]])
+
+
+def _textures(photos):
+    """Three walls of a room's corner: a photo for each, as floats."""
+    return [
+        np.asarray(Image.fromarray(photos[name]).convert("L").resize((900, 900)), float)
+        for name in ("coins", "page", "coffee")
+    ]
+
+
+def _render(textures, rotation, centre, size=(360, 480)):
+    """Gray image of the corner x = 0, y = 0, z = 0 of a room of 3 x 3 x 3 seen from `centre` within it."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    rays = np.stack([columns, rows, np.ones(size)], axis=-1) @ np.linalg.inv(CAMERA).T @ rotation
+    image, nearest = np.zeros(size), np.full(size, np.inf)
+    for axis, texture in enumerate(textures):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            depth = -centre[axis] / rays[..., axis]
+        point = centre + depth[..., None] * rays
+        u, v = (point[..., other] / 3 * 899 for other in range(3) if other != axis)
+        hit = (depth > 0) & (depth < nearest) & (u >= 0) & (u < 898) & (v >= 0) & (v < 898)
+        x, y = np.where(hit, u, 0), np.where(hit, v, 0)
+        i, j = x.astype(int), y.astype(int)
+        fx, fy = x - i, y - j
+        top = texture[j, i] * (1 - fx) + texture[j, i + 1] * fx
+        bottom = texture[j + 1, i] * (1 - fx) + texture[j + 1, i + 1] * fx
+        image = np.where(hit, top * (1 - fy) + bottom * fy, image)
+        nearest = np.where(hit, depth, nearest)
+    return np.round(image).astype(np.uint8)
+
+
+def _looking(centre, target):
+    forward = (target - centre) / np.linalg.norm(target - centre)
+    right = np.cross(forward, [0.0, 0, 1])
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(forward, right), forward])
+
+
+def test_colmap_reconstructs_a_rendered_room_from_our_database(photos, tmp_path):
+    import pycolmap
+
+    folder = tmp_path / "views"
+    folder.mkdir()
+    textures, centres = _textures(photos), {}
+    for i, angle in enumerate(np.linspace(0.25, 1.3, 8)):
+        centre = np.array([2.7 * np.cos(angle), 2.7 * np.sin(angle), 1.4 + 0.1 * np.sin(3 * angle)])
+        centres[f"{i}.png"] = centre
+        view = _render(textures, _looking(centre, np.array([0.5, 0.5, 0.9])), centre)
+        Image.fromarray(view).save(folder / f"{i}.png")
+    report = extract_files(
+        folder,
+        tmp_path / "room.db",
+        model=sp.from_pretrained(),
+        processor=sp.SuperPointImageProcessor(),
+        options=BulkOptions(max_keypoints=800, matches="exhaustive", workers=0, devices=1),
+    )
+    assert report.extracted == 8
+    (tmp_path / "sparse").mkdir()
+    models = pycolmap.incremental_mapping(tmp_path / "room.db", folder, tmp_path / "sparse")
+    best = max(models.values(), key=lambda model: model.num_reg_images())
+    print(
+        json.dumps(
+            {
+                "registered": best.num_reg_images(),
+                "points": best.num_points3D(),
+                "error": best.compute_mean_reprojection_error(),
+            }
+        )
+    )
+    assert best.num_reg_images() == 8
+    # Up to a similarity the cameras stand where they were rendered from.
+    found = np.array([best.find_image_with_name(name).projection_center() for name in sorted(centres)])
+    true = np.array([centres[name] for name in sorted(centres)])
+    a, b = found - found.mean(0), true - true.mean(0)
+    u, scales, vt = np.linalg.svd(a.T @ b)
+    sign = np.diag([1, 1, np.linalg.det(u @ vt)])
+    aligned = a @ u @ sign @ vt * (scales @ np.diag(sign)) / (a**2).sum()
+    assert np.linalg.norm(aligned - b, axis=1).max() < 0.05 * np.linalg.norm(b, axis=1).max()
