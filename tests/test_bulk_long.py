@@ -1,11 +1,13 @@
 """What takes minutes: a run killed again and again, and a reconstruction of features from files."""
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from tests.test_bulk import assert_equal_files
 pytestmark = pytest.mark.slow
 
 KILLS = 20
+REPOSITORY = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-c", "import sys; from superpoint_jax.cli import main; sys.exit(main())", "extract"]
 
 
@@ -148,3 +151,32 @@ def test_colmap_reconstructs_a_rendered_room_from_our_database(photos, tmp_path)
     sign = np.diag([1, 1, np.linalg.det(u @ vt)])
     aligned = a @ u @ sign @ vt * (scales @ np.diag(sign)) / (a**2).sum()
     assert np.linalg.norm(aligned - b, axis=1).max() < 0.05 * np.linalg.norm(b, axis=1).max()
+
+
+def test_two_ray_nodes_with_an_actor_killed_give_what_one_machine_gives(photos, model, tmp_path):
+    """The driver runs in a process of its own: Ray and this process's warnings as errors do not go together."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        height, width = rng.integers(60, 200, 2)
+        Image.fromarray(photos["camera"][i : i + height, i : i + width]).save(folder / f"{i}.png")
+    (folder / "bad.png").write_bytes(b"no image")
+    sp.save_pretrained(model, tmp_path / "weights")
+    script = REPOSITORY / "tests" / "ray_driver.py"
+    finished = subprocess.run(
+        [sys.executable, str(script), str(folder), str(tmp_path / "ray.h5"), str(tmp_path / "weights")],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "XLA_FLAGS": ""},
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    report = json.loads(next(line for line in finished.stdout.splitlines() if line.startswith("{")))  # Ray talks, too.
+    print(report)
+    assert report["failures"] == ["bad.png"]
+    assert report["killed"] > 0
+    assert len(report["nodes"]) == 2
+    assert_equal_files(tmp_path / "ray.h5", tmp_path / "one.h5")
+    assert not (tmp_path / "ray.h5.parts").exists()

@@ -137,6 +137,7 @@ class ParquetFolder(Output):
         number = 1 + max((int(file.stem.split("-")[1]) for file in self._files()), default=-1)
         for path in parts.paths():
             names = [name for name in names_in(path) if name not in here]
+            here.update(names)
             if names:
                 with replacing(self.path / f"part-{number:08}.parquet") as temporary:
                     pyarrow.parquet.write_table(_table(path, names, self.options), temporary)

@@ -115,7 +115,8 @@ def extract_files(
     processor: SuperPointImageProcessor,
     options: BulkOptions | None = None,
     root: str | Path | None = None,
-    shard: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] | None = None,
+    engine: Engine | None = None,
     progress: bool = False,
     tell: Callable[[str], object] = lambda _: None,
 ) -> BulkReport:
@@ -134,7 +135,8 @@ def extract_files(
         options: See there.
         root: What names are relative to; see `find_images`.
         shard: (i, n): every n-th part alone, for several processes or machines with a common file system. The output is
-            made by a last run without.
+            made by a last run without. By default all, or under `jax.distributed` the process's share.
+        engine: Who does the parts; this process by default, or `cluster.RayEngine`.
         progress: Show a bar.
         tell: Is told, in a line, about shapes and padding.
 
@@ -151,7 +153,7 @@ def extract_files(
     identity = _identity(model, extractor.config_options, processor, options)
     target = output_for(Path(output), identity, pairs=options.matches)
     target.check(images.root)
-    index, count = shard
+    index, count = shard or (jax.process_index(), jax.process_count())
     if not 0 <= index < count:
         raise ValueError(f"shard {index} of {count}; 0 <= i < n is needed")
     lock = "lock" if count == 1 else f"lock-{index}"
@@ -174,7 +176,12 @@ def extract_files(
         mine = tuple(_without(part, done) for part in plan.parts[index::count])
         before = len(done.intersection(images.names))
         _tell_plan(tell, plan, before=before)
-        extracted = _run(mine, extractor, decoder, parts, originals, options, failures, progress)
+        work = Work(images.root, target.parts_folder, target.options, processor, options)
+        if engine is None:
+            extracted = run_parts(mine, extractor, decoder, parts, originals, options, failures, progress)
+        else:
+            extracted, failed = engine(work, model, [part for part in mine if part], originals, progress)
+            failures |= failed
         if count == 1:
             with _room(target.path):
                 target.finish(parts, images.root)
@@ -186,6 +193,29 @@ def extract_files(
         padding=plan.padding,
         finished=count == 1,
     )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What whoever does parts of a run has to know.
+
+    Attributes:
+        root: The folder that names are relative to.
+        parts_folder: Where parts go.
+        identity: What the result depends on.
+        processor: What is done to the images first.
+        options: Of the run.
+    """
+
+    root: Path
+    parts_folder: Path
+    identity: Mapping[str, Any]
+    processor: SuperPointImageProcessor
+    options: BulkOptions
+
+
+Engine = Callable[[Work, SuperPoint, list[tuple[Batch, ...]], Mapping[str, Shape], bool], tuple[int, dict[str, str]]]
+"""(work, model, parts to do, sizes of the originals, whether to show progress) to (images extracted, failures)."""
 
 
 class Extractor:
@@ -239,7 +269,7 @@ def _without(part: tuple[Batch, ...], done: set[str]) -> tuple[Batch, ...]:
     return tuple(batch for batch in rest if batch.names)
 
 
-def _run(
+def run_parts(
     plan: tuple[tuple[Batch, ...], ...],
     extractor: Extractor,
     decoder: Decoder,

@@ -8,6 +8,7 @@ import tyro
 
 import superpoint_jax as sp
 from superpoint_jax.bulk import BulkOptions, extract_files
+from superpoint_jax.bulk.cluster import RayEngine
 from superpoint_jax.bulk.colmap import Pairs
 from superpoint_jax.cli.errors import CommandError, complain, told
 from superpoint_jax.cli.features import processor_for
@@ -36,7 +37,10 @@ def extract(
     workers: int | None = None,
     devices: int | None = None,
     max_pixels: int = BulkOptions.max_pixels,
-    shard: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    actors: int | None = None,
     json: OptionalPath = None,
 ) -> int:
     """Extract the features of all images of a folder, a list or a pattern into one file.
@@ -63,6 +67,9 @@ def extract(
         devices: Devices that are used; all by default.
         max_pixels: Refuse larger files unread.
         shard: i n: every n-th part alone, for several machines with a common file system; then once without.
+        engine: Who does the work: this process, or a Ray cluster, whose nodes must see both files and output.
+        address: Of the Ray cluster, "auto" for the running one; a new one on this machine by default.
+        actors: Of the Ray cluster: models at work at once; by default one a GPU, or one for two CPUs.
         json: Write what was done, and what failed and why, to this file.
     """
     with told():
@@ -89,6 +96,7 @@ def extract(
             options=options,
             root=root,
             shard=shard,
+            engine=RayEngine(address=address, actors=actors) if engine == "ray" else None,
             progress=True,
             tell=print,
         )

@@ -1,0 +1,111 @@
+"""A run on a Ray cluster: Ray Data hands parts to actors, each with a model that stays warm.
+
+The parts are the same as those of a run on one machine, in the same folder, which all nodes must see. An actor that
+dies loses the part it was at, which Ray gives to another; a part done twice counts once when the output is made.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from superpoint_jax.bulk.decoding import Decoder
+from superpoint_jax.bulk.parts import Parts
+from superpoint_jax.bulk.plan import Batch, Shape, names_of
+from superpoint_jax.bulk.run import Extractor, Work, run_parts
+from superpoint_jax.model import SuperPoint
+
+RETRIES = 3
+"""Times that a part is given to another actor before the run fails."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayEngine:
+    """Does the parts of a run on a Ray cluster.
+
+    Attributes:
+        address: Of the cluster; None for the one this process is connected to, or a new one on this machine.
+        actors: Models at work at once; by default as many as the cluster has GPUs, or a CPU each two.
+        gpus: GPUs of an actor; 1 if the cluster has any, by default.
+        cpus: CPUs of an actor.
+    """
+
+    address: str | None = None
+    actors: int | None = None
+    gpus: float | None = None
+    cpus: float = 1
+
+    def __call__(
+        self,
+        work: Work,
+        model: SuperPoint,
+        parts: list[tuple[Batch, ...]],
+        originals: Mapping[str, Shape],
+        progress: bool,
+    ) -> tuple[int, dict[str, str]]:
+        """See `run.Engine`.
+
+        Raises:
+            ImportError: Ray is not installed.
+        """
+        try:
+            import ray
+            import ray.data
+        except ImportError as error:
+            raise ImportError("a Ray cluster needs ray: pip install 'superpoint-jax[ray]'") from error
+        if not parts:
+            return 0, {}
+        if not ray.is_initialized():
+            ray.init(address=self.address, log_to_driver=False)
+        resources = ray.cluster_resources()
+        gpus = self.gpus if self.gpus is not None else min(1.0, resources.get("GPU", 0))
+        actors = self.actors or int(resources.get("GPU", 0) / gpus if gpus else resources.get("CPU", 1) // 2) or 1
+        ray.data.DataContext.get_current().enable_progress_bars = progress
+        ray.data.DataContext.get_current().max_errored_blocks = 0
+        rows = [{"part": pickle.dumps((part, {name: originals[name] for name in names_of(part)}))} for part in parts]
+        done = (
+            ray.data.from_items(rows, override_num_blocks=len(rows))
+            .map(
+                PartExtractor,  # pyright: ignore[reportArgumentType] (a class is called once an actor)
+                fn_constructor_args=(ray.put(pickle.dumps((work, model))),),
+                concurrency=actors,
+                num_cpus=self.cpus,
+                num_gpus=gpus or None,
+                max_restarts=RETRIES,
+                max_task_retries=RETRIES,
+            )
+            .take_all()
+        )
+        failures: dict[str, str] = {}
+        for row in done:
+            failures |= pickle.loads(row["failures"])
+        return sum(row["extracted"] for row in done), failures
+
+
+class PartExtractor:
+    """An actor: a warm model that does one part after the other."""
+
+    def __init__(self, setting: Any) -> None:
+        import ray
+
+        content = ray.get(setting) if isinstance(setting, ray.ObjectRef) else setting
+        self.work, model = pickle.loads(content)
+        self.node = ray.get_runtime_context().get_node_id()[:8]
+        self.extractor = Extractor(model, self.work.options)
+        self.decoder = Decoder(self.work.root, self.work.processor, workers=0, max_pixels=self.work.options.max_pixels)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Do a part: its number of images, and failures."""
+        part, originals = pickle.loads(row["part"])
+        failures: dict[str, str] = {}
+        # A lock of its own: many write at once, each under its own temporary name.
+        lock = f"actor-{self.node}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        with Parts(self.work.parts_folder, self.work.identity, lock=lock) as parts:
+            extracted = run_parts(
+                (part,), self.extractor, self.decoder, parts, originals, self.work.options, failures, progress=False
+            )
+        return {"extracted": extracted, "failures": pickle.dumps(failures)}
