@@ -4,8 +4,9 @@ Four facts about XLA on CPUs shape this file:
 - At full resolution a convolution waits for memory: its activations are written out and read again. In strips that
   stay in the caches from the first convolution of a block to its pooling, the first block takes half the time.
 - Its convolutions of bfloat16 run in float32, but a product of bfloat16 matrices with a float32 result runs on the
-  matrix units (AMX), several times faster. So where a CPU has them a convolution becomes products, of patches built in
-  strips that stay in the cache; where it has none bfloat16 is float32 inside a block.
+  matrix units (AMX) or the bfloat16 instructions, several times faster. So a convolution becomes products, of patches
+  built in strips that stay in the cache. Only matrix units gain more by it than a block in strips, which computes in
+  float32 inside, saves.
 - Whatever moves bfloat16 about (slice, pad, concatenate) goes through float32 and back. The same bits as uint16 are
   just moved; hence `_words` and `_numbers`.
 - A product that contracts both operands over their first axis misses the matrix units, and XLA's loops are slow at
@@ -28,8 +29,8 @@ MIN_ROWS_A_HALO = 4
 
 
 def is_faster(x: Array, kernel: Array) -> bool:
-    """Whether `conv` below beats XLA's convolution: bfloat16, more than one channel, and a CPU with matrix units."""
-    return x.dtype == jnp.bfloat16 and x.shape[-1] > 1 and kernel.shape[-1] > 1 and _has_matrix_units()
+    """Whether `conv` below beats XLA's convolution: bfloat16, and more than one channel."""
+    return x.dtype == jnp.bfloat16 and x.shape[-1] > 1 and kernel.shape[-1] > 1
 
 
 def is_faster_in_strips(x: Array, kernels: Sequence[Array]) -> bool:
