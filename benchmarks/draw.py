@@ -65,9 +65,15 @@ def draw_sweep(suites: list[dict[str, Any]], axis: str, title: str) -> Any:
     ticks = sorted({x_of(suite["setting"]) for suite in chosen})
     axes.set_xticks(ticks, [f"{tick:.3g}" if tick < 100 else f"{tick:.0f}" for tick in ticks])
     axes.set_xticks([], minor=True)
+    values = [value for line in axes.get_lines() for value in line.get_ydata()]
+    if max(values) < 3 * min(values):
+        # A logarithm would make much of little.
+        axes.set_yscale("linear")
+        axes.set_ylim(0, 1.2 * max(values))
+    else:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_formatter("")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.grid(which="both", alpha=0.25)
     axes.legend(fontsize="small")
     return figure

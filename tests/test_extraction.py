@@ -286,7 +286,7 @@ def test_image_by_image_on_one_cpu_is_the_batch_together(model, images, monkeypa
         together = run(model, images, given)
         with monkeypatch.context() as patch:
             patch.setattr(jax, "device_count", lambda: 1)
-            jaxpr = str(jax.make_jaxpr(lambda m, i: run(m, i, given))(model, images))
+            jaxpr = str(jax.make_jaxpr(run)(model, images, given))
             alone = run(model, images, given)
         assert "scan" in jaxpr
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
