@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from superpoint_jax import Keypoints, extract, geometry
+from superpoint_jax.cli import evaluate as command
 from superpoint_jax.evaluation import (
     Evaluation,
     Pair,
     PairResult,
-    command,
     evaluate_homographies,
     evaluate_hpatches,
     evaluate_pairs,

@@ -1,6 +1,12 @@
 """The training step and the loop: views and labels agree, a run can be cut anywhere, a divergence stops it."""
 
 import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import jax
@@ -8,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 
+import superpoint_jax as sp
+from superpoint_jax.cli.train import read_labels, validator
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.training.adaptation import corner_heat, homographic_adaptation, label_corners
 from superpoint_jax.training.augmentation import photometric
-from superpoint_jax.training.command import read_labels
 from superpoint_jax.training.loop import (
     Diverged,
     TrainConfig,
@@ -22,6 +30,7 @@ from superpoint_jax.training.loop import (
     train,
     trained_model,
 )
+from superpoint_jax.training.metrics import Metrics
 from superpoint_jax.training.pairs import PairConfig, sample_pairs
 from superpoint_jax.training.photos import Photos, load_photos
 
@@ -186,3 +195,81 @@ def test_a_foreign_file_of_labels_is_refused(tmp_path):
     np.savez(tmp_path / "labels.npz", images=np.zeros(1))
     with pytest.raises(ValueError, match="corners_mask"):
         read_labels(tmp_path / "labels.npz")
+
+
+def test_metrics_of_a_killed_run_are_dropped_and_tensorboard_has_the_rest(tmp_path):
+    from tensorboardX.event_file_writer import EventsWriter  # noqa: F401  (the events are real, not skipped)
+
+    metrics = Metrics(tmp_path, 0)
+    for step in (10, 20, 30):
+        metrics.add(step, {"loss": step / 10})
+    metrics.close()
+    metrics = Metrics(tmp_path, 20)  # resumed from the checkpoint of step 20
+    metrics.add(30, {"loss": 7.0, "validation_repeatability": 0.5})
+    metrics.close()
+    rows = (tmp_path / "metrics.csv").read_text().split()
+    assert rows == ["step,name,value", "10,loss,1", "20,loss,2", "30,loss,7", "30,validation_repeatability,0.5"]
+    written = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
+    assert b"loss" in written
+    assert b"validation/repeatability" in written
+
+
+def test_validation_photos_of_any_size_become_figures(tmp_path, photos, model, caplog):
+    for name in ("camera", "coffee", "astronaut"):
+        Image.fromarray(photos[name]).save(tmp_path / f"{name}.png")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    validate = validator(tmp_path)
+    assert validate.keywords["images"].shape == (3, 240, 320, 1)
+    assert "bad.png" in caplog.text
+    figures = validate(model)
+    assert figures == validate(model)
+    assert 0 <= figures["repeatability"] <= 1
+    assert {"matching_score", "homography_accuracy_3px"} <= set(figures)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="no photo that can be read"):
+        validator(tmp_path / "empty")
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_a_run_ends_in_the_same_bits(tmp_path):
+    """SIGKILL, and the same command again, until it is through; the weights are those of an undisturbed run."""
+    options = ["--steps", "12", "--shapes", "2", "--shape", "32", "48", "--checkpoint-every", "1", "--seed", "3"]
+    program = "import sys; from superpoint_jax.cli import main; sys.exit(main())"
+    environment = os.environ | {
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    }
+
+    def start(folder):
+        command = [sys.executable, "-c", program, "train", "magicpoint", "-o", str(tmp_path / folder), *options]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+
+    assert start("whole").wait(timeout=300) == 0
+    chance, kills = random.Random(1), 0
+    for _ in range(12):
+        process = start("killed")
+        checkpoints = tmp_path / "killed" / "checkpoints"
+        before = len(list(checkpoints.glob("*"))) if kills else 0
+        # Once it has begun to write checkpoints, at any moment: in the middle of one, too.
+        while process.poll() is None and not (checkpoints.exists() and len(list(checkpoints.glob("*"))) > before):
+            time.sleep(0.005)
+        try:
+            process.wait(timeout=chance.uniform(0, 0.3))
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    else:
+        assert start("killed").wait(timeout=300) == 0
+    print(f"{kills} kills")
+    assert kills >= 1
+    whole, killed = (sp.from_pretrained(tmp_path / name / "weights") for name in ("whole", "killed"))
+    jax.tree.map(np.testing.assert_array_equal, *(nnx.to_pure_dict(nnx.state(model)) for model in (whole, killed)))
+    tables = [
+        [row for row in (tmp_path / name / "metrics.csv").read_text().splitlines() if "per_s" not in row]
+        for name in ("whole", "killed")
+    ]
+    assert tables[0] == tables[1]

@@ -33,8 +33,8 @@ COMMANDS = {
     "convert": convert,
 }
 
-ROOMS = {"train": "superpoint_jax.training.command", "evaluate": "superpoint_jax.evaluation.command"}
-"""Commands that live in a room of their own and need an extra; imported when they are asked for."""
+LATER = {"train": "superpoint_jax.cli.train", "evaluate": "superpoint_jax.cli.evaluate"}
+"""Commands with subcommands or a need of extras; imported when they are asked for."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"superpoint-jax {importlib.metadata.version('superpoint-jax')}")
         return 0
-    if arguments and arguments[0] in ROOMS:
-        return _run_room(*arguments)
+    if arguments and arguments[0] in LATER:
+        return _run_later(*arguments)
     try:
         return tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -60,11 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _run_room(name: str, *arguments: str) -> int:
-    """A command of `ROOMS`, its errors told like all others."""
+def _run_later(name: str, *arguments: str) -> int:
+    """A command of `LATER`, its errors told like all others."""
     try:
         with told():
-            importlib.import_module(ROOMS[name]).main(arguments)
+            importlib.import_module(LATER[name]).main(arguments)
     except CommandError as error:
         complain(error)
         return 2

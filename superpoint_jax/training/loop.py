@@ -6,7 +6,6 @@ step's number. So a run that is resumed from a checkpoint continues bit for bit.
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import time
@@ -31,6 +30,7 @@ from superpoint_jax.geometry import PRNGKey, inverse
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.training.augmentation import photometric
 from superpoint_jax.training.losses import corner_targets, descriptor_hinge_loss, detector_loss, info_nce_loss
+from superpoint_jax.training.metrics import Metrics
 from superpoint_jax.training.onednn import Convolutions, dense_features
 from superpoint_jax.training.pairs import PairConfig, Pairs, sample_pairs
 from superpoint_jax.training.photos import Photos
@@ -255,7 +255,7 @@ def train(
 ) -> SuperPoint:
     """The trained model (averaged weights); resumes from the newest checkpoint in `folder` if there is one.
 
-    Writes `checkpoints/` (Orbax, the newest two) and `metrics.csv` to the folder.
+    Writes `checkpoints/` (Orbax, the newest two), `metrics.csv`, and `tensorboard/` where tensorboardX is installed.
 
     Args:
         model: Where to start.
@@ -283,7 +283,7 @@ def train(
         if (newest := manager.latest_step()) is not None:
             state = manager.restore(newest, args=ocp.args.StandardRestore(state))
             log.info("resumed from step %d", newest)
-        table = MetricsTable(folder / "metrics.csv", int(state.step))
+        table = Metrics(folder, int(state.step))
         progress = tqdm(total=config.steps, initial=int(state.step), unit="step", desc=folder.name, mininterval=5)
         started, counted = time.perf_counter(), 0
         last = config.steps if stop_after is None else min(stop_after, config.steps)
@@ -311,25 +311,8 @@ def train(
             if saved:
                 manager.save(step, args=ocp.args.StandardSave(state))
         progress.close()
+        table.close()
     return trained_model(model, state)
-
-
-class MetricsTable:
-    """A CSV file of (step, name, value). Rows beyond `step`, from before a kill, are dropped when it is opened."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        kept = []
-        if path.exists():
-            with path.open(newline="") as file:
-                kept = [row for row in csv.reader(file) if len(row) == 3 and row[0].isdigit() and int(row[0]) <= step]
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerows([["step", "name", "value"], *kept])
-
-    def add(self, step: int, values: dict[str, float]) -> None:
-        """Append a row a value."""
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerows([[step, name, f"{value:.6g}"] for name, value in values.items()])
 
 
 def _same_run(path: Path, config: TrainConfig) -> None:

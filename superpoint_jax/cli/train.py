@@ -1,21 +1,26 @@
-"""`superpoint-jax train`: the three stages of the paper as three commands, thin over the functions of this room."""
+"""`superpoint-jax train`: the three stages of the paper as three commands, thin over `superpoint_jax.training`."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
+from PIL import Image
 
 from superpoint_jax.config import ComputeDtype, SuperPointConfig
+from superpoint_jax.geometry import sample_homographies
 from superpoint_jax.model import SuperPoint
+from superpoint_jax.processing import ImageError, list_images, load_image
 from superpoint_jax.training.adaptation import corner_heat, label_photos, network_heat
 from superpoint_jax.training.loop import TrainConfig, train
 from superpoint_jax.training.onednn import Convolutions
@@ -29,6 +34,26 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a run keeps and measures on the way; does not change its result."""
+
+    validate: Path | None = None
+    """Folder of held-out photos: repeatability, matching and homographies on fixed warps of them, in metrics.csv."""
+    validate_every: int = 1000
+    """Steps between validations."""
+    checkpoint_every: int = 250
+    """Steps between checkpoints: what a kill costs at most."""
+
+    def options(self) -> dict[str, Any]:
+        """Options of `train`."""
+        return dict(
+            validate=None if self.validate is None else validator(self.validate),
+            validate_every=self.validate_every,
+            checkpoint_every=self.checkpoint_every,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MagicPoint:
     """Train the detector on synthetic shapes alone (stage 1)."""
 
@@ -37,10 +62,17 @@ class MagicPoint:
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=lambda: TrainConfig(photos=0, shapes=32))
     """Of the run."""
 
+    stop_after: int | None = None
+    """End at this step of the schedule; the same command without it goes on."""
+    progress: tyro.conf.OmitArgPrefixes[Progress] = field(default_factory=lambda: Progress())
+    """What is kept and measured on the way."""
+
     def run(self) -> None:
         """Train and save."""
         config = replace(self.config, photos=0)
-        model = train(new_model(config.seed), None, self.out, config=config)
+        model = train(
+            new_model(config.seed), None, self.out, config=config, stop_after=self.stop_after, **self.progress.options()
+        )
         save_pretrained(model, self.out / "weights")
 
 
@@ -107,12 +139,16 @@ class Joint:
     """End at this step of the schedule; the same command without it goes on."""
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
     """Of the run."""
+    progress: tyro.conf.OmitArgPrefixes[Progress] = field(default_factory=lambda: Progress())
+    """What is kept and measured on the way."""
 
     def run(self) -> None:
         """Train and save."""
         photos = read_labels(self.labels)
         model = new_model(self.config.seed) if self.start is None else from_pretrained(self.start)
-        trained = train(model, photos, self.out, config=self.config, stop_after=self.stop_after)
+        trained = train(
+            model, photos, self.out, config=self.config, stop_after=self.stop_after, **self.progress.options()
+        )
         save_pretrained(trained, self.out / "weights")
 
 
@@ -133,6 +169,47 @@ def main(arguments: Sequence[str]) -> None:
 def new_model(seed: int) -> SuperPoint:
     """Random weights with the decoding that ours are shipped with."""
     return SuperPoint(SuperPointConfig.preset("superpoint_jax"), rngs=nnx.Rngs(seed))
+
+
+VALIDATION_SHAPE = (240, 320)
+"""(height, width) of the middle of a photo that is validated on; the paper's evaluation is at this size."""
+VALIDATION_PHOTOS = 64
+
+
+def validator(folder: Path) -> Callable[[SuperPoint], dict[str, float]]:
+    """From a model to its figures on the first photos of a folder and one fixed homography of each.
+
+    Homographies are estimated where OpenCV is installed.
+
+    Raises:
+        ValueError: No photo in the folder that can be read.
+    """
+    from superpoint_jax.evaluation.validation import validation_metrics
+
+    height, width = VALIDATION_SHAPE
+    crops = []
+    for path in list_images(folder):
+        try:
+            pixels = Image.fromarray(load_image(path)).convert("L")
+        except ImageError as error:
+            log.warning("%s; left out", error)
+            continue
+        zoom = max(height / pixels.height, width / pixels.width)
+        size = max(width, round(pixels.width * zoom)), max(height, round(pixels.height * zoom))
+        x, y = (size[0] - width) // 2, (size[1] - height) // 2
+        resized = pixels.resize(size, Image.Resampling.LANCZOS)
+        crops.append(np.asarray(resized.crop((x, y, x + width, y + height)), np.float32)[..., None] / 255)
+        if len(crops) == VALIDATION_PHOTOS:
+            break
+    if not crops:
+        raise ValueError(f"{folder}: no photo that can be read; --validate needs some")
+    homographies = sample_homographies(jax.random.key(0), len(crops), VALIDATION_SHAPE, perspective=0.2)
+    return partial(
+        validation_metrics,
+        images=jnp.asarray(np.stack(crops)),
+        homographies=homographies,
+        homography=find_spec("cv2") is not None,
+    )
 
 
 def read_labels(path: Path) -> Photos:

@@ -1,0 +1,41 @@
+"""What a run measures of itself, as a table and for TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+from importlib.util import find_spec
+from pathlib import Path
+
+
+class Metrics:
+    """metrics.csv, rows of (step, name, value), and tensorboard/ beside it where tensorboardX is installed.
+
+    What a run that was killed had written beyond `step`, from where it is taken up again, is dropped.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.path = folder / "metrics.csv"
+        kept = []
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                kept = [row for row in csv.reader(file) if len(row) == 3 and row[0].isdigit() and int(row[0]) <= step]
+        with self.path.open("w", newline="") as file:
+            csv.writer(file).writerows([["step", "name", "value"], *kept])
+        self._board = None
+        if find_spec("tensorboardX") is not None:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1, flush_secs=10)
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """A value a name."""
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerows([[step, name, f"{value:.6g}"] for name, value in values.items()])
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name.replace("validation_", "validation/"), value, step)
+
+    def close(self) -> None:
+        """Write what is still held."""
+        if self._board is not None:
+            self._board.close()
