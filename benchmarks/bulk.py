@@ -73,7 +73,7 @@ def make_images(arguments: Arguments, folder: Path) -> None:
         width, height = (int(x) for x in random.integers(*arguments.sides, 2))
         zoom = random.uniform(1, max(1, min(photo.width / width, photo.height / height)))
         w, h = min(photo.width, round(width * zoom)), min(photo.height, round(height * zoom))
-        x, y = random.integers(0, photo.width - w + 1), random.integers(0, photo.height - h + 1)
+        x, y = int(random.integers(0, photo.width - w + 1)), int(random.integers(0, photo.height - h + 1))
         path = folder / f"{i // 100:03}" / f"{i:06}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         photo.crop((x, y, x + w, y + h)).resize((width, height), Image.Resampling.LANCZOS).save(path, quality=90)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
 COLORS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#999999", "#000000")
@@ -65,7 +66,7 @@ def draw_sweep(suites: list[dict[str, Any]], axis: str, title: str) -> Any:
     ticks = sorted({x_of(suite["setting"]) for suite in chosen})
     axes.set_xticks(ticks, [f"{tick:.3g}" if tick < 100 else f"{tick:.0f}" for tick in ticks])
     axes.set_xticks([], minor=True)
-    values = [value for line in axes.get_lines() for value in line.get_ydata()]
+    values = [value for line in axes.get_lines() for value in np.asarray(line.get_ydata())]
     if max(values) < 3 * min(values):
         # A logarithm would make much of little.
         axes.set_yscale("linear")
