@@ -17,9 +17,11 @@ from superpoint_jax.evaluation import (
     Evaluation,
     Pair,
     PairResult,
+    detector,
     evaluate_homographies,
     evaluate_hpatches,
     evaluate_pairs,
+    evaluate_shapes,
     homography_pairs,
     make_extractor,
     metrics,
@@ -28,6 +30,7 @@ from superpoint_jax.evaluation import (
     plot,
     save_json,
     sequence_pairs,
+    shapes_table,
     sift_extractor,
     superpoint_extractor,
     table,
@@ -37,6 +40,7 @@ from superpoint_jax.evaluation.datasets import read_homography
 from superpoint_jax.evaluation.images import reduce_image, warp_mirrored
 from superpoint_jax.evaluation.protocol import compare
 from superpoint_jax.matching import match
+from superpoint_jax.training.synthetic import render_shapes
 from superpoint_jax.weights import save_pretrained
 
 HOMOGRAPHY = np.array([[0.9, -0.12, 14.0], [0.1, 1.05, -8.0], [2e-4, -3e-4, 1.0]])
@@ -640,6 +644,76 @@ def test_validation_of_given_views(model, images):
 
 
 # Command line
+
+
+def test_shapes_found_exactly_nearly_and_at_random(monkeypatch):
+    """Each extractor is told what is drawn: the corners, the corners 2 px off, the corners 4 px off, or chance."""
+    drawn = []
+
+    def render(key, **options):
+        shapes = render_shapes(key, **options)
+        drawn.extend(
+            np.asarray(xy)[np.asarray(m)] for xy, m in zip(shapes.corners_xy, shapes.corners_mask, strict=True)
+        )
+        return shapes
+
+    monkeypatch.setattr(detector, "render_shapes", render)
+
+    def told(offset):
+        seen = iter(range(1000))
+
+        def extract(image):
+            assert image.dtype == np.uint8
+            assert image.shape == (120, 160)
+            points = drawn[next(seen)] + np.array([offset, 0])
+            return {"keypoints": points, "scores": np.ones(len(points)), "descriptors": np.zeros((len(points), 1))}
+
+        return extract
+
+    def chance(image):
+        points = np.random.default_rng(image.sum()).uniform(0, (159, 119), (50, 2))
+        return {"keypoints": points, "scores": np.arange(50.0), "descriptors": np.zeros((50, 1))}
+
+    extractors = {"exact": told(0), "near": told(2), "far": told(4), "chance": chance}
+    results = evaluate_shapes(extractors, images=30, shape=(120, 160), strengths=(0.0,), batch=20)
+    figures = {result.extractor: result for result in results}
+    assert all(result.images == 30 for result in results)
+    assert figures["exact"].average_precision == pytest.approx(1)
+    assert figures["exact"].localization_error == pytest.approx(0, abs=1e-6)
+    assert figures["near"].localization_error <= 2.0 + 1e-6
+    assert figures["near"].average_precision > 0.95  # corners within 3 px of others may be taken by them
+    assert figures["far"].average_precision < 0.5
+    # Of 50 points, each is within 3 px of one of about 10 corners with a chance of 10 * 28 / 19200.
+    assert figures["chance"].average_precision < 0.1
+    assert np.isnan(figures["exact"].by_kind["ellipses"])
+    assert figures["exact"].by_kind["star"] == pytest.approx(1)
+    text = shapes_table(results)
+    assert "ellipses" not in text
+    assert "exact" in text
+    assert text.count("\n") == 4
+
+
+def test_command_on_shapes_writes_json(tmp_path, capsys):
+    command.main(
+        [
+            "shapes",
+            "--images",
+            "4",
+            "--shape",
+            "64",
+            "96",
+            "--extractors",
+            "ours,orb",
+            "--json",
+            str(tmp_path / "s.json"),
+        ]
+    )
+    assert "mAP" in capsys.readouterr().out
+    content = json.loads((tmp_path / "s.json").read_text())
+    assert [(row["extractor"], row["photometric"]) for row in content] == [
+        ("ours", 0.0), ("orb", 0.0), ("ours", 1.0), ("orb", 1.0)
+    ]  # fmt: skip
+    assert 0 < content[0]["average_precision"] <= 1
 
 
 def test_command_prints_the_table_and_writes_both_files(sequences, tmp_path, capsys, random_model):

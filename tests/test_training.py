@@ -1,6 +1,7 @@
 """The training step and the loop: views and labels agree, a run can be cut anywhere, a divergence stops it."""
 
 import csv
+import errno
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ from flax import nnx
 from PIL import Image
 
 import superpoint_jax as sp
+from superpoint_jax.cli import main
 from superpoint_jax.cli.train import read_labels, validator
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.training.adaptation import corner_heat, homographic_adaptation, label_corners
@@ -26,6 +28,7 @@ from superpoint_jax.training.loop import (
     TrainConfig,
     _same_run,
     create_state,
+    data_mesh,
     mean_gradient,
     train,
     trained_model,
@@ -143,6 +146,95 @@ def test_accumulated_gradient_is_the_mean_over_the_micro_batches(random_model, l
     for a, b in zip(jax.tree.leaves(accumulated), jax.tree.leaves(expected), strict=True):
         # Inside a scan XLA sums in another order: rounding relative to the largest entry of the leaf.
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.slow
+def test_several_devices_make_the_step_of_one(random_model, tmp_path):
+    model = random_model(0)
+    config = replace(TINY, photos=0, steps=2, accumulate=4)
+    assert data_mesh(config).size == 4, "the tests run with eight devices"
+    runs = {
+        count: train(model, None, tmp_path / str(count), config=config, log_every=1, devices=jax.devices()[:count])
+        for count in (1, 4)
+    }
+    for a, b, start in zip(*(jax.tree.leaves(nnx.state(m)) for m in (*runs.values(), model)), strict=True):
+        # Adam's first steps are about the learning rate whatever the gradient: compare with how far they went.
+        assert np.abs(a - b).max() <= 0.02 * np.abs(np.asarray(a) - np.asarray(start)).max() + 1e-7
+    tables = []
+    for count in (1, 4):
+        with (tmp_path / str(count) / "metrics.csv").open(newline="") as file:
+            tables.append([float(value) for _, name, value in list(csv.reader(file))[1:] if name != "steps_per_s"])
+    np.testing.assert_allclose(tables[0], tables[1], rtol=1e-4)
+    # What one device began, several go on with.
+    config = tmp_path / "1" / "config.txt"
+    assert config.read_text() == (tmp_path / "4" / "config.txt").read_text()
+
+
+def test_devices_share_the_micro_batches_evenly(caplog):
+    caplog.set_level("INFO", logger="superpoint_jax")
+    devices = jax.devices()[:3]
+    sizes = {n: data_mesh(replace(TINY, accumulate=n), devices) for n in (1, 2, 3, 6, 7)}
+    assert {n: 1 if mesh is None else mesh.size for n, mesh in sizes.items()} == {1: 1, 2: 2, 3: 3, 6: 3, 7: 1}
+    assert "2 of 3 devices train: accumulate=2" in caplog.text
+    with pytest.raises(ValueError, match="onednn"):
+        data_mesh(replace(TINY, accumulate=2, convolutions="onednn"), devices)
+    assert data_mesh(replace(TINY, convolutions="onednn"), devices) is None
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_the_same_call_goes_on(random_model, tmp_path, monkeypatch):
+    model, config = random_model(0), replace(TINY, photos=0)
+    add = Metrics.add
+
+    def full(self: Metrics, step: int, values: dict[str, float]) -> None:
+        if step == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        add(self, step, values)
+
+    whole = train(model, None, tmp_path / "whole", config=config, log_every=1, checkpoint_every=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Metrics, "add", full)
+        with pytest.raises(OSError, match="make room, and the same command goes on from the last good checkpoint"):
+            train(model, None, tmp_path / "full", config=config, log_every=1, checkpoint_every=1)
+    resumed = train(model, None, tmp_path / "full", config=config, log_every=1, checkpoint_every=1)
+    for a, b in zip(jax.tree.leaves(nnx.state(whole)), jax.tree.leaves(nnx.state(resumed)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_a_folder_of_photos_is_all_that_fine_tuning_needs(tmp_path, photos, capsys):
+    for name in ("coffee", "astronaut"):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(photos[name]).save(tmp_path / "photos" / f"{name}.png")
+    options = [
+        "--steps",
+        "2",
+        "--photos",
+        "2",
+        "--shapes",
+        "1",
+        "--shape",
+        "48",
+        "64",
+        "--side",
+        "160",
+        "--homographies",
+        "2",
+    ]
+    command = ["train", "superpoint", "-o", str(tmp_path / "run"), "--from", "ours", *options]
+    data = ["--data", str(tmp_path / "photos")]
+    assert main([*command, *data, "--stop-after", "1"]) == 0
+    labels = (tmp_path / "run" / "labels.npz").stat().st_mtime_ns
+    assert main([*command, *data]) == 0
+    assert (tmp_path / "run" / "labels.npz").stat().st_mtime_ns == labels, "labels are made once"
+    tuned, ours = sp.from_pretrained(tmp_path / "run" / "weights"), sp.from_pretrained()
+    differences = [
+        np.abs(a - b).max() for a, b in zip(*(jax.tree.leaves(nnx.state(m)) for m in (tuned, ours)), strict=True)
+    ]
+    assert 0 < max(differences) < 0.01
+    for wrong in ([], [*data, "--labels", "x.npz"]):
+        assert main([*command, *wrong]) == 2
+        assert "either --data" in capsys.readouterr().err
 
 
 def test_a_run_from_before_accumulation_goes_on(tmp_path):

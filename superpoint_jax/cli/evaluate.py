@@ -1,4 +1,4 @@
-"""`superpoint-jax evaluate hpatches | homographies`: thin functions for tyro, mounted by the command line."""
+"""`superpoint-jax evaluate hpatches | homographies | shapes`: thin functions for tyro, mounted by the command line."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from superpoint_jax.estimation.opencv import Method
+from superpoint_jax.evaluation.detector import evaluate_shapes, shapes_table
 from superpoint_jax.evaluation.extractors import Extractor, make_extractor
 from superpoint_jax.evaluation.protocol import evaluate_homographies, evaluate_hpatches
 from superpoint_jax.evaluation.report import Evaluation, plot, save_json, table
@@ -106,9 +107,39 @@ def homographies(
     _report(results, json, plot)
 
 
+def shapes(
+    *,
+    weights: str | None = None,
+    extractors: str = "ours",
+    images: int = 500,
+    shape: tuple[int, int] = (240, 320),
+    strengths: tuple[float, ...] = (0.0, 1.0),
+    max_keypoints: int = 300,
+    seed: int = 0,
+    json: Path | None = None,
+) -> None:
+    """Average precision of detections on synthetic shapes, whose corners are known; without and with noise.
+
+    Args:
+        weights: Of the extractor "ours": a hub id, folder or file; those in the package by default.
+        extractors: Comma-separated: ours, sift, orb, or any other checkpoint's hub id, folder or file.
+        images: How many are drawn.
+        shape: (height, width) of an image.
+        strengths: Of the photometric noise; 1 is that of training.
+        max_keypoints: Keypoints of an image, at most.
+        seed: Of the shapes.
+        json: Write the figures to this file.
+    """
+    named = _extractors(extractors, weights, max_keypoints)
+    results = evaluate_shapes(named, images=images, shape=shape, strengths=strengths, seed=seed)
+    print(shapes_table(results))
+    if json is not None:
+        save_json(results, json)
+
+
 def main(arguments: Sequence[str]) -> None:
     """`superpoint-jax evaluate ARGUMENTS`."""
-    commands = {"hpatches": hpatches, "homographies": homographies}
+    commands = {"hpatches": hpatches, "homographies": homographies, "shapes": shapes}
     tyro.extras.subcommand_cli_from_dict(commands, prog="superpoint-jax evaluate", args=arguments)
 
 

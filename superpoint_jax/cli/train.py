@@ -30,6 +30,9 @@ from superpoint_jax.weights import from_pretrained, save_pretrained
 MIN_CORNERS = 20
 """Photos with fewer labels teach nothing: a view of them is mostly empty."""
 
+PACKAGE = "ours"
+"""Name of the weights in the package, where a model is asked for."""
+
 log = logging.getLogger(__name__)
 
 
@@ -77,15 +80,9 @@ class MagicPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapt:
-    """Label a folder of photos by homographic adaptation (stage 2)."""
+class Labelling:
+    """How photos are labelled by homographic adaptation."""
 
-    data: Path
-    """Folder of photos."""
-    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """File of labels to write (.npz): gray photos, their sizes, corners and a mask."""
-    detector: str = "corners"
-    """What finds the keypoints: "corners" (Shi and Tomasi, needs no training), or a model for `from_pretrained`."""
     homographies: int = 40
     """Views of a photo."""
     threshold: float | None = None
@@ -94,6 +91,46 @@ class Adapt:
     """The strongest corners of a photo are kept, at most this many."""
     side: int = 480
     """Long side of the photos, in pixels."""
+
+    def label(
+        self, data: Path, out: Path, *, detector: str, dtype: ComputeDtype, convolutions: Convolutions, seed: int
+    ) -> None:
+        """Label the photos of a folder, and write a file of them; files that cannot be read are named and skipped."""
+        images, sizes, paths = load_photos(data, side=self.side)
+        corners = detector == "corners"
+        heat = corner_heat
+        if not corners:
+            heat = network_heat(load_model(detector), dtype=dtype, convolutions=convolutions)
+        corners_xy, mask = label_photos(
+            jax.random.key(seed),
+            images,
+            sizes,
+            detector=heat,
+            num_homographies=self.homographies,
+            threshold=self.threshold if self.threshold is not None else (0.12 if corners else 0.015),
+            max_corners=self.max_corners,
+        )
+        names = [str(path.relative_to(data)) for path in paths]
+        # Whole or not at all: who finds the file may trust it.
+        partial = out.with_suffix(".partial.npz")
+        np.savez(partial, images=images, sizes=sizes, corners_xy=corners_xy, corners_mask=mask, names=names)
+        partial.replace(out)
+        log.info("%d photos, %.0f corners a photo -> %s", len(paths), mask.sum(1).mean(), out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapt:
+    """Label a folder of photos by homographic adaptation (stage 2)."""
+
+    data: Path
+    """Folder of photos."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """File of labels to write (.npz): gray photos, their sizes, corners and a mask."""
+    detector: str = "corners"
+    """What finds the keypoints: "corners" (Shi and Tomasi, needs no training), "ours" (those in the package), or
+    a model for `from_pretrained`."""
+    labelling: tyro.conf.OmitArgPrefixes[Labelling] = field(default_factory=lambda: Labelling())
+    """How."""
     dtype: ComputeDtype = "float32"
     """Compute type of a model."""
     convolutions: Convolutions = "xla"
@@ -102,54 +139,62 @@ class Adapt:
 
     def run(self) -> None:
         """Label and save."""
-        images, sizes, paths = load_photos(self.data, side=self.side)
-        corners = self.detector == "corners"
-        detector = corner_heat
-        if not corners:
-            model = from_pretrained(self.detector)
-            detector = network_heat(model, dtype=self.dtype, convolutions=self.convolutions)
-        corners_xy, mask = label_photos(
-            jax.random.key(self.seed),
-            images,
-            sizes,
-            detector=detector,
-            num_homographies=self.homographies,
-            threshold=self.threshold if self.threshold is not None else (0.12 if corners else 0.015),
-            max_corners=self.max_corners,
-        )
-        names = [str(path.relative_to(self.data)) for path in paths]
-        # Whole or not at all: who finds the file may trust it.
-        partial = self.out.with_suffix(".partial.npz")
-        np.savez(partial, images=images, sizes=sizes, corners_xy=corners_xy, corners_mask=mask, names=names)
-        partial.replace(self.out)
-        log.info("%d photos, %.0f corners a photo -> %s", len(paths), mask.sum(1).mean(), self.out)
+        self.labelling.label(
+            self.data, self.out,
+            detector=self.detector, dtype=self.dtype, convolutions=self.convolutions, seed=self.seed,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Joint:
-    """Train detector and descriptor on labelled photos (stage 3); with --from, fine-tune any checkpoint."""
+    """Train detector and descriptor on photos (stage 3); with --from, fine-tune any checkpoint.
 
-    labels: Path
-    """File of labels, written by `superpoint-jax train adapt`."""
+    Give a folder of photos (--data), which is labelled first, or labels that `train adapt` made.
+    """
+
+    data: Path | None = None
+    """Folder of photos: labelled by the model that training starts from, or else by the weights in the package; the
+    labels are kept in the folder of the run."""
+    labels: Path | None = None
+    """File of labels, written by `superpoint-jax train adapt`; in place of --data."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder of the run: checkpoints, metrics.csv and, at the end, the model in weights/."""
     start: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """Model to start from: anything that `from_pretrained` takes; random weights by default."""
+    """Model to start from: "ours" (the weights in the package), or anything that `from_pretrained` takes; random
+    weights by default."""
     stop_after: int | None = None
     """End at this step of the schedule; the same command without it goes on."""
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
     """Of the run."""
+    labelling: tyro.conf.OmitArgPrefixes[Labelling] = field(default_factory=lambda: Labelling(homographies=16))
+    """How the photos of --data are labelled."""
     progress: tyro.conf.OmitArgPrefixes[Progress] = field(default_factory=lambda: Progress())
     """What is kept and measured on the way."""
 
     def run(self) -> None:
-        """Train and save."""
-        photos = read_labels(self.labels)
-        model = new_model(self.config.seed) if self.start is None else from_pretrained(self.start)
+        """Label if need be, train and save."""
+        photos = read_labels(self._labels())
+        model = new_model(self.config.seed) if self.start is None else load_model(self.start)
         trained = train(
             model, photos, self.out, config=self.config, stop_after=self.stop_after, **self.progress.options()
         )
         save_pretrained(trained, self.out / "weights")
+
+    def _labels(self) -> Path:
+        if (self.data is None) == (self.labels is None):
+            raise ValueError("give either --data (a folder of photos) or --labels (what `train adapt` wrote)")
+        if self.labels is not None:
+            return self.labels
+        assert self.data is not None
+        made = self.out / "labels.npz"
+        if not made.exists():
+            self.out.mkdir(parents=True, exist_ok=True)
+            config = self.config
+            self.labelling.label(
+                self.data, made,
+                detector=self.start or PACKAGE, dtype=config.dtype, convolutions=config.convolutions, seed=config.seed,
+            )  # fmt: skip
+        return made
 
 
 Command = (
@@ -164,6 +209,11 @@ def main(arguments: Sequence[str]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("superpoint_jax").setLevel(logging.INFO)
     tyro.cli(Command, prog="superpoint-jax train", args=arguments).run()
+
+
+def load_model(name: str) -> SuperPoint:
+    """A model to start or to label with: that of the package, or one for `from_pretrained`."""
+    return from_pretrained() if name == PACKAGE else from_pretrained(name)
 
 
 def new_model(seed: int) -> SuperPoint:

@@ -3,6 +3,9 @@
 from superpoint_jax.evaluation.datasets import Pair as Pair
 from superpoint_jax.evaluation.datasets import homography_pairs as homography_pairs
 from superpoint_jax.evaluation.datasets import sequence_pairs as sequence_pairs
+from superpoint_jax.evaluation.detector import ShapesResult as ShapesResult
+from superpoint_jax.evaluation.detector import evaluate_shapes as evaluate_shapes
+from superpoint_jax.evaluation.detector import shapes_table as shapes_table
 from superpoint_jax.evaluation.extractors import Extractor as Extractor
 from superpoint_jax.evaluation.extractors import make_extractor as make_extractor
 from superpoint_jax.evaluation.extractors import orb_extractor as orb_extractor

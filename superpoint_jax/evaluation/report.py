@@ -14,6 +14,8 @@ import numpy as np
 if TYPE_CHECKING:
     import matplotlib.figure
 
+    from superpoint_jax.evaluation.detector import ShapesResult
+
 CURVE_PX = tuple(range(1, 11))
 """Thresholds of the curves, in pixels."""
 
@@ -116,18 +118,17 @@ def table(evaluations: Sequence[Evaluation]) -> str:
     return "\n".join(lines[1:])
 
 
-def save_json(evaluations: Sequence[Evaluation], path: str | Path) -> None:
-    """Means, groups and every pair as JSON. What is infinite or not a number becomes null."""
-    content = [
-        {
-            **asdict(evaluation),
-            "curve_px": CURVE_PX,
-            "mean": evaluation.summary(),
-            "groups": {group: evaluation.summary(group) for group in evaluation.groups()},
-        }
-        for evaluation in evaluations
-    ]
+def save_json(evaluations: Sequence[Evaluation] | Sequence[ShapesResult], path: str | Path) -> None:
+    """What was found as JSON: of pairs their means, groups and every pair. What is infinite or not a number is null."""
+    content = [asdict(evaluation) | _means(evaluation) for evaluation in evaluations]
     Path(path).write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
+
+
+def _means(evaluation: Evaluation | ShapesResult) -> dict[str, Any]:
+    if not isinstance(evaluation, Evaluation):
+        return {}
+    groups = {group: evaluation.summary(group) for group in evaluation.groups()}
+    return {"curve_px": CURVE_PX, "mean": evaluation.summary(), "groups": groups}
 
 
 def plot(evaluations: Sequence[Evaluation], path: str | Path | None = None) -> matplotlib.figure.Figure:

@@ -6,10 +6,12 @@ step's number. So a run that is resumed from a checkpoint continues bit for bit.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,9 +19,11 @@ from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 from tqdm import tqdm
 
@@ -62,6 +66,7 @@ class TrainConfig:
         convolutions: "xla", or "onednn" on a CPU where torch is at hand; see `superpoint_jax.training.onednn`.
         seed: Of everything drawn.
         accumulate: Micro-batches a step, each of `photos` and `shapes` images; the mean of their gradients is applied.
+            They are shared out among the devices: what a step computes does not depend on how many there are.
     """
 
     steps: int = 5000
@@ -138,16 +143,17 @@ def trained_model(model: SuperPoint, state: TrainState) -> SuperPoint:
     return nnx.merge(graph, state.ema["model"], rest)
 
 
-@partial(jax.jit, static_argnames=("config",), donate_argnames=("state",))
+@partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames=("state",))
 def train_step(
-    state: TrainState, model: SuperPoint, photos: Photos | None, *, config: TrainConfig
+    state: TrainState, model: SuperPoint, photos: Photos | None, *, config: TrainConfig, mesh: Mesh | None = None
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One optimiser step on data drawn from (seed, step); returns the new state and the metrics of the step.
 
-    `model` gives the structure and what is not trained (running statistics); its own parameters are not read.
+    `model` gives the structure and what is not trained (running statistics); its own parameters are not read. `mesh` is
+    that of `data_mesh`; everything is replicated over it, and the micro-batches are shared out.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    gradient, metrics = mean_gradient(state.params, model, photos, key, config=config)
+    gradient, metrics = mean_gradient(state.params, model, photos, key, config=config, mesh=mesh)
     updates, optimizer = make_optimizer(config).update(gradient, state.optimizer, state.params)
     params = cast(dict[str, Any], optax.apply_updates(state.params, updates))
     # Early averages would remember the random start.
@@ -158,30 +164,69 @@ def train_step(
 
 
 def mean_gradient(
-    params: dict[str, Any], model: SuperPoint, photos: Photos | None, key: PRNGKey, *, config: TrainConfig
+    params: dict[str, Any],
+    model: SuperPoint,
+    photos: Photos | None,
+    key: PRNGKey,
+    *,
+    config: TrainConfig,
+    mesh: Mesh | None = None,
 ) -> tuple[dict[str, Any], dict[str, Float[Array, ""]]]:
-    """Gradient and metrics of a step, means over its `config.accumulate` micro-batches, one in memory at a time.
+    """Gradient and metrics of a step, means over its `config.accumulate` micro-batches.
 
-    Micro-batch i is drawn from `fold_in(key, i)`; where there is only one, from `key` itself.
+    Micro-batch i is drawn from `fold_in(key, i)`; where there is only one, from `key` itself. A device has one in
+    memory at a time; with a `mesh`, each has `config.accumulate / mesh.size` of them one after the other.
     """
     graph, _, rest = nnx.split(model, nnx.Param, ...)
 
-    def of_batch(batch_key: Array) -> tuple[dict[str, Any], dict[str, Array]]:
+    def of_batch(params: Any, rest: Any, photos: Photos | None, key: Array) -> tuple[dict[str, Any], dict[str, Array]]:
         def loss_of(params: dict[str, Any]) -> tuple[Array, dict[str, Array]]:
-            return _loss(nnx.merge(graph, params["model"], rest), params["log_scale"], batch_key, photos, config)
+            return _loss(nnx.merge(graph, params["model"], rest), params["log_scale"], key, photos, config)
 
         (_, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
         return gradient, metrics
 
     if config.accumulate == 1:
-        return of_batch(key)
+        return of_batch(params, rest, photos, key)
 
-    def add(total: Any, index: Array) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, of_batch(jax.random.fold_in(key, index))), None
+    def total_of(params: Any, rest: Any, photos: Photos | None, key: Array, indices: Array) -> Any:
+        def add(total: Any, index: Array) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, of_batch(params, rest, photos, jax.random.fold_in(key, index))), None
 
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(of_batch, key))
-    total, _ = jax.lax.scan(add, zeros, jnp.arange(config.accumulate))
+        leaves = jax.eval_shape(of_batch, params, rest, photos, key)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), leaves)
+        total, _ = jax.lax.scan(add, zeros, indices)
+        return total if mesh is None else jax.lax.psum(total, _DATA)
+
+    whole, shared = PartitionSpec(), PartitionSpec(_DATA)
+    if mesh is not None:
+        total_of = jax.shard_map(
+            total_of, mesh=mesh, in_specs=(whole, whole, whole, whole, shared), out_specs=whole, check_vma=False
+        )
+    total = total_of(params, rest, photos, key, jnp.arange(config.accumulate))
     return jax.tree.map(lambda leaf: leaf / config.accumulate, total)
+
+
+_DATA = "data"
+
+
+def data_mesh(config: TrainConfig, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
+    """The devices that share the micro-batches of a step: as many as divide them evenly; None where that is one.
+
+    Args:
+        config: Of the run; `accumulate` is the number of micro-batches.
+        devices: To choose from; all of this process by default.
+    """
+    devices = jax.local_devices() if devices is None else list(devices)
+    count = max(n for n in range(1, len(devices) + 1) if config.accumulate % n == 0)
+    if count > 1 and config.convolutions == "onednn":
+        raise ValueError('convolutions="onednn" is one CPU device; train on several with "xla"')
+    if count < len(devices):
+        log.info(
+            "%d of %d devices train: accumulate=%d micro-batches a step are shared out evenly",
+            count, len(devices), config.accumulate,
+        )  # fmt: skip
+    return Mesh(np.array(devices[:count]), (_DATA,)) if count > 1 else None
 
 
 def _loss(
@@ -252,6 +297,7 @@ def train(
     checkpoint_every: int = 250,
     validate_every: int = 1000,
     stop_after: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> SuperPoint:
     """The trained model (averaged weights); resumes from the newest checkpoint in `folder` if there is one.
 
@@ -267,9 +313,11 @@ def train(
         checkpoint_every: Steps between checkpoints.
         validate_every: Steps between validations.
         stop_after: End here, in the middle of the schedule; another call without it goes on.
+        devices: See `data_mesh`.
 
     Raises:
         Diverged: The loss or its gradient is not finite; the newest checkpoint is from before.
+        OSError: The disk is full; the newest checkpoint is from before, and the same call goes on.
         ValueError: The folder holds a run with another configuration.
     """
     import orbax.checkpoint as ocp
@@ -277,9 +325,12 @@ def train(
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     _same_run(folder / "config.txt", config)
+    mesh = data_mesh(config, devices)
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-    with ocp.CheckpointManager(folder / "checkpoints", options=options) as manager:
+    with _told_of_a_full_disk(folder), ocp.CheckpointManager(folder / "checkpoints", options=options) as manager:
         state = create_state(model, config)
+        if mesh is not None:
+            state, model, photos = jax.device_put((state, model, photos), NamedSharding(mesh, PartitionSpec()))
         if (newest := manager.latest_step()) is not None:
             state = manager.restore(newest, args=ocp.args.StandardRestore(state))
             log.info("resumed from step %d", newest)
@@ -288,7 +339,7 @@ def train(
         started, counted = time.perf_counter(), 0
         last = config.steps if stop_after is None else min(stop_after, config.steps)
         for step in range(int(state.step) + 1, last + 1):
-            state, metrics = train_step(state, model, photos, config=config)
+            state, metrics = train_step(state, model, photos, config=config, mesh=mesh)
             counted += 1
             progress.update()
             shown, saved = step % log_every == 0 or step == last, step % checkpoint_every == 0 or step == last
@@ -325,3 +376,18 @@ def _same_run(path: Path, config: TrainConfig) -> None:
             f"{path.parent} holds a run with another configuration; choose another folder, or the same one as in {path}"
         )
     path.write_text(text)
+
+
+@contextmanager
+def _told_of_a_full_disk(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # Orbax wraps it in errors of several kinds; their text is what they have in common.
+        if "No space left on device" not in str(error):
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            "no space left on the disk; make room, and the same command goes on from the last good checkpoint",
+            str(folder),
+        ) from error

@@ -19,8 +19,11 @@ class Metrics:
         if self.path.exists():
             with self.path.open(newline="") as file:
                 kept = [row for row in csv.reader(file) if len(row) == 3 and row[0].isdigit() and int(row[0]) <= step]
-        with self.path.open("w", newline="") as file:
+        # Whole or not at all: a full disk must not cost what was measured.
+        partial = self.path.with_suffix(".partial")
+        with partial.open("w", newline="") as file:
             csv.writer(file).writerows([["step", "name", "value"], *kept])
+        partial.replace(self.path)
         self._board = None
         if find_spec("tensorboardX") is not None:
             from tensorboardX import SummaryWriter
