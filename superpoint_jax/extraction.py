@@ -118,6 +118,6 @@ def _extract(
         )
 
     # A CPU is as busy with one image, whose activations it holds in its caches, as with many. A map can't be sharded.
-    if len(images) == 1 or jax.device_count() > 1:
+    if images.shape[0] == 1 or jax.device_count() > 1:
         return together(images, true_sizes)
     return lax.platform_dependent(images, true_sizes, cpu=one_by_one, default=together)

@@ -201,6 +201,10 @@ def test_a_saved_file_stands_alone_and_half_precision_halves_it(tmp_path):
 
 
 @pytest.mark.filterwarnings("default")
+    (tmp_path / "plain").touch()
+    assert full.stat().st_mode == (tmp_path / "plain").stat().st_mode, "others may read it, as any file"
+
+
 def test_transformers_opens_what_we_save_and_computes_the_same(tmp_path, gray_photos):
     from transformers import SuperPointForKeypointDetection
 

@@ -59,11 +59,12 @@ def save_weights(
 
     float16 halves it and is upcast to float32 on loading.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     path = Path(path).expanduser()
     tensors = {key: np.ascontiguousarray(value, np.dtype(dtype)) for key, value in state_dict(model).items()}
-    save_file(tensors, path, metadata={**to_metadata(model.config), **_origin(model)})
+    # Not save_file, whose files nobody else may read.
+    path.write_bytes(save(tensors, metadata={**to_metadata(model.config), **_origin(model)}))
     return path
 
 
