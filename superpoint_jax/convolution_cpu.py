@@ -19,6 +19,7 @@ import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -193,13 +194,16 @@ def _corners(x: Array) -> list[Array]:
     return [x[:, :, i, :, j] for i in range(2) for j in range(2)]
 
 
-def _strip(shape: tuple[int, ...], pixel_bytes: int) -> tuple[int, int]:
-    """Images and rows of a strip whose working set, `pixel_bytes` a pixel, stays in the second-level caches."""
+def _strip(shape: tuple[Any, ...], pixel_bytes: int) -> tuple[int, int]:
+    """Images and rows of a strip whose working set, `pixel_bytes` a pixel, stays in the second-level caches.
+
+    A symbolic number of images (of `jax.export`) is taken one image at a time.
+    """
     batch, height, width, _ = shape
     pixels = max(1, _cache_bytes() // pixel_bytes)
     strips = -(-height // max(1, min(height, pixels // width)))
     rows = -(-height // strips)
-    images = min(batch, pixels // (width * height)) if strips == 1 else 1
+    images = min(batch, pixels // (width * height)) if strips == 1 and isinstance(batch, int) else 1
     return max(1, images), rows
 
 

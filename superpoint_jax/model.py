@@ -204,7 +204,7 @@ def check_images(images: Any, image_sizes: Any = None) -> None:
         _check_sizes(image_sizes, shape)
 
 
-def _check_sizes(sizes: Any, shape: tuple[int, ...]) -> None:
+def _check_sizes(sizes: Any, shape: tuple[Any, ...]) -> None:
     """Values are checked too, unless they are traced."""
     if not hasattr(sizes, "dtype"):
         raise ValueError(f"image_sizes are a {type(sizes).__name__}; an array of integers [B,2] is needed")

@@ -199,12 +199,11 @@ def test_a_saved_file_stands_alone_and_half_precision_halves_it(tmp_path):
     rounded = {name: value.astype(np.float16).astype(np.float32) for name, value in state_dict(model).items()}
     assert_same_weights(from_pretrained(half), from_state_dict(rounded))
 
-
-@pytest.mark.filterwarnings("default")
     (tmp_path / "plain").touch()
     assert full.stat().st_mode == (tmp_path / "plain").stat().st_mode, "others may read it, as any file"
 
 
+@pytest.mark.filterwarnings("default")
 def test_transformers_opens_what_we_save_and_computes_the_same(tmp_path, gray_photos):
     from transformers import SuperPointForKeypointDetection
 

@@ -18,6 +18,7 @@ from superpoint_jax.cli.convert import convert
 from superpoint_jax.cli.demo import demo
 from superpoint_jax.cli.detect import detect
 from superpoint_jax.cli.errors import CommandError, complain, told
+from superpoint_jax.cli.export import export
 from superpoint_jax.cli.extract import extract
 from superpoint_jax.cli.match import match
 from superpoint_jax.cli.stitch import stitch
@@ -31,6 +32,7 @@ COMMANDS = {
     "extract": extract,
     "demo": demo,
     "convert": convert,
+    "export": export,
 }
 
 LATER = {"train": "superpoint_jax.cli.train", "evaluate": "superpoint_jax.cli.evaluate"}

@@ -1,0 +1,55 @@
+"""`superpoint-jax export`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from superpoint_jax.cli.errors import told
+from superpoint_jax.cli.options import Output, Weights
+
+
+def export(
+    *,
+    output: Output,
+    format: Annotated[Literal["stablehlo", "onnx"], tyro.conf.arg(aliases=["-f"])] = "stablehlo",
+    weights: Weights = None,
+    shape: tuple[int, int] = (480, 640),
+    channels: Literal[1, 3] = 1,
+    max_keypoints: int = 1024,
+    batch: int = 1,
+    beside: bool = False,
+    config: str | None = None,
+) -> int:
+    """Write the extraction as a file that other programs run without this package.
+
+    stablehlo: opened by jax.export.deserialize, on CPU, CUDA and TPU, any number of images. onnx: for ONNX Runtime,
+    OpenVINO and their like (pip install 'superpoint-jax[export]').
+
+    Args:
+        output: File to write.
+        format: Of the file.
+        weights: Folder, file or Hugging Face id; those in the package by default.
+        shape: (height, width) of the largest image.
+        channels: 1 for gray images, 3 for RGB.
+        max_keypoints: Rows of the output.
+        batch: Images a call, of onnx; stablehlo takes any number.
+        beside: Write the weights to a file of their own.
+        config: Preset to decode by: huggingface, magicleap, rpautrat, superglue, ...; that of the weights by default.
+    """
+    from superpoint_jax.export import export_onnx, export_stablehlo
+    from superpoint_jax.weights import from_pretrained
+
+    with told():
+        model = from_pretrained(weights, config=config) if weights else from_pretrained(config=config)
+        options: dict[str, Any] = dict(
+            shape=shape, channels=channels, max_keypoints=max_keypoints, weights="beside" if beside else "inside"
+        )
+        if format == "onnx":
+            written = export_onnx(model, output, batch=batch, **options)
+        else:
+            written = export_stablehlo(model, output, **options)
+        for path in written:
+            print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return 0

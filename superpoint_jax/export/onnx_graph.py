@@ -1,0 +1,125 @@
+"""ONNX by jax2onnx: the network and the decoding in one graph."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from superpoint_jax.export.plain_lax import plain
+from superpoint_jax.export.signature import INPUTS, OUTPUTS, extraction_of, input_shapes
+from superpoint_jax.model import SuperPoint
+
+OPSET = 18
+"""Of ONNX 1.13 (2022), which the runtimes in use read."""
+
+
+def export_onnx(
+    model: SuperPoint,
+    path: str | os.PathLike[str],
+    *,
+    shape: tuple[int, int] = (480, 640),
+    channels: int = 1,
+    batch: int = 1,
+    weights: Literal["inside", "beside"] = "inside",
+    **options: Any,
+) -> list[Path]:
+    """Write `extract` as an ONNX file; the files written.
+
+    Inputs and outputs are those of `superpoint_jax.export.signature`, the keypoints those of `extract`, fixed K and
+    mask included. The number of images is fixed, as is the size of the arrays; `image_sizes` makes that a largest size:
+    an image in the top-left corner gives what it gives alone.
+
+    Args:
+        model: Any SuperPoint; float32.
+        path: File to write.
+        shape: (height, width) of the arrays.
+        channels: 1 for gray, 3 for RGB.
+        batch: Number of images.
+        weights: "inside" the file, or "beside" it in PATH.data, as ONNX's external data.
+        **options: Of `extract`.
+
+    Raises:
+        ValueError: An option out of range, or one that ONNX can't have: greedy suppression (the preset "magicleap"),
+            a compute type other than float32.
+        ImportError: jax2onnx is not installed.
+    """
+    config = model.config.replace(**options)
+    if config.dtype != "float32":
+        raise ValueError(
+            f"dtype={config.dtype}: ONNX is written in float32; the runtimes lower the precision themselves"
+        )
+    if config.suppression_rule == "greedy":
+        raise ValueError(
+            "the greedy suppression of this variant is a loop of scatters that jax2onnx has no counterpart for; export "
+            'StableHLO, or choose suppression_rule="three_pass", which gives nearly the same keypoints'
+        )
+    if batch < 1:
+        raise ValueError(f"batch={batch}; a graph takes at least one image")
+    if find_spec("jax2onnx") is None:
+        raise ImportError("ONNX needs jax2onnx: pip install 'superpoint-jax[export]'")
+    import onnx
+    from jax2onnx import to_onnx
+
+    shapes = input_shapes(batch, shape, channels)
+    features_of = extraction_of(**options)
+    function = plain(lambda images, sizes: features_of(model, images, sizes), *shapes)
+    graph: Any = to_onnx(
+        function,
+        list(shapes),
+        model_name="superpoint",
+        opset=OPSET,
+        input_names=list(INPUTS),
+        output_names=list(OUTPUTS),
+    )
+    _shrink_constants(graph.graph)
+    path = Path(path)
+    if weights == "inside":
+        onnx.save(graph, path)
+        return [path]
+    beside = path.with_name(path.name + ".data")
+    beside.unlink(missing_ok=True)  # onnx appends to it
+    onnx.save(graph, path, save_as_external_data=True, location=beside.name, size_threshold=1024)
+    return [path, beside]
+
+
+_BROADCASTS = {
+    "Where",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Max",
+    "Min",
+    "And",
+    "Or",
+    "Equal",
+    "Less",
+    "Greater",
+    "GreaterOrEqual",
+}
+_LARGE = 1024
+
+
+def _shrink_constants(graph: Any) -> None:
+    """Constants that hold one value throughout become that value: ONNX broadcasts, JAX's primitives do not.
+
+    Else the zeros beyond each image would be written out at full resolution, many times the weights.
+    """
+    from onnx import numpy_helper
+
+    users: dict[str, set[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, set()).add(node.op_type)
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.size >= _LARGE and users.get(tensor.name, set()) <= _BROADCASTS and (values == values.flat[0]).all():
+            tensor.CopyFrom(numpy_helper.from_array(values[(slice(1),) * values.ndim], tensor.name))
+    shapes = {tensor.name: tensor.dims for tensor in graph.initializer}
+    for value in graph.value_info:
+        if value.name in shapes:
+            del value.type.tensor_type.shape.dim[:]
+            for length in shapes[value.name]:
+                value.type.tensor_type.shape.dim.add().dim_value = length

@@ -1,0 +1,48 @@
+"""What every exported file computes: `extract` with fixed options, of arrays and to arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from superpoint_jax.config import CELL_PX
+from superpoint_jax.extraction import extract
+from superpoint_jax.model import SuperPoint
+
+INPUTS = ("images", "image_sizes")
+"""float32 [B,H,W,C] in [0, 1]; int32 [B,2], the true (height, width) of each image in its top-left corner."""
+
+OUTPUTS = ("keypoints", "scores", "descriptors", "mask")
+"""float32 [B,K,2], (x, y) in pixels; float32 [B,K]; float32 [B,K,256]; bool [B,K], False rows are padding."""
+
+Features = tuple[Array, Array, Array, Array]
+
+
+def extraction_of(**options: Any) -> Callable[[SuperPoint, Array, Array], Features]:
+    """(model, images, image_sizes) to `OUTPUTS`; `options` as of `extract`."""
+
+    def features_of(model: SuperPoint, images: Array, image_sizes: Array) -> Features:
+        features = extract(model, images, image_sizes=image_sizes, **options)
+        return features.keypoints, features.scores, features.descriptors, features.mask
+
+    return features_of
+
+
+def input_shapes(
+    batch: Any, shape: tuple[int, int], channels: int
+) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Shapes of `INPUTS`.
+
+    Raises:
+        ValueError: Not a shape of images.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"channels={channels}; images are gray (1) or RGB (3)")
+    if min(shape) < CELL_PX:
+        raise ValueError(f"shape={shape}; the largest image has at least {CELL_PX} x {CELL_PX} pixels")
+    images = jax.ShapeDtypeStruct((batch, *shape, channels), jnp.float32)
+    return images, jax.ShapeDtypeStruct((batch, 2), jnp.int32)

@@ -1,0 +1,89 @@
+"""A file that `jax.export` opens, without this package: on CPU, CUDA and TPU, for any number of images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from superpoint_jax.export.signature import extraction_of, input_shapes
+from superpoint_jax.model import SuperPoint
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export_stablehlo(
+    model: SuperPoint,
+    path: str | os.PathLike[str],
+    *,
+    shape: tuple[int, int] = (480, 640),
+    channels: int = 1,
+    platforms: Sequence[str] = PLATFORMS,
+    weights: Literal["inside", "beside"] = "inside",
+    **options: Any,
+) -> list[Path]:
+    """Write `extract` as a serialised `jax.export.Exported`; the files written.
+
+    In any process with JAX, of this or a later version (JAX keeps such files readable for six months at least)::
+
+        function = jax.export.deserialize(open(path, "rb").read())
+        keypoints, scores, descriptors, mask = function.call(images, image_sizes)
+
+    The number of images is free. Their size is not, because the decoding is laid out for it; but `image_sizes` makes
+    that a largest size: an image in the top-left corner gives what it gives alone.
+
+    Args:
+        model: Any SuperPoint.
+        path: File to write.
+        shape: (height, width) of the arrays.
+        channels: 1 for gray, 3 for RGB.
+        platforms: Any of "cpu", "cuda", "rocm", "tpu"; one file holds all.
+        weights: "inside" the file, or "beside" it in PATH.safetensors, whose arrays are then the first argument:
+            `function.call(safetensors.numpy.load_file(path + ".safetensors"), images, image_sizes)`.
+        **options: Of `extract`.
+
+    Raises:
+        ValueError: An option out of range, or an unknown platform.
+    """
+    if unknown := sorted(set(platforms) - {*PLATFORMS, "rocm"}):
+        raise ValueError(f"platforms {unknown} are not known; choose from {', '.join(PLATFORMS)}")
+    path = Path(path)
+    (batch,) = jax.export.symbolic_shape("batch")
+    images, sizes = input_shapes(batch, shape, channels)
+    features_of = extraction_of(**options)
+    graph, state = nnx.split(model)
+
+    def with_weights_inside(images: Array, sizes: Array) -> Any:
+        return features_of(model, images, sizes)
+
+    def with_weights_beside(arrays: dict[str, Array], images: Array, sizes: Array) -> Any:
+        named = {tuple(name.split(".")): value for name, value in arrays.items()}
+        flat = [(key, variable.replace(named[_text(key)])) for key, variable in nnx.to_flat_state(state)]
+        return features_of(nnx.merge(graph, nnx.from_flat_state(flat)), images, sizes)
+
+    export = jax.export.export
+    if weights == "inside":
+        exported = export(jax.jit(with_weights_inside), platforms=tuple(platforms))(images, sizes)
+        path.write_bytes(exported.serialize())
+        return [path]
+    from safetensors.numpy import save
+
+    arrays = {
+        ".".join(_text(key)): np.ascontiguousarray(variable.get_value()) for key, variable in nnx.to_flat_state(state)
+    }
+    shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in arrays.items()}
+    exported = export(jax.jit(with_weights_beside), platforms=tuple(platforms))(shapes, images, sizes)
+    path.write_bytes(exported.serialize())
+    beside = path.with_name(path.name + ".safetensors")
+    beside.write_bytes(save(arrays))
+    return [path, beside]
+
+
+def _text(key: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(str(part) for part in key)

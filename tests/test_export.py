@@ -1,0 +1,167 @@
+"""Exported files give what `extract` gives, where this package is not."""
+
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+
+import superpoint_jax as sp
+from superpoint_jax.cli import main
+from superpoint_jax.export import export_onnx, export_stablehlo
+from superpoint_jax.export.plain_lax import plain
+from superpoint_jax.export.signature import INPUTS, OUTPUTS
+
+SHAPE = (120, 160)
+SIZES = np.array([[120, 160], [96, 111], [50, 160]], np.int32)
+K = 150
+
+pytestmark = pytest.mark.filterwarnings("default")  # those of the converters and runtimes are not ours
+
+
+@pytest.fixture(scope="module")
+def arrays(gray_photos) -> np.ndarray:
+    """Three photos of different sizes, and what must not matter beside them."""
+    images = np.full((3, *SHAPE, 1), np.nan, np.float32)
+    for image, (height, width), name in zip(images, SIZES, ("camera", "coffee", "astronaut"), strict=True):
+        image[:height, :width, 0] = gray_photos[name][:height, :width]
+    return images
+
+
+def expected(model, images, sizes, **options) -> list[np.ndarray]:
+    features = sp.extract(model, images, image_sizes=sizes, **options)
+    assert features.mask.any()
+    return [np.asarray(getattr(features, name)) for name in OUTPUTS]
+
+
+FOREIGN = """
+import sys
+sys.modules["superpoint_jax"] = None  # an import of it fails
+import jax, numpy as np
+path, data, out = sys.argv[1:4]
+function = jax.export.deserialize(open(path, "rb").read())
+given = np.load(data)
+arguments = [given["images"], given["image_sizes"]]
+if sys.argv[4:]:
+    from safetensors.numpy import load_file
+    arguments.insert(0, load_file(sys.argv[4]))
+np.savez(out, *function.call(*arguments))
+"""
+
+
+@pytest.mark.parametrize("weights", ["inside", "beside"])
+def test_stablehlo_runs_where_the_package_is_not(model, arrays, tmp_path, weights):
+    path, *beside = export_stablehlo(
+        model, tmp_path / "superpoint.stablehlo", shape=SHAPE, weights=weights, max_keypoints=K
+    )
+    assert bool(beside) == (weights == "beside")
+    exported = jax.export.deserialize(path.read_bytes())
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert path.stat().st_size < (200_000 if beside else 6_000_000)
+    for count in (1, 3):  # any number of images, through one file
+        images, sizes = arrays[:count], SIZES[:count]
+        np.savez(tmp_path / "in.npz", images=images, image_sizes=sizes)
+        arguments = [path, tmp_path / "in.npz", tmp_path / "out.npz", *beside]
+        subprocess.run([sys.executable, "-c", FOREIGN, *map(str, arguments)], check=True, timeout=300)
+        with np.load(tmp_path / "out.npz") as out:
+            for name, theirs, ours in zip(
+                OUTPUTS, out.values(), expected(model, images, sizes, max_keypoints=K), strict=True
+            ):
+                np.testing.assert_array_equal(theirs, ours, err_msg=name)
+
+
+def test_stablehlo_takes_what_extract_takes(model, gray_photos, tmp_path):
+    rgb = np.stack([gray_photos["coffee"][:64, :96]] * 3, -1)[None]
+    sizes = np.array([[64, 96]], np.int32)
+    options = dict(max_keypoints=20, nms_radius=2, dtype="bfloat16")
+    path, *_ = export_stablehlo(model, tmp_path / "a", shape=(64, 96), channels=3, platforms=["cpu"], **options)
+    outputs = jax.export.deserialize(path.read_bytes()).call(rgb, sizes)
+    for theirs, ours in zip(outputs, expected(model, rgb, sizes, **options), strict=True):
+        np.testing.assert_array_equal(theirs, ours)
+
+
+@pytest.mark.parametrize("preset", ["superpoint_jax", "huggingface", "rpautrat"])
+def test_onnx_gives_the_same_keypoints_in_onnx_runtime_and_openvino(arrays, tmp_path, preset):
+    model = sp.from_pretrained(config=preset)
+    path, *_ = export_onnx(model, tmp_path / "superpoint.onnx", shape=SHAPE, batch=3, max_keypoints=K)
+    onnx.checker.check_model(path, full_check=True)
+    assert path.stat().st_size < 6_000_000, "the weights, and no array of one value"
+    ours = expected(model, arrays, SIZES, max_keypoints=K)
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [entry.name for entry in session.get_inputs()] == list(INPUTS)
+    of_onnx_runtime = session.run(OUTPUTS, dict(zip(INPUTS, (arrays, SIZES), strict=True)))
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    result = compiled([arrays, SIZES])
+    of_openvino = [result[name] for name in OUTPUTS]
+    for keypoints, scores, descriptors, mask in (of_onnx_runtime, of_openvino):
+        np.testing.assert_array_equal(mask, ours[3])
+        np.testing.assert_array_equal(np.round(keypoints), np.round(ours[0]))
+        # Refined positions are sums of float32; unrefined ones are equal.
+        np.testing.assert_allclose(keypoints, ours[0], atol=1e-4 if preset == "superpoint_jax" else 0)
+        np.testing.assert_allclose(scores, ours[1], atol=1e-5)
+        np.testing.assert_allclose(descriptors, ours[2], atol=1e-4)
+
+
+def test_onnx_with_its_weights_beside(model, arrays, tmp_path):
+    for _ in range(2):  # what is there is written anew
+        path, beside = export_onnx(model, tmp_path / "a.onnx", shape=SHAPE, weights="beside", max_keypoints=20)
+    assert path.stat().st_size < 400_000
+    assert beside.stat().st_size < 6_000_000
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    outputs = session.run(OUTPUTS, dict(zip(INPUTS, (arrays[:1], SIZES[:1]), strict=True)))
+    np.testing.assert_allclose(outputs[0], expected(model, arrays[:1], SIZES[:1], max_keypoints=20)[0], atol=1e-4)
+
+
+def test_a_plain_program_computes_the_same_without_calls_or_branches(model):
+    image = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 64, 64, 1)), jnp.float32)
+
+    def maps(image):
+        dense = model(image)
+        return dense.logits, dense.descriptors
+
+    simple = plain(maps, jax.ShapeDtypeStruct(image.shape, image.dtype))
+    for ours, theirs in zip(maps(image), simple(image), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    before, after = (str(jax.make_jaxpr(function)(image)) for function in (maps, simple))
+    pattern = r"\b(?:platform_index|cond|custom_vjp_call|reduce_window_max)\b"
+    assert re.search(pattern, before)
+    assert not re.search(pattern, after)
+
+
+def test_what_cannot_be_exported_is_said(model, tmp_path):
+    path = tmp_path / "a"
+    with pytest.raises(ValueError, match="greedy suppression"):
+        export_onnx(sp.from_pretrained(config="magicleap"), path)
+    with pytest.raises(ValueError, match="float32"):
+        export_onnx(model, path, dtype="bfloat16")
+    with pytest.raises(ValueError, match="at least one image"):
+        export_onnx(model, path, batch=0)
+    for export in (export_onnx, export_stablehlo):
+        with pytest.raises(ValueError, match="channels=2"):
+            export(model, path, channels=2)
+        with pytest.raises(ValueError, match="at least 8 x 8"):
+            export(model, path, shape=(4, 100))
+        with pytest.raises(TypeError, match="max_keypoint"):
+            export(model, path, max_keypoint=3)
+    with pytest.raises(ValueError, match="abacus"):
+        export_stablehlo(model, path, platforms=["abacus"])
+    assert not path.exists()
+
+
+def test_command(tmp_path, arrays, capsys):
+    path = tmp_path / "superpoint.stablehlo"
+    assert main(["export", "-o", str(path), "--shape", "120", "160", "--max-keypoints", "20"]) == 0
+    assert f"wrote {path} (5." in capsys.readouterr().out
+    outputs = jax.export.deserialize(path.read_bytes()).call(arrays[:1], SIZES[:1])
+    assert outputs[0].shape == (1, 20, 2)
+    assert main(["export", "-o", str(tmp_path / "no" / "folder"), "--shape", "64", "64"]) == 2
+    assert "No such file" in capsys.readouterr().err
+    assert main(["export", "-o", str(path), "-f", "onnx", "--config", "magicleap"]) == 2
+    assert "greedy" in capsys.readouterr().err
