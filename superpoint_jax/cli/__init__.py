@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from superpoint_jax.cli.app import app
 from superpoint_jax.cli.convert import convert
 from superpoint_jax.cli.demo import demo
 from superpoint_jax.cli.detect import detect
@@ -30,6 +31,7 @@ COMMANDS = {
     "stitch": stitch,
     "track": track,
     "extract": extract,
+    "app": app,
     "demo": demo,
     "convert": convert,
     "export": export,

@@ -30,12 +30,8 @@ def demo(*, output: Output = Path("demo.png"), weights: Weights = None) -> int:
         output: The picture to write.
         weights: Folder, file or Hugging Face id; those in the package by default.
     """
-    from matplotlib.cbook import get_sample_data
-
     features_of = load_extractor(weights, 1024)
-    photo = load_image(Path(str(get_sample_data(DEMO_PHOTO, asfileobj=False))))
-    homography = demo_homography(photo.shape[0], photo.shape[1])
-    warped = _warp(photo, homography)
+    photo, warped, homography = example_photos()
     a, b = features_of(photo), features_of(warped)
     matches = sp.match(a, b)
     expected_xy = geometry.warp_points(homography, a.keypoints)
@@ -46,6 +42,15 @@ def demo(*, output: Output = Path("demo.png"), weights: Weights = None) -> int:
     print(f"{int(correct.sum())} of {int(matches.mask.sum())} matches are correct (within {DEMO_THRESHOLD_PX:g} px)")
     print(f"wrote {output}")
     return 0
+
+
+def example_photos() -> tuple[np.ndarray, np.ndarray, jax.Array]:
+    """A photo, a homography of it, and the homography."""
+    from matplotlib.cbook import get_sample_data
+
+    photo = load_image(Path(str(get_sample_data(DEMO_PHOTO, asfileobj=False))))
+    homography = demo_homography(photo.shape[0], photo.shape[1])
+    return photo, _warp(photo, homography), homography
 
 
 def demo_homography(height: int, width: int) -> jax.Array:

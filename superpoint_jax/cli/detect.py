@@ -58,7 +58,7 @@ def detect(
             complain(error)
             failed = True
             continue
-        entries.append(_entry(path, found, with_descriptors=descriptors))
+        entries.append(detected_entry(path, found, with_descriptors=descriptors))
         count, entry = len(entries[-1]["keypoints"]), entries[-1]
         of = f" of {entry['num_detected']}" if entry["num_detected"] > count else ""
         wrote = "" if picture is None else f" -> {picture}"
@@ -67,7 +67,7 @@ def detect(
     return 2 if failed else 0
 
 
-def _entry(path: Path, found: sp.Keypoints, *, with_descriptors: bool) -> dict[str, Any]:
+def detected_entry(path: Path, found: sp.Keypoints, *, with_descriptors: bool) -> dict[str, Any]:
     """An object of the JSON file; see `detect`."""
     mask = np.asarray(found.mask)
     height, width = found.image_sizes.tolist()

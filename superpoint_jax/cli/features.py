@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,10 +20,13 @@ PAD_MULTIPLE = 64
 """Images are padded to multiples of it, in pixels, so that many sizes share a compilation; no result changes by it."""
 
 
-def load_extractor(weights: str | None, max_keypoints: int) -> Callable[[np.ndarray], sp.Keypoints]:
-    """A function from the pixels of an image to its keypoints [K], in pixels of that image, whatever its size."""
+def load_extractor(weights: str | None, max_keypoints: int, **options: Any) -> Callable[[np.ndarray], sp.Keypoints]:
+    """A function from the pixels of an image to its keypoints [K], in pixels of that image, whatever its size.
+
+    `options` are those of `from_pretrained`.
+    """
     with told():
-        model = sp.from_pretrained(weights, max_keypoints=max_keypoints)
+        model = sp.from_pretrained(weights, max_keypoints=max_keypoints, **options)
         processor = processor_for(weights, model.config)
 
     def features_of(pixels: np.ndarray) -> sp.Keypoints:

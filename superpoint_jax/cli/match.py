@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,7 +76,7 @@ def match(
         )
         save_picture(axes, output)
         print(f"wrote {output}")
-    save_json(_entry((image_a, image_b), counts, pair, model, estimate), json)
+    save_json(matched_entry((image_a, image_b), counts, pair, model, estimate), json)
     return 0
 
 
@@ -89,9 +90,10 @@ def _estimate(pair: MatchedPair, model: Model, threshold_px: float) -> Estimate:
     return Estimate(matrix=np.zeros((3, 3)), inliers=mask, found=np.zeros((), bool))
 
 
-def _entry(
-    images: tuple[Path, Path], counts: list[int], pair: MatchedPair, model: Model, estimate: Estimate
+def matched_entry(
+    images: Sequence[Path], counts: list[int], pair: MatchedPair, model: Model, estimate: Estimate
 ) -> dict[str, Any]:
+    """The JSON file; see `match`."""
     rows = np.flatnonzero(np.asarray(pair.matches.mask))
     partners = np.asarray(pair.matches.indices)[rows]
     points = [
