@@ -16,6 +16,7 @@ from PIL import Image
 import superpoint_jax as sp
 from superpoint_jax.bulk import BulkOptions, extract_files
 from superpoint_jax.bulk.hloc import names_in
+from tests.room import render_views
 from tests.test_bulk import assert_equal_files
 
 pytestmark = pytest.mark.slow
@@ -72,56 +73,11 @@ def test_killed_at_twenty_random_moments_nothing_is_lost_twice_or_damaged(photos
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-CAMERA = np.array([[420.0, 0, 239.5], [0, 420, 179.5], [0, 0, 1]])
-
-
-def _textures(photos):
-    """Three walls of a room's corner: a photo for each, as floats."""
-    return [
-        np.asarray(Image.fromarray(photos[name]).convert("L").resize((900, 900)), float)
-        for name in ("coins", "page", "coffee")
-    ]
-
-
-def _render(textures, rotation, centre, size=(360, 480)):
-    """Gray image of the corner x = 0, y = 0, z = 0 of a room of 3 x 3 x 3 seen from `centre` within it."""
-    rows, columns = np.mgrid[: size[0], : size[1]]
-    rays = np.stack([columns, rows, np.ones(size)], axis=-1) @ np.linalg.inv(CAMERA).T @ rotation
-    image, nearest = np.zeros(size), np.full(size, np.inf)
-    for axis, texture in enumerate(textures):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            depth = -centre[axis] / rays[..., axis]
-        point = centre + depth[..., None] * rays
-        u, v = (point[..., other] / 3 * 899 for other in range(3) if other != axis)
-        hit = (depth > 0) & (depth < nearest) & (u >= 0) & (u < 898) & (v >= 0) & (v < 898)
-        x, y = np.where(hit, u, 0), np.where(hit, v, 0)
-        i, j = x.astype(int), y.astype(int)
-        fx, fy = x - i, y - j
-        top = texture[j, i] * (1 - fx) + texture[j, i + 1] * fx
-        bottom = texture[j + 1, i] * (1 - fx) + texture[j + 1, i + 1] * fx
-        image = np.where(hit, top * (1 - fy) + bottom * fy, image)
-        nearest = np.where(hit, depth, nearest)
-    return np.round(image).astype(np.uint8)
-
-
-def _looking(centre, target):
-    forward = (target - centre) / np.linalg.norm(target - centre)
-    right = np.cross(forward, [0.0, 0, 1])
-    right /= np.linalg.norm(right)
-    return np.stack([right, np.cross(forward, right), forward])
-
-
 def test_colmap_reconstructs_a_rendered_room_from_our_database(photos, tmp_path):
     import pycolmap
 
     folder = tmp_path / "views"
-    folder.mkdir()
-    textures, centres = _textures(photos), {}
-    for i, angle in enumerate(np.linspace(0.25, 1.3, 8)):
-        centre = np.array([2.7 * np.cos(angle), 2.7 * np.sin(angle), 1.4 + 0.1 * np.sin(3 * angle)])
-        centres[f"{i}.png"] = centre
-        view = _render(textures, _looking(centre, np.array([0.5, 0.5, 0.9])), centre)
-        Image.fromarray(view).save(folder / f"{i}.png")
+    centres = render_views(folder, photos)
     report = extract_files(
         folder,
         tmp_path / "room.db",

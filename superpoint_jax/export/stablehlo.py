@@ -32,7 +32,7 @@ def export_stablehlo(
 
     In any process with JAX, of this or a later version (JAX keeps such files readable for six months at least)::
 
-        function = jax.export.deserialize(open(path, "rb").read())
+        function = jax.export.deserialize(pathlib.Path(path).read_bytes())
         keypoints, scores, descriptors, mask = function.call(images, image_sizes)
 
     The number of images is free. Their size is not, because the decoding is laid out for it; but `image_sizes` makes
