@@ -1,0 +1,25 @@
+"""Stop unless wheel and sdist hold the package, its weights and what says what they are, and nothing else."""
+
+import re
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+PACKAGE = r"superpoint_jax/(?:[\w/]+\.py|py\.typed|weights/data/(?:superpoint_jax\.safetensors|MODEL_CARD\.md))"
+WHEEL = rf"{PACKAGE}|superpoint_jax-[\w.]+\.dist-info/(?:METADATA|WHEEL|RECORD|entry_points\.txt|licenses/LICENSE)"
+SDIST = rf"{PACKAGE}|README\.md|LICENSE|CHANGELOG\.md|CITATION\.cff|SECURITY\.md|pyproject\.toml|PKG-INFO|\.gitignore"
+
+folder = Path(sys.argv[1])
+(wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+with tarfile.open(sdist) as archive:
+    listings = [
+        (wheel, WHEEL, zipfile.ZipFile(wheel).namelist()),
+        (sdist, SDIST, [entry.name.split("/", 1)[1] for entry in archive if entry.isfile()]),
+    ]
+for path, allowed, names in listings:
+    if extra := [name for name in names if not re.fullmatch(allowed, name)]:
+        sys.exit(f"{path.name} holds what it should not: {', '.join(extra)}")
+    if "superpoint_jax/weights/data/superpoint_jax.safetensors" not in names:
+        sys.exit(f"{path.name} holds no weights")
+    print(f"{path.name}: {len(names)} files, {path.stat().st_size / 1e6:.1f} MB")
