@@ -44,10 +44,10 @@ def app(*, weights: Weights = None, host: str = "127.0.0.1", port: int = 7860, b
 
 def appearance() -> dict[str, Any]:
     """Options of `launch`: fonts of the system, since those of the default theme come from the network."""
-    import gradio as gr
+    from gradio.themes import Default
 
     fonts = ["system-ui", "sans-serif"]
-    return dict(theme=gr.themes.Default(font=fonts, font_mono=["monospace"]), footer_links=[])
+    return dict(theme=Default(font=fonts, font_mono=["monospace"]), footer_links=[])
 
 
 def build(page: Page) -> Blocks:

@@ -80,7 +80,8 @@ class Page:
         if not 1 <= len(photos) <= 2:
             raise CommandError(f"{len(photos)} photos were given; one shows its keypoints, two their matches")
         paths = [Path(photo) for photo in photos]
-        pixels, features = zip(*(self._seen(path, threshold, max_keypoints) for path in paths), strict=True)
+        seen = [self._seen(path, threshold, max_keypoints) for path in paths]
+        pixels, features = [photo for photo, _ in seen], [found for _, found in seen]
         self._count += 1
         folder = Path(self._folder.name) / str(self._count)
         folder.mkdir()
@@ -91,10 +92,11 @@ class Page:
         if len(paths) == 1:
             axes = visualization.draw_keypoints(pixels[0], features[0])
         else:
-            pair = MatchedPair(pixels, features, sp.match(*features))
-            estimate = estimate_homography(*features, pair.matches)
+            a, b = features
+            pair = MatchedPair((pixels[0], pixels[1]), (a, b), sp.match(a, b))
+            estimate = estimate_homography(a, b, pair.matches)
             axes = visualization.draw_matches(
-                *pixels, *features, pair.matches, inliers=estimate.inliers, max_lines=MAX_LINES
+                *pair.pixels, a, b, pair.matches, inliers=estimate.inliers, max_lines=MAX_LINES
             )
             counts = [int(found.mask.sum()) for found in features]
             entries = {"keypoints": entries, "match": matched_entry(paths, counts, pair, "homography", estimate)}

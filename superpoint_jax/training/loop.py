@@ -210,12 +210,12 @@ def mean_gradient(
 _DATA = "data"
 
 
-def data_mesh(config: TrainConfig, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
+def data_mesh(config: TrainConfig, devices: Sequence[Any] | None = None) -> Mesh | None:
     """The devices that share the micro-batches of a step: as many as divide them evenly; None where that is one.
 
     Args:
         config: Of the run; `accumulate` is the number of micro-batches.
-        devices: To choose from; all of this process by default.
+        devices: `jax.Device`s to choose from; all of this process by default.
     """
     devices = jax.local_devices() if devices is None else list(devices)
     count = max(n for n in range(1, len(devices) + 1) if config.accumulate % n == 0)
@@ -297,7 +297,7 @@ def train(
     checkpoint_every: int = 250,
     validate_every: int = 1000,
     stop_after: int | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> SuperPoint:
     """The trained model (averaged weights); resumes from the newest checkpoint in `folder` if there is one.
 
