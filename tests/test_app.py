@@ -24,8 +24,10 @@ from superpoint_jax.cli.page import MOST_KEYPOINTS, Page
 
 
 @pytest.fixture(scope="module")
-def page() -> Page:
-    return Page()
+def page():
+    page = Page()
+    yield page
+    page.close()
 
 
 def test_the_sliders_choose_what_extract_would(page, photos, tmp_path):

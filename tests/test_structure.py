@@ -19,12 +19,15 @@ ROOMS = [
     {"convolution", "convolution_cpu", "model", "detection", "description", "processing", "matching", "geometry"},
     {"estimation", "lightglue", "stitching", "tracking", "video"},
     {"extraction", "weights"},
-    {"huggingface", "training", "bulk", "evaluation", "visualization"},
+    {"huggingface", "training", "bulk", "evaluation", "visualization", "export"},
     {"cli"},
 ]
 """Later rooms import earlier ones and their own neighbours; nothing imports a later one."""
 
-HEAVY = {"torch", "cv2", "h5py", "matplotlib", "ray", "transformers", "optax", "orbax", "pycolmap"}
+HEAVY = {
+    "torch", "cv2", "h5py", "matplotlib", "ray", "transformers", "optax", "orbax", "pycolmap", "gradio", "onnx",
+    "jax2onnx",
+}  # fmt: skip
 
 
 def room_of(path: Path) -> str:

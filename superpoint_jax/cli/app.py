@@ -36,9 +36,13 @@ def app(*, weights: Weights = None, host: str = "127.0.0.1", port: int = 7860, b
 
     with told():
         page = Page(weights)
-        build(page).launch(
-            server_name=host, server_port=port, inbrowser=browser, share=False, quiet=True, **appearance()
-        )
+        print(f"the page is at http://{host}:{port}/ until Ctrl+C", flush=True)
+        try:
+            build(page).launch(
+                server_name=host, server_port=port, inbrowser=browser, share=False, quiet=True, **appearance()
+            )
+        finally:
+            page.close()
     return 0
 
 

@@ -58,6 +58,10 @@ class Page:
         self._folder = tempfile.TemporaryDirectory(prefix="superpoint-jax-")
         self._count = 0
 
+    def close(self) -> None:
+        """Delete its pictures and files."""
+        self._folder.cleanup()
+
     def example(self) -> list[Path]:
         """Two photos to begin with."""
         paths = [Path(self._folder.name) / f"example_{name}.png" for name in "ab"]
