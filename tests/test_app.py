@@ -22,6 +22,9 @@ from superpoint_jax.cli.errors import CommandError
 from superpoint_jax.cli.features import load_extractor
 from superpoint_jax.cli.page import MOST_KEYPOINTS, Page
 
+PROGRAM = "import sys; from superpoint_jax.cli import main; sys.exit(main())"
+APP = [sys.executable, "-c", PROGRAM, "app", "--no-browser"]
+
 
 @pytest.fixture(scope="module")
 def page():
@@ -91,14 +94,24 @@ def test_without_its_extra_the_command_says_what_to_install(monkeypatch, capsys)
     assert "pip install 'superpoint-jax[app]'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_port_in_use_is_told():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run([*APP, "--port", str(port)], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert f"no page at 127.0.0.1:{port}" in done.stderr
+
+
 @pytest.fixture
 def address(tmp_path):
     """The page as the command serves it, without a network to lean on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    program = "import sys; from superpoint_jax.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", program, "app", "--port", str(port), "--no-browser"]
+    command = [*APP, "--port", str(port)]
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     environment = os.environ | nowhere | {"XLA_FLAGS": "", "no_proxy": "127.0.0.1,localhost"}
     with (tmp_path / "log").open("wb") as log:

@@ -41,6 +41,8 @@ def app(*, weights: Weights = None, host: str = "127.0.0.1", port: int = 7860, b
             build(page).launch(
                 server_name=host, server_port=port, inbrowser=browser, share=False, quiet=True, **appearance()
             )
+        except OSError as error:
+            raise CommandError(f"no page at {host}:{port}, which may be in use; choose another --port") from error
         finally:
             page.close()
     return 0
