@@ -110,19 +110,26 @@ def _zero_outside(x: Array, sizes: Array | None) -> Array:
     return jnp.where((rows & columns)[..., None], x, 0)
 
 
-def _convolve(x: Array, kernel: Array) -> Array:
-    return lax.conv_general_dilated(
+def _convolve(x: Array, kernel: Array, out_dtype: jnp.dtype | None = None) -> Array:
+    precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    if kernel.shape[:2] == (1, 1):
+        # A product of matrices: half the time on a CPU, and on every platform its sums may leave unrounded, which those
+        # of a bfloat16 convolution may not. Logits rounded to bfloat16 would tie.
+        contracted = (((3,), (0,)), ((), ()))
+        return lax.dot_general(x, kernel[0, 0], contracted, precision=precision, preferred_element_type=out_dtype)
+    y = lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(1, 1),
         padding="SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=lax.Precision.HIGHEST if x.dtype == jnp.float32 else None,
+        precision=precision,
     )
+    return y if out_dtype is None else y.astype(out_dtype)
 
 
 def _conv_plain(x: Array, kernel: Array, bias: Array, relu: bool, out_dtype: jnp.dtype) -> Array:
-    y = _convolve(x, kernel).astype(out_dtype) + _channels(bias, out_dtype)
+    y = _convolve(x, kernel, out_dtype) + _channels(bias, out_dtype)
     return jax.nn.relu(y) if relu else y
 
 

@@ -6,7 +6,7 @@ Four facts about XLA on CPUs shape this file:
 - Its convolutions of bfloat16 run in float32, but a product of bfloat16 matrices with a float32 result runs on the
   matrix units (AMX) or the bfloat16 instructions, several times faster. So a convolution becomes products, of patches
   built in strips that stay in the cache. Only matrix units gain more by it than a block in strips, which computes in
-  float32 inside, saves.
+  float32 inside, saves; a processor with neither stays with float32.
 - Whatever moves bfloat16 about (slice, pad, concatenate) goes through float32 and back. The same bits as uint16 are
   just moved; hence `_words` and `_numbers`.
 - A product that contracts both operands over their first axis misses the matrix units, and XLA's loops are slow at
@@ -30,8 +30,11 @@ MIN_ROWS_A_HALO = 4
 
 
 def is_faster(x: Array, kernel: Array) -> bool:
-    """Whether `conv` below beats XLA's convolution: bfloat16, and more than one channel."""
-    return x.dtype == jnp.bfloat16 and x.shape[-1] > 1 and kernel.shape[-1] > 1
+    """Whether `conv` below beats XLA's convolution: bfloat16 that the processor multiplies, and more than one channel.
+
+    Without such instructions its products take twice as long as a convolution in float32, which is what XLA computes.
+    """
+    return x.dtype == jnp.bfloat16 and x.shape[-1] > 1 and kernel.shape[-1] > 1 and _multiplies_bfloat16()
 
 
 def is_faster_in_strips(x: Array, kernels: Sequence[Array]) -> bool:
@@ -207,12 +210,21 @@ def _strip(shape: tuple[Any, ...], pixel_bytes: int) -> tuple[int, int]:
     return max(1, images), rows
 
 
-@functools.cache
 def _has_matrix_units() -> bool:
+    return "amx_bf16" in _processor_flags()
+
+
+def _multiplies_bfloat16() -> bool:
+    return not _processor_flags().isdisjoint(("amx_bf16", "avx512_bf16", "bf16"))
+
+
+@functools.cache
+def _processor_flags() -> frozenset[str]:
+    """What Linux says of the processor ("bf16" is ARM's name); nothing elsewhere, where float32 is never wrong."""
     try:
-        return " amx_bf16" in Path("/proc/cpuinfo").read_text()
-    except OSError:  # no Linux: no AMX that XLA would use
-        return False
+        return frozenset(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return frozenset()
 
 
 @functools.cache

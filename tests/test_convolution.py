@@ -18,10 +18,13 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(params=[True, False], ids=["matrix-units", "no-matrix-units"])
+@pytest.fixture(
+    params=[{"amx_bf16", "avx512_bf16"}, {"avx512_bf16"}, {"avx2"}],
+    ids=["matrix-units", "bfloat16-instructions", "float32-alone"],
+)
 def small_strips(monkeypatch, request):
     monkeypatch.setattr(convolution_cpu, "_cache_bytes", lambda: 8000)
-    monkeypatch.setattr(convolution_cpu, "_has_matrix_units", lambda: request.param)
+    monkeypatch.setattr(convolution_cpu, "_processor_flags", lambda: frozenset(request.param))
 
 
 def _normal(key, shape, dtype):
@@ -59,6 +62,16 @@ def test_convolution_and_its_gradients_are_the_plain_ones(small_strips, shape, s
     for a, b in zip(own, expected, strict=True):
         assert a.dtype == dtype
         _assert_close(a, b, rounding)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_what_leaves_the_heads_in_float32_was_never_rounded_to_less(dtype):
+    x, kernel, bias = _normal(0, (1, 6, 9, 64), dtype), _normal(1, (1, 1, 64, 5), dtype), _normal(2, (5,), "float32")
+    exact = np.asarray(x, np.float64) @ np.asarray(kernel[0, 0], np.float64) + np.asarray(bias, np.float64)
+    for convolve in (convolution._conv, convolution._conv_plain):
+        y = convolve(x, kernel, bias, False, jnp.dtype("float32"))
+        assert y.dtype == jnp.float32
+        np.testing.assert_allclose(y, exact, rtol=0, atol=64 * float(jnp.finfo("float32").eps) * np.abs(exact).max())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
