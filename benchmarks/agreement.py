@@ -36,7 +36,7 @@ def features(gray: np.ndarray, max_keypoints: int, dtype: str) -> dict[str, np.n
 
 
 def agreement(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> tuple[float, np.ndarray]:
-    """Fraction of the keypoints of both that are in common, and the cosines of the pairs (each of a with its nearest)."""
+    """Fraction of the keypoints of both that are in common, and the cosine of each of a and its nearest, if common."""
     distances = np.linalg.norm(a["keypoints"][:, None] - b["keypoints"][None], axis=-1)
     nearest = distances.argmin(axis=1)
     rows = np.flatnonzero(distances.min(axis=1) <= WITHIN_PX)

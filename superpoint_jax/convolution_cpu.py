@@ -1,12 +1,13 @@
 """Convolution on the CPU, where XLA's own way of it is slow. Held against the plain path of convolution.py.
 
-Four facts about XLA on CPUs shape this file:
+Five facts about XLA on CPUs shape this file:
 - At full resolution a convolution waits for memory: its activations are written out and read again. In strips that
   stay in the caches from the first convolution of a block to its pooling, the first block takes half the time.
 - Its convolutions of bfloat16 run in float32, but a product of bfloat16 matrices with a float32 result runs on the
   matrix units (AMX) or the bfloat16 instructions, several times faster. So a convolution becomes products, of patches
   built in strips that stay in the cache. Only matrix units gain more by it than a block in strips, which computes in
   float32 inside, saves; a processor with neither stays with float32.
+- With AVX2 alone the float32 products are the limit; Winograd's filtering (winograd.py) needs a quarter of them.
 - Whatever moves bfloat16 about (slice, pad, concatenate) goes through float32 and back. The same bits as uint16 are
   just moved; hence `_words` and `_numbers`.
 - A product that contracts both operands over their first axis misses the matrix units, and XLA's loops are slow at
@@ -16,25 +17,37 @@ Four facts about XLA on CPUs shape this file:
 from __future__ import annotations
 
 import functools
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+
+from superpoint_jax import winograd
 
 MIN_ROWS_A_HALO = 4
 """Rows of a strip for each row of the halo above it, at least."""
 
+MIN_CHANNELS = 32
+"""In and out, for Winograd's sums to cost less than the products they save."""
+
+MIN_OPERATIONS = 4 * 10**9
+"""Of a convolution of one image: 30 ms, of which Winograd's sums and products save half. They take two seconds to
+compile, so this pays from a hundred images on."""
+
 
 def is_faster(x: Array, kernel: Array) -> bool:
-    """Whether `conv` below beats XLA's convolution: bfloat16 that the processor multiplies, and more than one channel.
+    """Whether `conv` below beats XLA's convolution.
 
-    Without such instructions its products take twice as long as a convolution in float32, which is what XLA computes.
+    It does by products of bfloat16 where the processor has such, of more than one channel, and by fewer products.
+    Without its instructions bfloat16 takes twice as long as float32, which is what XLA computes then.
     """
-    return x.dtype == jnp.bfloat16 and x.shape[-1] > 1 and kernel.shape[-1] > 1 and _multiplies_bfloat16()
+    of_bfloat16 = x.dtype == jnp.bfloat16 and x.shape[-1] > 1 and kernel.shape[-1] > 1 and _multiplies_bfloat16()
+    return of_bfloat16 or _is_faster_by_winograd(x, kernel)
 
 
 def is_faster_in_strips(x: Array, kernels: Sequence[Array]) -> bool:
@@ -44,8 +57,36 @@ def is_faster_in_strips(x: Array, kernels: Sequence[Array]) -> bool:
     """
     if x.dtype == jnp.bfloat16 and _has_matrix_units():
         return False
-    _, rows = _strip(x.shape, 4 * max(kernel.shape[-1] for kernel in kernels))
-    return x.dtype in (jnp.float32, jnp.bfloat16) and rows < x.shape[1]
+    return x.dtype in (jnp.float32, jnp.bfloat16) and _rows(x, kernels) < x.shape[1]
+
+
+def _is_faster_by_winograd(x: Array, kernel: Array) -> bool:
+    """Whether few products pay: where a direct convolution is limited by them, and many enough are to be saved.
+
+    Measured with AVX2, whose products take three times as long as those of AVX-512 from the same caches. With the
+    latter, and on other processors, it has not been.
+    """
+    size, _, channels, features = kernel.shape
+    operations = 2 * x.shape[1] * x.shape[2] * kernel.size
+    return (
+        x.dtype in (jnp.float32, jnp.bfloat16)
+        and size == winograd.TAPS
+        and min(channels, features) >= MIN_CHANNELS
+        and operations >= MIN_OPERATIONS
+        and "avx2" in _processor_flags()
+        and "avx512f" not in _processor_flags()
+    )
+
+
+def _rows(x: Array, kernels: Sequence[Array]) -> int:
+    """Of a strip of a block."""
+    pixel_bytes = 4 * max(kernel.shape[-1] for kernel in kernels)
+    if any(_is_faster_by_winograd(x, kernel) for kernel in kernels):
+        pixel_bytes = round(pixel_bytes * winograd.MULTIPLICATIONS)
+    _, rows = _strip(x.shape, pixel_bytes)
+    # The halo is computed twice: of wide images rather leave the cache than do half of the work again.
+    halo = sum(kernel.shape[0] // 2 for kernel in kernels)
+    return max(-(-rows // winograd.RESULTS) * winograd.RESULTS, MIN_ROWS_A_HALO * halo)
 
 
 def block(
@@ -54,50 +95,93 @@ def block(
     valid_sizes: Int[Array, "b 2"] | None,
     *,
     pool: bool,
+    relu: bool = True,
+    out_dtype: jnp.dtype | None = None,
 ) -> Float[Array, "b h2 w2 c2"]:
     """`convolution.conv_block` in strips of rows that stay in the caches from its input to its output."""
     batch, height, width, channels = x.shape
-    _, rows = _strip(x.shape, 4 * max(kernel.shape[-1] for kernel, _, _ in layers))
-    halo = sum(kernel.shape[0] // 2 for kernel, _, _ in layers)
-    # The halo is computed twice: of wide images rather leave the cache than do half of the work again.
-    rows = max(rows + rows % 2, MIN_ROWS_A_HALO * halo)
+    out_dtype = out_dtype or x.dtype
+    kernels = [kernel for kernel, _, _ in layers]
+    rows, halo = _rows(x, kernels), sum(kernel.shape[0] // 2 for kernel in kernels)
     strips = -(-height // rows)
     padded = jnp.pad(_words(x), ((0, 0), (halo, halo + strips * rows - height), (0, 0), (0, 0)))
-    sizes = jnp.array([[height, width]]) if valid_sizes is None else valid_sizes
+    convolutions = [_convolution(x, kernel, bias) for kernel, bias, _ in layers]
 
     def strip(index: Array) -> Array:
         image, top = index // strips, index % strips * rows
-        size = sizes[0 if valid_sizes is None else image]
+        size = None if valid_sizes is None else valid_sizes[image]
         window = lax.dynamic_slice(padded, (image, top, 0, 0), (1, rows + 2 * halo, width, channels))
-        y = _numbers(window, x.dtype).astype(jnp.float32)
+        y = _numbers(window, x.dtype)[0].astype(jnp.float32)
         margin = halo
-        for kernel, bias, affine in layers:
+        for convolve, (kernel, _, affine) in zip(convolutions, layers, strict=True):
             side = kernel.shape[0] // 2
-            y = lax.conv_general_dilated(
-                y,
-                kernel.astype(jnp.float32),
-                window_strides=(1, 1),
-                padding=((0, 0), (side, side)),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                precision=lax.Precision.HIGHEST,
-            )
-            y = jnp.maximum(y + bias.astype(jnp.float32)[None, None, None], 0)
-            if affine is not None:
-                y = y * affine[0][None, None, None] + affine[1][None, None, None]
             margin -= side
             # Rows of the halo that lie beyond the image: the next convolution pads with zeros there.
-            y = _zero_outside(y, top - margin, size)
-        y = _zero_outside(max_pool(y), top // 2, size // 2) if pool else y
-        return _words(y[0].astype(x.dtype))
+            inside = _inside(y.shape[0] - 2 * side, width, top - margin, height, size)
+            y = convolve(y, inside)
+            y = jnp.maximum(y, 0) if relu else y
+            if affine is not None:
+                y = y * affine[0][None, None] + affine[1][None, None]
+            y = jnp.where(inside[..., None], y, 0)
+        if pool:
+            y = max_pool(y[None])[0]
+            size = None if size is None else size // 2
+            y = jnp.where(_inside(*y.shape[:2], top // 2, height // 2, size)[..., None], y, 0)
+        return _words(y.astype(out_dtype))
 
     y = lax.map(strip, jnp.arange(batch * strips))
     y = y.reshape(batch, -1, *y.shape[2:])[:, : height // 2 if pool else height]
-    return _numbers(y, x.dtype)
+    return _numbers(y, out_dtype)
 
 
-def _zero_outside(y: Array, top: Array, size: Array) -> Array:
-    rows, columns = top + jnp.arange(y.shape[1])[:, None], jnp.arange(y.shape[2])[None]
-    return jnp.where(((rows >= 0) & (rows < size[0]) & (columns < size[1]))[None, ..., None], y, 0)
+def _inside(rows: int, columns: int, top: Array, height: int, size: Array | None) -> Bool[Array, "rows _columns"]:
+    """Whether a pixel of a strip that starts at row `top` lies in the image, or in its part of `size`."""
+    row = top + jnp.arange(rows)[:, None]
+    if size is None:
+        return (row >= 0) & (row < height)  # and every column does
+    return (row >= 0) & (row < size[0]) & (jnp.arange(columns)[None] < size[1])
+
+
+def _convolution(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "n n c2 c3"], bias: Float[Array, " c3"]
+) -> Callable[[Array, Array], Array]:
+    """A function of a strip [h2,w,c2] and what is inside the image: the convolution plus bias, [h2 - n + 1,w,c3].
+
+    Without padding above and below, with zeros to the left and right. What is done once for all strips is done here.
+    """
+    kernel, bias = kernel.astype(jnp.float32), bias.astype(jnp.float32)
+    size, _, channels, features = kernel.shape
+    if _is_faster_by_winograd(x, kernel):
+        transformed = winograd.transform(kernel)
+        return lambda y, inside: winograd.convolve(y, transformed) + bias[None, None]
+    if channels == 1:
+        matrix = jnp.concatenate([kernel.reshape(-1, features), bias[None]])
+        return lambda y, inside: _convolve_one_channel(y, matrix, inside)
+
+    def direct(y: Array, inside: Array) -> Array:
+        y = lax.conv_general_dilated(
+            y[None],
+            kernel,
+            window_strides=(1, 1),
+            padding=((0, 0), (size // 2, size // 2)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=lax.Precision.HIGHEST,
+        )
+        return y[0] + bias[None, None]
+
+    return direct
+
+
+def _convolve_one_channel(
+    y: Float[Array, "h w 1"], matrix: Float[Array, "n c2"], inside: Array
+) -> Float[Array, "h2 w c2"]:
+    """The taps of a pixel are few, so they are masked rather than the results; one more of them brings the bias."""
+    size = math.isqrt(len(matrix) - 1)
+    rows, width = y.shape[0] - size + 1, y.shape[1]
+    wide = jnp.pad(y[..., 0], ((0, 0), (size // 2, size // 2)))
+    taps = [wide[i : i + rows, j : j + width] for i in range(size) for j in range(size)]
+    taps = jnp.where(inside, jnp.stack([*taps, jnp.ones_like(taps[0])]), 0)
+    return _product(taps.reshape(len(matrix), -1), matrix, 0, 0).reshape(rows, width, -1)
 
 
 def conv(
@@ -109,6 +193,8 @@ def conv(
     out_dtype: jnp.dtype,
 ) -> Float[Array, "b h w c2"]:
     """Convolution with zero padding to the same size, plus bias, then ReLU; sums in float32, rounded once."""
+    if _is_faster_by_winograd(x, kernel):
+        return block(x, [(kernel, bias, None)], None, pool=False, relu=relu, out_dtype=out_dtype)
     size, _, channels, features = kernel.shape
     batch, height, width, _ = x.shape
     images, rows = _strip(x.shape, size * (2 * channels + 4 * features))
