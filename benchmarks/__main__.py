@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,8 +38,10 @@ SWEEPS: dict[str, list[dict[str, int]]] = {
 class Arguments:
     """Time SuperPoint here beside what a user would pick instead."""
 
-    suite: tuple[Suite | Literal["first-result"], ...] = ("network", "decoding", "end-to-end")
+    suite: tuple[Suite | Literal["first-result", "stages"], ...] = ("network", "decoding", "end-to-end")
     """What is timed, each apart."""
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Where everyone computes; by default jax and torch choose, each for itself."""
     contenders: tuple[str, ...] = ()
     """Only those whose name contains one of these."""
     reference: bool = True
@@ -53,6 +56,8 @@ class Arguments:
     """Every contender runs once a round, one after the other; ratios are taken round by round."""
     calls: int = 3
     """Calls a round; the median counts."""
+    patience: float = 240
+    """Seconds that a contender may take to be ready, two calls included; who takes longer is skipped."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="OUT")] = None
     """File to keep the result in."""
 
@@ -60,9 +65,12 @@ class Arguments:
 def main() -> None:
     """Measure, print a table a suite, write JSON."""
     arguments = tyro.cli(Arguments, prog="python -m benchmarks")
+    choose_device(arguments.device)
     names = selected(arguments.contenders, reference=arguments.reference)
     setting = Setting(arguments.batch, arguments.height, arguments.width, arguments.max_keypoints)
-    ceilings = json.loads(_of_a_process("-m", "benchmarks.floor")) if "network" in arguments.suite else None
+    ceilings = (
+        json.loads(_of_a_process("-m", "benchmarks.floor")) if {"network", "stages"} & set(arguments.suite) else None
+    )
     report = {
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
@@ -78,9 +86,12 @@ def main() -> None:
         for suite in arguments.suite:
             changed = replace(setting, **changes)
             if suite == "first-result":
-                found = measure_first_result(changed, names)
+                found = measure_first_result(changed, names, patience=arguments.patience)
+            elif suite == "stages":
+                found = measure_stages(changed, ceilings, rounds=arguments.rounds)
             else:
-                found = measure(suite, changed, names, rounds=arguments.rounds, calls=arguments.calls)
+                limits = dict(rounds=arguments.rounds, calls=arguments.calls, patience=arguments.patience)
+                found = measure(suite, changed, names, **limits)
             if suite == "network" and ceilings is not None:
                 add_floor(found, changed, ceilings)
             report["suites"].append(found)
@@ -100,6 +111,29 @@ def selected(parts: tuple[str, ...], *, reference: bool = True) -> list[str]:
     return names
 
 
+def choose_device(device: str) -> None:
+    """For every process that is started from here."""
+    if device == "auto":
+        return
+    os.environ["JAX_PLATFORMS"] = {"gpu": "cuda"}.get(device, device)
+    if device != "gpu":  # torch takes a GPU that it sees.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        _of_a_process("-c", "import jax; jax.devices()")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"jax finds no {device} here: {error.stderr.strip().splitlines()[-1]}")
+
+
+def measure_stages(setting: Setting, ceilings: dict[str, Any] | None, *, rounds: int) -> dict[str, Any]:
+    """Time by stage, and the fraction of the measured rate of products that each reaches."""
+    assert ceilings is not None
+    results = json.loads(_of_a_process("-m", "benchmarks.stages", json.dumps(asdict(setting)), str(rounds)))
+    for name, row in results.items():
+        dtype = name.split(", ")[1]
+        row["ceiling_fraction"] = row["operations"] / row["median_s"] / ceilings[dtype]["operations_per_s"]
+    return {"suite": "stages", "setting": asdict(setting), "results": results, "skipped": {}}
+
+
 def add_floor(found: dict[str, Any], setting: Setting, ceilings: dict[str, Any]) -> None:
     """The floor of the setting into the suite's result, and the fraction of it that each contender reaches."""
     config = SuperPointConfig.preset("superpoint_jax")
@@ -113,14 +147,22 @@ def table(found: dict[str, Any]) -> list[str]:
     lines = []
     for name, row in found["results"].items():
         if found["suite"] == "first-result":
+            compiling = f" ({row['compiling_s']:.1f} s compiling)" if "compiling_s" in row else ""
             cached = f"{row['cached_s']:9.1f} s with the persistent cache" if "cached_s" in row else ""
-            lines.append(f"  {name:34}{row['cold_s']:9.1f} s cold {cached}")
+            lines.append(f"  {name:34}{row['cold_s']:9.1f} s cold{compiling} {cached}")
             continue
-        ratio = "" if row["ratio"] is None else f"   x {row['ratio']:.2f}"
         spread = f"{row['min_s'] * 1e3:.0f} to {row['max_s'] * 1e3:.0f}"
-        peak = f"{row['peak_bytes'] / 2**20:.0f} MiB"
-        floor = f"   {row['floor_fraction']:.0%} of the floor's speed" if "floor_fraction" in row else ""
-        lines.append(f"  {name:34}{row['median_s'] * 1e3:9.1f} ms  ({spread} ms)   {peak:>9}{ratio}{floor}")
+        line = f"  {name:34}{row['median_s'] * 1e3:9.1f} ms  ({spread} ms)"
+        if row.get("operations"):
+            rate = row["operations"] / row["median_s"] / 1e9
+            line += f"   {rate:5.0f} GFLOP/s of the direct sum, {row['ceiling_fraction']:.0%} of what products reach"
+        if "peak_bytes" in row:
+            line += f"   {row['peak_bytes'] / 2**20:5.0f} MiB"
+        if row.get("ratio") is not None:
+            line += f"   x {row['ratio']:.2f}"
+        if "floor_fraction" in row:
+            line += f"   {row['floor_fraction']:.0%} of the floor's speed"
+        lines.append(line)
     return [*lines, *(f"  {name:34}skipped: {reason}" for name, reason in found["skipped"].items())]
 
 

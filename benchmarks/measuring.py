@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import statistics
 import subprocess
 import sys
@@ -16,9 +17,9 @@ from benchmarks.contenders.setting import Setting
 
 
 class Worker:
-    """A contender's process."""
+    """A contender's process, which may take `patience` seconds to be ready."""
 
-    def __init__(self, name: str, suite: str, setting: Setting, **environment: str) -> None:
+    def __init__(self, name: str, suite: str, setting: Setting, *, patience: float, **environment: str) -> None:
         self.name = name
         command = [sys.executable, "-m", "benchmarks.worker", name, suite, json.dumps(asdict(setting))]
         # A file, not a pipe: nobody reads it unless the process dies, and a full pipe would stop it.
@@ -31,6 +32,11 @@ class Worker:
             text=True,
             env=os.environ | environment,
         )
+        assert self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], patience)[0]:
+            self.process.kill()
+            self.greeting = {"skipped": f"two calls take more than {patience:.0f} s here"}
+            return
         try:
             self.greeting = self._read()
         except RuntimeError as error:
@@ -58,11 +64,13 @@ class Worker:
         return json.loads(line)
 
 
-def measure(suite: str, setting: Setting, names: list[str], *, rounds: int, calls: int) -> dict[str, Any]:
+def measure(
+    suite: str, setting: Setting, names: list[str], *, rounds: int, calls: int, patience: float
+) -> dict[str, Any]:
     """Median seconds of each contender with their spread, and the ratio to the reference, round by round."""
     workers, skipped = [], {}
     for name in names:
-        worker = Worker(name, suite, setting)
+        worker = Worker(name, suite, setting, patience=patience)
         if "skipped" in worker.greeting:
             skipped[name] = worker.greeting["skipped"]
             worker.close()
@@ -93,21 +101,22 @@ def measure(suite: str, setting: Setting, names: list[str], *, rounds: int, call
     return {"suite": suite, "setting": asdict(setting), "results": results, "skipped": skipped}
 
 
-def measure_first_result(setting: Setting, names: list[str]) -> dict[str, Any]:
+def measure_first_result(setting: Setting, names: list[str], *, patience: float) -> dict[str, Any]:
     """Seconds from importing the library to the first result end to end, without and with a compilation cache."""
     results, skipped = {}, {}
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             cache = dict(JAX_COMPILATION_CACHE_DIR=folder, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
-            workers = [Worker(name, "end-to-end", setting, **cache) for _ in range(2)]
+            workers = [Worker(name, "end-to-end", setting, patience=patience, **cache) for _ in range(2)]
             for worker in workers:
                 worker.close()
         cold, warm = (worker.greeting for worker in workers)
         if "skipped" in cold:
             skipped[name] = cold["skipped"]
         else:
-            times = dict(cold_s=cold["seconds_to_first_result"], cached_s=warm["seconds_to_first_result"])
-            results[name] = times if CACHED in name else dict(cold_s=times["cold_s"])
+            results[name] = dict(cold_s=cold["seconds_to_first_result"])
+            if CACHED in name:
+                results[name] |= dict(compiling_s=cold["compiling_s"], cached_s=warm["seconds_to_first_result"])
     return {"suite": "first-result", "setting": asdict(setting), "results": results, "skipped": skipped}
 
 

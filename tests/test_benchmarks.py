@@ -1,6 +1,7 @@
 """The benchmarks: contenders compute the same thing, and the program says what it measured and what it skipped."""
 
 import json
+import os
 import sys
 from dataclasses import asdict, replace
 
@@ -11,10 +12,12 @@ from PIL import Image
 
 from benchmarks import __main__ as program
 from benchmarks import draw
+from benchmarks.agreement import agreement
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.setting import NotAvailable, Setting, descriptor_sets, photo
 from benchmarks.floor import floor_seconds, layers, work
 from benchmarks.measuring import measure
+from benchmarks.stages import stages
 from superpoint_jax import SuperPointConfig
 
 SMALL = Setting(batch=2, height=64, width=96, max_keypoints=40)
@@ -73,12 +76,14 @@ def test_the_work_is_counted_by_hand():
 
 @pytest.mark.slow
 def test_a_measurement_has_times_ratios_and_reasons():
-    found = measure("network", SMALL, ["superpoint_jax float32", "transformers float32"], rounds=2, calls=1)
+    found = measure(
+        "network", SMALL, ["superpoint_jax float32", "transformers float32"], rounds=2, calls=1, patience=300
+    )
     ours, theirs = found["results"].values()
     assert 0 < ours["min_s"] <= ours["median_s"] <= ours["max_s"]
     assert theirs["ratio"] == 1
     assert ours["peak_bytes"] > 1e8
-    assert measure("decoding", SMALL, ["transformers float32"], rounds=1, calls=1)["skipped"]
+    assert measure("decoding", SMALL, ["transformers float32"], rounds=1, calls=1, patience=300)["skipped"]
 
 
 @pytest.mark.slow
@@ -92,6 +97,40 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     assert report["versions"]["jax"]
     assert list(report["suites"][0]["results"]) == ["superpoint_jax float32", "transformers float32"]
     assert "skipped: descriptors are float32" in capsys.readouterr().out
+
+
+def test_who_is_not_ready_in_time_is_skipped_and_ended():
+    found = measure("network", SMALL, ["naive JAX float32"], rounds=1, calls=1, patience=0.01)
+    assert found["skipped"] == {"naive JAX float32": "two calls take more than 0 s here"}
+    assert not found["results"]
+
+
+def test_a_device_that_is_not_there_is_told(monkeypatch):
+    for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "")  # and back to what it was
+    with pytest.raises(SystemExit, match="jax finds no tpu here"):
+        program.choose_device("tpu")
+    program.choose_device("cpu")
+    assert os.environ["JAX_PLATFORMS"] == "cpu"
+
+
+def test_stages_are_those_of_extract():
+    found = stages(SMALL, "float32")
+    assert sum(stage.operations for name, stage in found.items() if name != "whole") == found["whole"].operations
+    assert found["whole"].operations == work(SuperPointConfig.preset("superpoint_jax"), SMALL, "float32")["operations"]
+    whole = found["whole"].call()
+    np.testing.assert_allclose(found["keypoints"].call()[0], whole.keypoints, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(found["descriptors at them"].call(), whole.descriptors, rtol=0, atol=1e-4)
+
+
+def test_features_agree_with_themselves_and_not_with_others():
+    rng = np.random.default_rng(0)
+    a = {"keypoints": rng.uniform(0, 99, (20, 2)), "descriptors": np.eye(20)}
+    moved = {"keypoints": a["keypoints"] + [[0.5, 0]], "descriptors": np.eye(20)}
+    common, cosines = agreement(a, moved)
+    assert common == 1
+    assert np.sum(cosines == 1) >= 18  # where no other is nearer
+    assert agreement(a, {**a, "keypoints": a["keypoints"] + 1000})[0] == 0
 
 
 def test_results_are_drawn_by_what_varies(tmp_path, monkeypatch):
