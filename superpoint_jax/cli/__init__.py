@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import tyro
 
 from superpoint_jax.cli.app import app
+from superpoint_jax.cli.compilations import keep_compilations
 from superpoint_jax.cli.convert import convert
 from superpoint_jax.cli.demo import demo
 from superpoint_jax.cli.detect import detect
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"superpoint-jax {importlib.metadata.version('superpoint-jax')}")
         return 0
+    keep_compilations()
     if arguments and arguments[0] in LATER:
         return _run_later(*arguments)
     try:
