@@ -90,8 +90,14 @@ def main() -> None:
             elif suite == "stages":
                 found = measure_stages(changed, ceilings, rounds=arguments.rounds)
             else:
-                limits = dict(rounds=arguments.rounds, calls=arguments.calls, patience=arguments.patience)
-                found = measure(suite, changed, names, **limits)
+                found = measure(
+                    suite,
+                    changed,
+                    names,
+                    rounds=arguments.rounds,
+                    calls=arguments.calls,
+                    patience=arguments.patience,
+                )
             if suite == "network" and ceilings is not None:
                 add_floor(found, changed, ceilings)
             report["suites"].append(found)

@@ -27,10 +27,12 @@ measure() {  # seconds, name, options...
 }
 
 step 20 device "$python" -c 'import jax; print(jax.__version__, jax.devices())'
-step 120 parity "$python" -m convert superpoint_jax/weights/data/superpoint_jax.safetensors -o "$out/model" --verify
+step 90 parity "$python" -m convert superpoint_jax/weights/data/superpoint_jax.safetensors -o "$out/model" --verify
 rm -rf "$out/model"
+step 60 agreement "$python" -m benchmarks.agreement --json "$out/agreement.json"
+measure 60 stages --batch 32 --suite stages
 measure 120 batch32 --batch 32 --suite network decoding end-to-end
-measure 90 batch1 --suite network decoding end-to-end match
-measure 90 train-step --suite train-step --batch 32 --height 240 --width 320 --contenders superpoint_jax torch transformers
-measure 120 sweep-batch --sweep batch --suite end-to-end --contenders superpoint_jax --rounds 3
+measure 80 batch1 --suite network decoding end-to-end match
+measure 70 train-step --suite train-step --batch 32 --height 240 --width 320 --contenders superpoint_jax torch transformers
+measure 90 sweep-batch --sweep batch --suite end-to-end --contenders superpoint_jax --rounds 3
 exit $failed

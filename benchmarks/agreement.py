@@ -87,7 +87,7 @@ def main(
         }
         report["paths"][path] = row
         print(
-            f"  {path + ' bfloat16':24}{row['common_mean']:.2%} of the keypoints within {WITHIN_PX:g} px (worst photo "
+            f"  {path + ' bfloat16':26}{row['common_mean']:.2%} of the keypoints within {WITHIN_PX:g} px (worst photo "
             f"{row['common_lowest']:.2%}); cosines {row['cosine_median']:.5f}, 1st percentile "
             f"{row['cosine_percentile_1']:.5f}"
         )

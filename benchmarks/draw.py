@@ -101,9 +101,12 @@ def draw_suites(suites: list[dict[str, Any]], title: str) -> Any:
             [1e3 * (rows[name]["median_s"] - rows[name]["min_s"]) for name in names],
             [1e3 * (rows[name]["max_s"] - rows[name]["median_s"]) for name in names],
         ]
-        colors = [COLORS[0] if name.startswith("superpoint_jax") else COLORS[6] for name in names]
+        ours = suite["suite"] == "stages"
+        colors = [COLORS[0] if ours or name.startswith("superpoint_jax") else COLORS[6] for name in names]
         bars = axes.barh(names, medians, xerr=spread, color=colors, error_kw=dict(lw=0.8))
-        axes.bar_label(bars, [f"{value:.3g}" for value in medians], padding=6, fontsize="small")
+        axes.bar_label(
+            bars, [f"{value:.0f}" if value >= 100 else f"{value:.3g}" for value in medians], padding=6, fontsize="small"
+        )
         axes.set_title(suite["suite"], loc="left", fontsize="medium")
         axes.margins(x=0.12)
         axes.spines[["top", "right"]].set_visible(False)

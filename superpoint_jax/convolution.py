@@ -29,8 +29,9 @@ def conv(
 ) -> Float[Array, "b h w c2"]:
     """Convolution with zero padding to the same size, plus bias, then ReLU, then scale and shift.
 
-    Computes in the type of `x`. float32 is exact float32 on every platform (no TF32, no bfloat16 passes). Has a reverse
-    derivative (`grad`, `vjp`), no forward one (`jvp`).
+    Computes in the type of `x`. float32 is float32 on every platform (no TF32, no bfloat16 passes); on a CPU a large
+    convolution may lose twice the rounding of a direct sum (winograd.py). Has a reverse derivative (`grad`, `vjp`), no
+    forward one (`jvp`).
     """
     out_dtype = jnp.dtype(out_dtype or x.dtype)
     y = cast(Array, _conv(x, kernel.astype(x.dtype), bias, relu, out_dtype))

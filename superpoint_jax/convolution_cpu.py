@@ -126,7 +126,8 @@ def block(
         if pool:
             y = max_pool(y[None])[0]
             size = None if size is None else size // 2
-            y = jnp.where(_inside(*y.shape[:2], top // 2, height // 2, size)[..., None], y, 0)
+            inside = _inside(y.shape[0], y.shape[1], top // 2, height // 2, size)
+            y = jnp.where(inside[..., None], y, 0)
         return _words(y.astype(out_dtype))
 
     y = lax.map(strip, jnp.arange(batch * strips))

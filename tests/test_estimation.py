@@ -15,6 +15,7 @@ from superpoint_jax.estimation import (
     relative_pose,
 )
 from superpoint_jax.estimation.ransac import _distinct
+from superpoint_jax.evaluation.metrics import warp_points
 from superpoint_jax.geometry import warp_images
 
 HEIGHT, WIDTH = 480, 640
@@ -178,7 +179,9 @@ def test_padding_and_unmatched_rows_change_nothing():
         _keypoints(np.concatenate([points_b, far])),
         _matches(np.concatenate([indices, np.full(20, -1)])),
     )
-    np.testing.assert_allclose(padded.matrix, plain.matrix, rtol=1e-4, atol=1e-5)
+    # In pixels: float32 sums over more rows come in another order, which moves a point by thousandths.
+    carried = [warp_points(np.asarray(e.matrix, np.float64), points_a.astype(np.float64)) for e in (padded, plain)]
+    np.testing.assert_allclose(*carried, rtol=0, atol=0.01)
     np.testing.assert_array_equal(padded.inliers, np.append(plain.inliers, np.zeros(20, bool)))
 
 

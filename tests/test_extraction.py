@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from superpoint_jax import Keypoints, extract, extraction
 from superpoint_jax.model import LUMA
@@ -293,3 +294,15 @@ def test_image_by_image_on_one_cpu_is_the_batch_together(model, images, monkeypa
             assert a.shape == b.shape
             np.testing.assert_allclose(a, b, atol=1e-5)
         np.testing.assert_array_equal(together.keypoints, alone.keypoints)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_on_an_accelerator_nothing_leaves_the_device_and_bfloat16_is_kept_at_full_resolution(model, images, platform):
+    function = jax.jit(lambda model, images: extract(model, images, dtype="bfloat16", max_keypoints=25))
+    module = export.export(function, platforms=[platform])(model, images).mlir_module()
+    for transfer in ("callback", "infeed", "outfeed", "stablehlo.send", "stablehlo.recv"):
+        assert transfer not in module
+    batch, height, width, _ = images.shape
+    activations = f"tensor<{batch}x{height}x{width}x{model.config.encoder_hidden_sizes[0]}x"
+    assert activations + "bf16>" in module
+    assert activations + "f32>" not in module

@@ -16,7 +16,7 @@ def keep_compilations() -> None:
     A folder for each kind of processor: homes are shared by machines, and a program for one may not run on another.
     Where nothing can be written, nothing is kept.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = base / "superpoint_jax" / f"compilations-{_processor()}"
