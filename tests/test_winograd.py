@@ -156,3 +156,13 @@ def test_it_is_chosen_where_it_was_measured_to_be_faster(monkeypatch, flags, cho
     assert convolution_cpu._is_faster_by_winograd(full, kernel) == chosen
     assert not convolution_cpu._is_faster_by_winograd(full, jnp.zeros((1, 1, 64, 64)))
     assert not convolution_cpu._is_faster_by_winograd(jnp.zeros((1, 60, 80, 64)), kernel)
+
+
+def test_a_block_under_vmap_equals_a_loop(everywhere):
+    x, layers = jnp.abs(_normal(0, (3, 2, 21, 7, 3))), _layers(3, affine=False)
+
+    def block(x):
+        return convolution.conv_block(x, layers, pool=True)
+
+    looped = np.stack([block(one) for one in x])
+    np.testing.assert_allclose(jax.jit(jax.vmap(block))(x), looped, rtol=0, atol=60 * EPS * looped.max())
