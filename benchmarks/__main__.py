@@ -68,16 +68,9 @@ def main() -> None:
     choose_device(arguments.device)
     names = selected(arguments.contenders, reference=arguments.reference)
     setting = Setting(arguments.batch, arguments.height, arguments.width, arguments.max_keypoints)
-    ceilings = (
-        json.loads(_of_a_process("-m", "benchmarks.floor")) if {"network", "stages"} & set(arguments.suite) else None
-    )
-    report = {
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "versions": {name: version(name) for name in PACKAGES},
-        "ceilings": ceilings,
-        "suites": [],
-    }
+    needed = {"network", "stages"} & set(arguments.suite)
+    ceilings = json.loads(_of_a_process("-m", "benchmarks.floor")) if needed else None
+    report = {**provenance(), "ceilings": ceilings, "suites": []}
     print(f"{report['date']}, {report['machine']}")
     if ceilings is not None:
         rates = ", ".join(f"{ceilings[dtype]['operations_per_s'] / 1e9:.0f} GFLOP/s in {dtype}" for dtype in BYTES)
@@ -170,6 +163,15 @@ def table(found: dict[str, Any]) -> list[str]:
             line += f"   {row['floor_fraction']:.0%} of the floor's speed"
         lines.append(line)
     return [*lines, *(f"  {name:34}skipped: {reason}" for name, reason in found["skipped"].items())]
+
+
+def provenance() -> dict[str, Any]:
+    """When, where and with what: the first entries of every result that is kept."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
 
 
 def version(package: str) -> str | None:

@@ -7,7 +7,6 @@ after every convolution as an accelerator does.
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +19,7 @@ import numpy as np
 import tyro
 
 import superpoint_jax as sp
-from benchmarks.__main__ import PACKAGES, machine, version
+from benchmarks.__main__ import provenance
 from convert.photos import load_photos
 from superpoint_jax import convolution_cpu
 from superpoint_jax.evaluation.metrics import repeatability
@@ -73,8 +72,7 @@ def main(
     here = {name: features(gray, max_keypoints, "bfloat16") for name, gray in photos.items()}
     with plain_path():
         plain = {name: features(gray, max_keypoints, "bfloat16") for name, gray in photos.items()}
-    report: dict[str, Any] = {"date": datetime.date.today().isoformat(), "machine": machine()}
-    report |= {"versions": {name: version(name) for name in PACKAGES}, "max_keypoints": max_keypoints, "paths": {}}
+    report: dict[str, Any] = {**provenance(), "max_keypoints": max_keypoints, "paths": {}}
     print(f"{report['date']}, {report['machine']}; {len(photos)} photos")
     for path, found in {"this platform's": here, "plain": plain}.items():
         common, cosines = zip(*(agreement(exact[name], found[name]) for name in photos), strict=True)

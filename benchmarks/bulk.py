@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +20,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from benchmarks.__main__ import PACKAGES, machine, version
+from benchmarks.__main__ import provenance
 from superpoint_jax.processing import list_images
 
 
@@ -48,9 +47,7 @@ def main() -> None:
         setting = dict(folder=folder, max_keypoints=arguments.max_keypoints)
         sides = {side: _in_a_process(side, setting) for side in ("files", "alone")}
     report = {
-        "date": date.today().isoformat(),
-        "machine": machine(),
-        "versions": {name: version(name) for name in PACKAGES},
+        **provenance(),
         "setting": {**asdict(arguments), "photos": None, "json": None},
         **sides,
         "ratio": sides["alone"]["seconds"] / sides["files"]["seconds"],

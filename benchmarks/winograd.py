@@ -6,7 +6,6 @@ the processor one for which convolution_cpu.py chooses so or not. A process each
 
 from __future__ import annotations
 
-import datetime
 import json
 import statistics
 import subprocess
@@ -19,7 +18,7 @@ from unittest import mock
 
 import tyro
 
-from benchmarks.__main__ import PACKAGES, machine, version
+from benchmarks.__main__ import provenance
 from benchmarks.contenders.setting import Setting, photo
 
 THRESHOLDS = {"none": 1e99, "above 10 GFLOP": 1e10, "above 4 GFLOP": 4e9, "above 2 GFLOP": 2e9, "above 1 GFLOP": 1e9}
@@ -78,8 +77,7 @@ def main(
             f"  {name:16}{results[name]['median_s'] * 1e3:7.0f} ms   x {results[name]['ratio']:.2f}   "
             f"first call {results[name]['first_s']:5.1f} s"
         )
-    report = {"date": datetime.date.today().isoformat(), "machine": machine(), "setting": asdict(setting)}
-    report |= {"versions": {package: version(package) for package in PACKAGES}, "results": results}
+    report = {**provenance(), "setting": asdict(setting), "results": results}
     if json_path is not None:
         json_path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

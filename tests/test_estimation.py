@@ -181,7 +181,7 @@ def test_padding_and_unmatched_rows_change_nothing():
     )
     # In pixels: float32 sums over more rows come in another order, which moves a point by thousandths.
     carried = [warp_points(np.asarray(e.matrix, np.float64), points_a.astype(np.float64)) for e in (padded, plain)]
-    np.testing.assert_allclose(*carried, rtol=0, atol=0.01)
+    np.testing.assert_allclose(*carried, rtol=0, atol=0.003)
     np.testing.assert_array_equal(padded.inliers, np.append(plain.inliers, np.zeros(20, bool)))
 
 

@@ -16,17 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ROOMS = [
     {"config", "features", "hub", "winograd"},
-    {
-        "convolution",
-        "convolution_cpu",
-        "winograd",
-        "model",
-        "detection",
-        "description",
-        "processing",
-        "matching",
-        "geometry",
-    },
+    {"convolution", "convolution_cpu", "model", "detection", "description", "processing", "matching", "geometry"},
     {"estimation", "lightglue", "stitching", "tracking", "video"},
     {"extraction", "weights"},
     {"huggingface", "training", "bulk", "evaluation", "visualization", "export"},
