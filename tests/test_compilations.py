@@ -32,3 +32,13 @@ def test_where_nothing_can_be_written_nothing_is_kept(no_cache):
     (no_cache / "superpoint_jax").write_text("a file where the folder would be")
     keep_compilations()
     assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_a_user_without_a_home_keeps_nothing(no_cache, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pathlib.Path.home", homeless)
+    keep_compilations()
+    assert jax.config.jax_compilation_cache_dir is None

@@ -18,11 +18,11 @@ def keep_compilations() -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "superpoint_jax" / f"compilations-{_processor()}"
     try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "superpoint_jax" / f"compilations-{_processor()}"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # the latter where a user has no home
         return
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))
