@@ -147,11 +147,9 @@ def test_what_is_not_finite_stays_in_its_surroundings(everywhere):
     assert finite[:4].all()
 
 
-@pytest.mark.parametrize(
-    ("flags", "chosen"), [({"avx2"}, True), ({"avx2", "avx512f"}, False), ({"neon"}, False), (set(), False)], ids=str
-)
+@pytest.mark.parametrize(("flags", "chosen"), [("avx2", True), ("avx2 avx512f", False), ("neon", False), ("", False)])
 def test_it_is_chosen_where_it_was_measured_to_be_faster(monkeypatch, flags, chosen):
-    monkeypatch.setattr(convolution_cpu, "_processor_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(convolution_cpu, "_processor_flags", lambda: frozenset(flags.split()))
     full, kernel = jnp.zeros((1, 480, 640, 64)), jnp.zeros((3, 3, 64, 64))
     assert convolution_cpu._is_faster_by_winograd(full, kernel) == chosen
     assert not convolution_cpu._is_faster_by_winograd(full, jnp.zeros((1, 1, 64, 64)))
