@@ -124,7 +124,7 @@ def choose_device(device: str) -> None:
 
 
 def measure_stages(setting: Setting, ceilings: dict[str, Any] | None, *, rounds: int) -> dict[str, Any]:
-    """Time by stage, and the fraction of the measured rate of products that each reaches."""
+    """Time by stage, and the fraction of the highest measured rate that each reaches."""
     assert ceilings is not None
     results = json.loads(_of_a_process("-m", "benchmarks.stages", json.dumps(asdict(setting)), str(rounds)))
     for name, row in results.items():
@@ -154,7 +154,7 @@ def table(found: dict[str, Any]) -> list[str]:
         line = f"  {name:34}{row['median_s'] * 1e3:9.1f} ms  ({spread} ms)"
         if row.get("operations"):
             rate = row["operations"] / row["median_s"] / 1e9
-            line += f"   {rate:5.0f} GFLOP/s of the direct sum, {row['ceiling_fraction']:.0%} of what products reach"
+            line += f"   {rate:5.0f} GFLOP/s of the direct sum, {row['ceiling_fraction']:.0%} of the ceiling"
         if "peak_bytes" in row:
             line += f"   {row['peak_bytes'] / 2**20:5.0f} MiB"
         if row.get("ratio") is not None:

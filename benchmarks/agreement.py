@@ -21,7 +21,7 @@ import tyro
 import superpoint_jax as sp
 from benchmarks.__main__ import provenance
 from convert.photos import load_photos
-from superpoint_jax import convolution_cpu
+from superpoint_jax.convolution import choice
 from superpoint_jax.evaluation.metrics import repeatability
 
 WITHIN_PX = 1.0
@@ -47,8 +47,8 @@ def agreement(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> tuple[float
 def plain_path() -> Iterator[None]:
     """Within, nothing is chosen for the CPU: what is compiled is what other platforms compile."""
     with ExitStack() as stack:
-        for name in ("is_faster", "is_faster_in_strips"):
-            stack.enter_context(mock.patch.object(convolution_cpu, name, return_value=False))
+        for name in ("is_faster", "in_strips"):
+            stack.enter_context(mock.patch.object(choice, name, return_value=0))
         jax.clear_caches()
         yield
     jax.clear_caches()

@@ -104,19 +104,23 @@ def measure(
 def measure_first_result(setting: Setting, names: list[str], *, patience: float) -> dict[str, Any]:
     """Seconds from importing the library to the first result end to end, without and with a compilation cache."""
     results, skipped = {}, {}
+
+    def greeting(name: str, **environment: str) -> dict[str, Any]:
+        worker = Worker(name, "end-to-end", setting, patience=patience, **environment)
+        worker.close()
+        return worker.greeting
+
     for name in names:
-        with tempfile.TemporaryDirectory() as folder:
-            cache = dict(JAX_COMPILATION_CACHE_DIR=folder, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
-            workers = [Worker(name, "end-to-end", setting, patience=patience, **cache) for _ in range(2)]
-            for worker in workers:
-                worker.close()
-        cold, warm = (worker.greeting for worker in workers)
+        cold = greeting(name)
         if "skipped" in cold:
             skipped[name] = cold["skipped"]
-        else:
-            results[name] = dict(cold_s=cold["seconds_to_first_result"])
-            if CACHED in name:
-                results[name] |= dict(compiling_s=cold["compiling_s"], cached_s=warm["seconds_to_first_result"])
+            continue
+        results[name] = dict(cold_s=cold["seconds_to_first_result"])
+        if CACHED in name:
+            with tempfile.TemporaryDirectory() as folder:
+                cache = dict(JAX_COMPILATION_CACHE_DIR=folder, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
+                _, warm = (greeting(name, **cache) for _ in range(2))
+            results[name] |= dict(compiling_s=cold["compiling_s"], cached_s=warm["seconds_to_first_result"])
     return {"suite": "first-result", "setting": asdict(setting), "results": results, "skipped": skipped}
 
 

@@ -1,4 +1,4 @@
-"""Where the time of `extract` goes: each stage compiled and timed on its own, beside the rate that its products reach.
+"""Where the time of `extract` goes: each stage compiled and timed on its own, beside the highest rate measured.
 
 `python -m benchmarks --suite stages` runs this in a process of its own and prints it.
 """

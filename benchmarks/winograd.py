@@ -1,7 +1,7 @@
 """What Winograd's filtering buys on this processor and costs to compile: `python -m benchmarks.winograd --json OUT`.
 
 `extract` with all convolutions direct, and with those by Winograd whose operations for an image exceed a threshold, be
-the processor one for which convolution_cpu.py chooses so or not. A process each, in rounds.
+the processor one for which convolution/choice.py chooses so or not. A process each, in rounds.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def measure_threshold(setting: Setting, min_operations: float) -> dict[str, floa
     import jax.numpy as jnp
 
     import superpoint_jax as sp
-    from superpoint_jax import convolution_cpu
+    from superpoint_jax.convolution import choice, processor
 
     model = sp.from_pretrained(max_keypoints=setting.max_keypoints)
     images = jnp.asarray(photo(setting))
     seconds = []
     with (
-        mock.patch.object(convolution_cpu, "MIN_OPERATIONS", min_operations),
-        mock.patch.object(convolution_cpu, "_processor_flags", return_value=frozenset({"avx2"})),
+        mock.patch.object(choice, "MIN_OPERATIONS", dict.fromkeys(choice.MIN_OPERATIONS, min_operations)),
+        mock.patch.object(processor, "flags", return_value=frozenset({"avx2"})),
     ):
         for _ in range(CALLS + 1):
             started = time.perf_counter()

@@ -4,16 +4,14 @@
 #   examples/train_weights.sh PHOTOS RUN
 #
 # Writes RUN/weights (for from_pretrained) and RUN/superpoint_jax.safetensors (float16, as in the package). About five
-# hours of two CPU cores. Stop it whenever you like: the same command goes on where it was. On an accelerator set
-# CONVOLUTIONS=xla, and more STEPS.
+# hours of two CPU cores. Stop it whenever you like: the same command goes on where it was. On an accelerator
+# set more STEPS.
 set -euo pipefail
 photos=${1:?usage: examples/train_weights.sh PHOTOS RUN} run=${2:?usage: examples/train_weights.sh PHOTOS RUN}
 steps=${STEPS:-3600} first=${FIRST_STEPS:-1250} shapes=${SHAPE_STEPS:-1500} homographies=${HOMOGRAPHIES:-40}
 own=${OWN_STEPS:-4500} last=${LAST_STEPS:-2000}
-convolutions=${CONVOLUTIONS:-onednn}
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=passive
 mkdir -p "$run"
-common=(--convolutions "$convolutions" --seed "${SEED:-0}")
+common=(--seed "${SEED:-0}")
 
 if [ ! -e "$run/magicpoint/weights/config.json" ]; then
   superpoint-jax train magicpoint -o "$run/magicpoint" --steps "$shapes" --shapes 16 --shape 120 160 --strength 0.5 \
@@ -28,24 +26,24 @@ if [ ! -e "$run/corners/weights/config.json" ]; then
 fi
 if [ ! -e "$run/magicpoint.npz" ]; then
   superpoint-jax train adapt --data "$photos" -o "$run/magicpoint.npz" --detector "$run/magicpoint/weights" \
-    --homographies $((homographies * 2 / 5)) --side 400 --max-corners 400 --seed 5 --dtype bfloat16 --convolutions "$convolutions"
+    --homographies $((homographies * 2 / 5)) --side 400 --max-corners 400 --seed 5 --dtype bfloat16
 fi
 superpoint-jax train superpoint --labels "$run/magicpoint.npz" -o "$run/joint" --from "$run/corners/weights" \
   --steps "$steps" --shapes 4 --clip-norm 2 --learning-rate 1e-3 --warmup 0.05 "${common[@]}"
 if [ ! -e "$run/own.npz" ]; then
   superpoint-jax train adapt --data "$photos" -o "$run/own.npz" --detector "$run/joint/weights" \
-    --homographies $((homographies * 2 / 5)) --side 400 --max-corners 400 --seed 7 --dtype bfloat16 --convolutions "$convolutions"
+    --homographies $((homographies * 2 / 5)) --side 400 --max-corners 400 --seed 7 --dtype bfloat16
 fi
 superpoint-jax train superpoint --labels "$run/own.npz" -o "$run/second" --from "$run/joint/weights" \
   --steps "$own" --shapes 4 --scale 0.6 1.6 --perspective 0.28 --rotation 0.35 --clip-norm 2 --learning-rate 1e-3 --warmup 0.05 \
-  --convolutions "$convolutions" --seed "${SECOND_SEED:-2}"
+  --seed "${SECOND_SEED:-2}"
 if [ ! -e "$run/own_again.npz" ]; then
   superpoint-jax train adapt --data "$photos" -o "$run/own_again.npz" --detector "$run/second/weights" \
-    --homographies $((homographies / 2)) --side 400 --max-corners 400 --seed 11 --dtype bfloat16 --convolutions "$convolutions"
+    --homographies $((homographies / 2)) --side 400 --max-corners 400 --seed 11 --dtype bfloat16
 fi
 superpoint-jax train superpoint --labels "$run/own_again.npz" -o "$run/third" --from "$run/second/weights" \
   --steps "$last" --shapes 4 --scale 0.6 1.6 --perspective 0.28 --rotation 0.35 --clip-norm 2 --learning-rate 7e-4 --warmup 0.05 \
-  --convolutions "$convolutions" --seed "${THIRD_SEED:-3}"
+  --seed "${THIRD_SEED:-3}"
 rm -rf "$run/weights" && cp -r "$run/third/weights" "$run/weights"
 python3 -c 'import sys, superpoint_jax as sp, superpoint_jax.weights as w
 w.save_weights(sp.from_pretrained(sys.argv[1]), sys.argv[2], dtype="float16")' "$run/weights" "$run/superpoint_jax.safetensors"

@@ -16,7 +16,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, UInt8
 
 from superpoint_jax.config import CELL_PX, SuperPointConfig
-from superpoint_jax.convolution import conv, conv_block
+from superpoint_jax.convolution import Layer, conv, conv_blocks
 from superpoint_jax.features import DenseFeatures
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def _conv_layer(features_in: int, features_out: int, size: int, rngs: nnx.Rngs) -> nnx.Conv:
-    # nnx.Conv holds the parameters; convolution.py computes.
+    # nnx.Conv holds the parameters; `convolution` computes.
     return nnx.Conv(
         features_in, features_out, (size, size), kernel_init=nnx.initializers.he_normal(), padding="SAME", rngs=rngs
     )
@@ -61,15 +61,18 @@ class ConvBlock(nnx.Module):
         self.norm_a = _norm_layer(features_out, config, rngs)
         self.norm_b = _norm_layer(features_out, config, rngs)
 
+    def layers(self) -> list[Layer]:
+        """Kernel, bias, scale and shift of its convolutions, in order."""
+        return [
+            (layer.kernel[...], _bias(layer), affine_of(norm))
+            for layer, norm in ((self.conv_a, self.norm_a), (self.conv_b, self.norm_b))
+        ]
+
     def __call__(
         self, x: Float[Array, "b h w c"], valid_sizes: Int[Array, "b 2"] | None = None
     ) -> Float[Array, "b h2 w2 c2"]:
         """`valid_sizes` (height, width): what lies outside is zero in the output."""
-        layers = [
-            (layer.kernel[...], _bias(layer), affine_of(norm))
-            for layer, norm in ((self.conv_a, self.norm_a), (self.conv_b, self.norm_b))
-        ]
-        return conv_block(x, layers, pool=self.pool, valid_sizes=valid_sizes)
+        return conv_blocks(x, [self.layers()], pools=[self.pool], valid_sizes=valid_sizes)
 
 
 class Encoder(nnx.Module):
@@ -83,6 +86,13 @@ class Encoder(nnx.Module):
         )
 
     def __call__(
+        self, x: Float[Array, "b h w 1"], image_sizes: Int[Array, "b 2"] | None = None
+    ) -> Float[Array, "b _h _w _c"]:
+        """Output of the last block. What lies outside of `image_sizes` (height, width) is zero in it."""
+        layers = [block.layers() for block in self.conv_blocks]
+        return conv_blocks(x, layers, pools=[block.pool for block in self.conv_blocks], valid_sizes=image_sizes)
+
+    def hidden_states(
         self, x: Float[Array, "b h w 1"], image_sizes: Int[Array, "b 2"] | None = None
     ) -> tuple[Float[Array, "b _h _w _c"], ...]:
         """Output of every block, finest first."""
@@ -175,11 +185,12 @@ class SuperPoint(nnx.Module):
         if image_sizes is not None:
             image_sizes = jnp.asarray(image_sizes, jnp.int32)
             gray = jnp.where(valid_mask(image_sizes, (gray.shape[1], gray.shape[2]))[..., None], gray, 0)
-        hidden_states = self.encoder(gray, image_sizes)
+        hidden_states = self.encoder.hidden_states(gray, image_sizes) if output_hidden_states else None
+        encoded = self.encoder(gray, image_sizes) if hidden_states is None else hidden_states[-1]
         return DenseFeatures(
-            logits=self.keypoint_decoder(hidden_states[-1]),
-            descriptors=self.descriptor_decoder(hidden_states[-1]),
-            hidden_states=hidden_states if output_hidden_states else None,
+            logits=self.keypoint_decoder(encoded),
+            descriptors=self.descriptor_decoder(encoded),
+            hidden_states=hidden_states,
         )
 
 

@@ -15,8 +15,8 @@ PACKAGE = Path(superpoint_jax.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ROOMS = [
-    {"config", "features", "hub", "winograd"},
-    {"convolution", "convolution_cpu", "model", "detection", "description", "processing", "matching", "geometry"},
+    {"config", "features", "hub"},
+    {"convolution", "model", "detection", "description", "processing", "matching", "geometry"},
     {"estimation", "lightglue", "stitching", "tracking", "video"},
     {"extraction", "weights"},
     {"huggingface", "training", "bulk", "evaluation", "visualization", "export"},

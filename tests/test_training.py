@@ -176,9 +176,6 @@ def test_devices_share_the_micro_batches_evenly(caplog):
     sizes = {n: data_mesh(replace(TINY, accumulate=n), devices) for n in (1, 2, 3, 6, 7)}
     assert {n: 1 if mesh is None else mesh.size for n, mesh in sizes.items()} == {1: 1, 2: 2, 3: 3, 6: 3, 7: 1}
     assert "2 of 3 devices train: accumulate=2" in caplog.text
-    with pytest.raises(ValueError, match="onednn"):
-        data_mesh(replace(TINY, accumulate=2, convolutions="onednn"), devices)
-    assert data_mesh(replace(TINY, convolutions="onednn"), devices) is None
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from superpoint_jax import convolution, convolution_cpu, winograd
+from superpoint_jax.convolution import choice, interface, processor, winograd
 
 EPS = float(jnp.finfo("float32").eps)
 
@@ -75,10 +75,11 @@ def test_nothing_waits_for_a_buffer():
 @pytest.fixture
 def everywhere(monkeypatch):
     """Chosen for all but one channel, in small strips."""
-    monkeypatch.setattr(convolution_cpu, "MIN_CHANNELS", 2)
-    monkeypatch.setattr(convolution_cpu, "MIN_OPERATIONS", 0)
-    monkeypatch.setattr(convolution_cpu, "_processor_flags", lambda: frozenset({"avx2"}))
-    monkeypatch.setattr(convolution_cpu, "_cache_bytes", lambda: 8000)
+    monkeypatch.setattr(choice, "MIN_CHANNELS", 2)
+    monkeypatch.setattr(choice, "MIN_OPERATIONS", {"avx2": 0})
+    monkeypatch.setattr(choice, "MIN_STRIPS", 1)
+    monkeypatch.setattr(processor, "flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(processor, "cache_bytes", lambda: 8000)
 
 
 def _layers(channels, *, affine):
@@ -99,11 +100,11 @@ def _layers(channels, *, affine):
 def test_a_block_is_the_plain_one(everywhere, channels, affine, sizes):
     x, layers = jnp.abs(_normal(9, (2, 21, 13, channels))), _layers(channels, affine=affine)
     sizes = None if sizes is None else jnp.array(sizes)
-    x = convolution._zero_outside(x, sizes)
-    own = jax.jit(lambda x: convolution.conv_block(x, layers, pool=True, valid_sizes=sizes))(x)
-    plain = jax.jit(lambda x: convolution._block_plain(x, layers, sizes, True))
+    x = interface._zero_outside(x, sizes)
+    own = jax.jit(lambda x: interface.conv_blocks(x, [layers], pools=[True], valid_sizes=sizes))(x)
+    plain = jax.jit(lambda x: interface._blocks_plain(x, [layers], sizes, [True]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convolution_cpu, "_processor_flags", frozenset)
+        patch.setattr(processor, "flags", frozenset)
         expected = plain(x)
     # Two layers, whose sums lose up to thirty roundings of the largest value.
     np.testing.assert_allclose(own, expected, rtol=0, atol=60 * EPS * float(jnp.abs(expected).max()))
@@ -113,7 +114,7 @@ def test_an_image_alone_beside_others_and_in_a_larger_array_gives_the_same(every
     layers = _layers(3, affine=False)
 
     def block(x, sizes=None):
-        return np.asarray(convolution.conv_block(x, layers, pool=False, valid_sizes=sizes))
+        return np.asarray(interface.conv_blocks(x, [layers], pools=[False], valid_sizes=sizes))
 
     x = jnp.abs(_normal(9, (2, 21, 13, 3)))
     wider = jnp.zeros((2, 40, 30, 3)).at[:, :21, :13].set(x)
@@ -133,34 +134,34 @@ def test_a_convolution_and_its_gradients_are_the_plain_ones(everywhere):
         return y, *backward(jnp.ones_like(y))
 
     for own, plain in zip(
-        value_and_gradients(convolution._conv), value_and_gradients(convolution._conv_plain), strict=True
+        value_and_gradients(interface._conv), value_and_gradients(interface._conv_plain), strict=True
     ):
         np.testing.assert_allclose(own, plain, rtol=0, atol=60 * EPS * float(jnp.abs(plain).max()))
 
 
 def test_what_is_not_finite_stays_in_its_surroundings(everywhere):
     x, layers = jnp.abs(_normal(9, (1, 40, 40, 3))), _layers(3, affine=False)
-    y = convolution.conv_block(x.at[0, 20, 20, 0].set(jnp.nan), layers, pool=False)
+    y = interface.conv_blocks(x.at[0, 20, 20, 0].set(jnp.nan), [layers], pools=[False])
     finite = np.isfinite(np.asarray(y)).all(-1)[0]
     assert not finite[18:23, 18:23].any()
     assert finite[:, :8].all()
     assert finite[:4].all()
 
 
-@pytest.mark.parametrize(("flags", "chosen"), [("avx2", True), ("avx2 avx512f", False), ("neon", False), ("", False)])
+@pytest.mark.parametrize(("flags", "chosen"), [("avx2", True), ("avx2 avx512f", True), ("neon", False), ("", False)])
 def test_it_is_chosen_where_it_was_measured_to_be_faster(monkeypatch, flags, chosen):
-    monkeypatch.setattr(convolution_cpu, "_processor_flags", lambda: frozenset(flags.split()))
+    monkeypatch.setattr(processor, "flags", lambda: frozenset(flags.split()))
     full, kernel = jnp.zeros((1, 480, 640, 64)), jnp.zeros((3, 3, 64, 64))
-    assert convolution_cpu._is_faster_by_winograd(full, kernel) == chosen
-    assert not convolution_cpu._is_faster_by_winograd(full, jnp.zeros((1, 1, 64, 64)))
-    assert not convolution_cpu._is_faster_by_winograd(jnp.zeros((1, 60, 80, 64)), kernel)
+    assert choice.is_faster_by_winograd(full, kernel) == chosen
+    assert not choice.is_faster_by_winograd(full, jnp.zeros((1, 1, 64, 64)))
+    assert not choice.is_faster_by_winograd(jnp.zeros((1, 60, 80, 64)), kernel)
 
 
 def test_a_block_under_vmap_equals_a_loop(everywhere):
     x, layers = jnp.abs(_normal(0, (3, 2, 21, 7, 3))), _layers(3, affine=False)
 
     def block(x):
-        return convolution.conv_block(x, layers, pool=True)
+        return interface.conv_blocks(x, [layers], pools=[True])
 
     looped = np.stack([block(one) for one in x])
     np.testing.assert_allclose(jax.jit(jax.vmap(block))(x), looped, rtol=0, atol=60 * EPS * looped.max())

@@ -52,7 +52,6 @@ TORCH = ("torch", "transformers")
 CONTENDERS: dict[str, Contender] = {
     "superpoint_jax float32": Contender(("jax",), ours, F32),
     "superpoint_jax bfloat16": Contender(("jax",), ours, BF16),
-    "superpoint_jax bfloat16, oneDNN": Contender(("jax", "torch"), ours, BF16 | dict(convolutions="onednn")),
     "naive JAX float32": Contender(("jax",), naive, F32),
     "naive JAX bfloat16": Contender(("jax",), naive, BF16),
     "ONNX Runtime float32": Contender((*TORCH, "onnxruntime", "onnxscript"), onnx_runtime, F32),

@@ -8,14 +8,12 @@ from typing import Any
 from benchmarks.contenders.setting import NotAvailable, Setting, camera_photo, descriptor_sets, photo, training_batch
 
 
-def ours(suite: str, setting: Setting, dtype: str, convolutions: str = "xla") -> Callable[[], Any]:
-    """A call of the suite in the compute type `dtype`; `convolutions` as in TrainConfig."""
+def ours(suite: str, setting: Setting, dtype: str) -> Callable[[], Any]:
+    """A call of the suite in the compute type `dtype`."""
     import jax
 
     if suite == "train-step":
-        call = _train_step(setting, dtype, convolutions)
-    elif convolutions != "xla":
-        raise NotAvailable("a path of training alone")
+        call = _train_step(setting, dtype)
     elif suite == "match":
         call = _match(setting, dtype)
     elif suite == "preprocessing":
@@ -79,7 +77,7 @@ def _preprocessing(setting: Setting, dtype: str) -> Callable[[], Any]:
     return lambda: processor([pixels] * setting.batch).pixel_values
 
 
-def _train_step(setting: Setting, dtype: str, convolutions: str) -> Callable[[], Any]:
+def _train_step(setting: Setting, dtype: str) -> Callable[[], Any]:
     """Forward, cross entropy of the detector, a mean square of the descriptors, backward, AdamW."""
     from functools import partial
 
@@ -89,7 +87,6 @@ def _train_step(setting: Setting, dtype: str, convolutions: str) -> Callable[[],
     from flax import nnx
 
     import superpoint_jax as sp
-    from superpoint_jax.training.onednn import dense_features
 
     model = sp.from_pretrained()
     graph, params, rest = nnx.split(model, nnx.Param, ...)
@@ -98,7 +95,7 @@ def _train_step(setting: Setting, dtype: str, convolutions: str) -> Callable[[],
 
     def loss_of(params: Any) -> jax.Array:
         network = nnx.merge(graph, params, rest)
-        dense = (partial(dense_features, network) if convolutions == "onednn" else network)(images, dtype=dtype)
+        dense = network(images, dtype=dtype)
         detector = optax.softmax_cross_entropy_with_integer_labels(dense.logits, classes).mean()
         return detector + jnp.mean(jnp.square(dense.descriptors[..., :128]))
 

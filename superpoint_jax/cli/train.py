@@ -23,7 +23,6 @@ from superpoint_jax.model import SuperPoint
 from superpoint_jax.processing import ImageError, list_images, load_image
 from superpoint_jax.training.adaptation import corner_heat, label_photos, network_heat
 from superpoint_jax.training.loop import TrainConfig, train
-from superpoint_jax.training.onednn import Convolutions
 from superpoint_jax.training.photos import Photos, load_photos
 from superpoint_jax.weights import from_pretrained, save_pretrained
 
@@ -92,15 +91,13 @@ class Labelling:
     side: int = 480
     """Long side of the photos, in pixels."""
 
-    def label(
-        self, data: Path, out: Path, *, detector: str, dtype: ComputeDtype, convolutions: Convolutions, seed: int
-    ) -> None:
+    def label(self, data: Path, out: Path, *, detector: str, dtype: ComputeDtype, seed: int) -> None:
         """Label the photos of a folder, and write a file of them; files that cannot be read are named and skipped."""
         images, sizes, paths = load_photos(data, side=self.side)
         corners = detector == "corners"
         heat = corner_heat
         if not corners:
-            heat = network_heat(load_model(detector), dtype=dtype, convolutions=convolutions)
+            heat = network_heat(load_model(detector), dtype=dtype)
         corners_xy, mask = label_photos(
             jax.random.key(seed),
             images,
@@ -133,15 +130,13 @@ class Adapt:
     """How."""
     dtype: ComputeDtype = "float32"
     """Compute type of a model."""
-    convolutions: Convolutions = "xla"
-    """Of a model: "onednn" is faster on a CPU where torch is at hand."""
     seed: int = 0
 
     def run(self) -> None:
         """Label and save."""
         self.labelling.label(
             self.data, self.out,
-            detector=self.detector, dtype=self.dtype, convolutions=self.convolutions, seed=self.seed,
+            detector=self.detector, dtype=self.dtype, seed=self.seed,
         )  # fmt: skip
 
 
@@ -192,7 +187,7 @@ class Joint:
             config = self.config
             self.labelling.label(
                 self.data, made,
-                detector=self.start or PACKAGE, dtype=config.dtype, convolutions=config.convolutions, seed=config.seed,
+                detector=self.start or PACKAGE, dtype=config.dtype, seed=config.seed,
             )  # fmt: skip
         return made
 

@@ -13,7 +13,7 @@ import jax
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Literal
 
-from superpoint_jax.convolution_cpu import max_pool
+from superpoint_jax.convolution.pooling import max_pool
 
 _CALLS = {
     "jit": "jaxpr",

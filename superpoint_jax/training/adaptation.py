@@ -19,7 +19,6 @@ from superpoint_jax.config import SuperPointConfig
 from superpoint_jax.detection import score_map, select_keypoints, window_max
 from superpoint_jax.geometry import PRNGKey, inverse, sample_homographies, warp_images
 from superpoint_jax.model import SuperPoint, valid_mask
-from superpoint_jax.training.onednn import Convolutions, dense_features
 from superpoint_jax.training.photos import as_float
 
 Detector = Callable[[Array], Array]
@@ -55,10 +54,9 @@ def corner_heat(
     return bumps * (2 * jnp.pi * spread_px**2)
 
 
-def network_heat(model: SuperPoint, *, dtype: str = "float32", convolutions: Convolutions = "xla") -> Detector:
-    """The score map of a model as a detector, in the compute type `dtype`; `convolutions` as in `TrainConfig`."""
-    network = partial(dense_features, model) if convolutions == "onednn" else model
-    return lambda images: score_map(network(images, dtype=dtype).logits, rule=model.config.score_rule)
+def network_heat(model: SuperPoint, *, dtype: str = "float32") -> Detector:
+    """The score map of a model as a detector, in the compute type `dtype`."""
+    return lambda images: score_map(model(images, dtype=dtype).logits, rule=model.config.score_rule)
 
 
 @partial(jax.jit, static_argnames=("detector", "num_homographies"))

@@ -35,7 +35,6 @@ from superpoint_jax.model import SuperPoint
 from superpoint_jax.training.augmentation import photometric
 from superpoint_jax.training.losses import corner_targets, descriptor_hinge_loss, detector_loss, info_nce_loss
 from superpoint_jax.training.metrics import Metrics
-from superpoint_jax.training.onednn import Convolutions, dense_features
 from superpoint_jax.training.pairs import PairConfig, Pairs, sample_pairs
 from superpoint_jax.training.photos import Photos
 from superpoint_jax.training.synthetic import render_shapes
@@ -63,7 +62,6 @@ class TrainConfig:
         descriptor_loss: "info_nce", or the paper's "hinge".
         descriptor_weight: Of the descriptor loss beside the detector loss.
         dtype: Compute type; the weights and the optimiser are float32.
-        convolutions: "xla", or "onednn" on a CPU where torch is at hand; see `superpoint_jax.training.onednn`.
         seed: Of everything drawn.
         accumulate: Micro-batches a step, each of `photos` and `shapes` images; the mean of their gradients is applied.
             They are shared out among the devices: what a step computes does not depend on how many there are.
@@ -81,7 +79,6 @@ class TrainConfig:
     descriptor_loss: Literal["info_nce", "hinge"] = "info_nce"
     descriptor_weight: float = 0.5
     dtype: ComputeDtype = "bfloat16"
-    convolutions: Convolutions = "xla"
     seed: int = 0
     accumulate: int = 1
 
@@ -219,8 +216,6 @@ def data_mesh(config: TrainConfig, devices: Sequence[Any] | None = None) -> Mesh
     """
     devices = jax.local_devices() if devices is None else list(devices)
     count = max(n for n in range(1, len(devices) + 1) if config.accumulate % n == 0)
-    if count > 1 and config.convolutions == "onednn":
-        raise ValueError('convolutions="onednn" is one CPU device; train on several with "xla"')
     if count < len(devices):
         log.info(
             "%d of %d devices train: accumulate=%d micro-batches a step are shared out evenly",
@@ -243,8 +238,7 @@ def _loss(
     images, targets, valid = (jnp.concatenate(column) for column in zip(*parts, strict=True))
     # The data is drawn, not learned: nothing is to be differentiated through the warps.
     images, targets = jax.lax.stop_gradient((images, targets))
-    network = partial(dense_features, model) if config.convolutions == "onednn" else model
-    dense = network(images, dtype=config.dtype)
+    dense = model(images, dtype=config.dtype)
     detector = detector_loss(dense.logits, targets, valid)
     metrics = {"loss": detector, "detector": detector}
     if pairs is not None:

@@ -12,10 +12,8 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
-from superpoint_jax import convolution_cpu
-
-Affine = tuple[Array, Array]
-Layer = tuple[Array, Array, Affine | None]
+from superpoint_jax.convolution import choice, cpu, pooling, products, strips
+from superpoint_jax.convolution.choice import Affine, Layer
 
 
 def conv(
@@ -44,59 +42,66 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     return cast(Array, _max_pool(x))
 
 
-def conv_block(
+def conv_blocks(
     x: Float[Array, "b h w c"],
-    layers: Sequence[Layer],
+    blocks: Sequence[Sequence[Layer]],
     *,
-    pool: bool,
+    pools: Sequence[bool],
     valid_sizes: Int[Array, "b 2"] | None = None,
 ) -> Float[Array, "b h2 w2 c2"]:
-    """Convolutions with ReLU one after the other, then an optional 2x2 pooling.
+    """Blocks one after the other: convolutions with ReLU, then a 2x2 pooling where `pools` says so.
 
     Args:
         x: Input; where `valid_sizes` is given, zero outside.
-        layers: (kernel, bias, affine) of each.
+        blocks: (kernel, bias, affine) of each convolution of each.
+        pools: Of each block.
         valid_sizes: (height, width) of the valid top-left part of each image. Outside, every activation is set to
             zero, as the padding of the image alone would be.
     """
-    return cast(Array, _block(x, tuple(layers), valid_sizes, pool))
+    return cast(Array, _blocks(x, tuple(tuple(layers) for layers in blocks), valid_sizes, tuple(pools)))
 
 
-def _block_plain(x: Array, layers: Sequence[Layer], valid_sizes: Array | None, pool: bool) -> Array:
-    for kernel, bias, affine in layers:
-        x = _zero_outside(conv(x, kernel, bias, relu=True, affine=affine), valid_sizes)
-    if pool:
-        x = max_pool(x)
-        x = _zero_outside(x, None if valid_sizes is None else valid_sizes // 2)
+def _blocks_plain(
+    x: Array, blocks: Sequence[Sequence[Layer]], valid_sizes: Array | None, pools: Sequence[bool]
+) -> Array:
+    for layers, pool in zip(blocks, pools, strict=True):
+        for kernel, bias, affine in layers:
+            x = _zero_outside(conv(x, kernel, bias, relu=True, affine=affine), valid_sizes)
+        if pool:
+            valid_sizes = None if valid_sizes is None else valid_sizes // 2
+            x = _zero_outside(max_pool(x), valid_sizes)
     return x
 
 
-# A block in strips saves nothing for the backward pass, so where one follows the plain path is taken.
+# Blocks in strips save nothing for the backward pass, so where one follows the plain path is taken.
 
 
-def _block_by_platform(x: Array, layers: Sequence[Layer], valid_sizes: Array | None, pool: bool) -> Array:
-    plain = functools.partial(_block_plain, pool=pool)
-    kernels = [kernel for kernel, _, _ in layers]
-    if not convolution_cpu.is_faster_in_strips(x, kernels):
-        return plain(x, layers, valid_sizes)
-    strips = functools.partial(convolution_cpu.block, pool=pool)
-    return lax.platform_dependent(x, layers, valid_sizes, cpu=strips, default=plain)
+def _blocks_by_platform(
+    x: Array, blocks: Sequence[Sequence[Layer]], valid_sizes: Array | None, pools: tuple[bool, ...]
+) -> Array:
+    count = choice.in_strips(x, blocks, pools)
+    if count == 0:
+        return _blocks_plain(x, blocks, valid_sizes, pools)
+    in_strips, plain = (functools.partial(way, pools=pools[:count]) for way in (strips.blocks, _blocks_plain))
+    x = lax.platform_dependent(x, blocks[:count], valid_sizes, cpu=in_strips, default=plain)
+    valid_sizes = None if valid_sizes is None else valid_sizes // 2 ** sum(pools[:count])
+    return _blocks_by_platform(x, blocks[count:], valid_sizes, pools[count:])
 
 
-def _block_forward(
-    x: Array, layers: Sequence[Layer], valid_sizes: Array | None, pool: bool
-) -> tuple[Array, Callable[[Array], tuple[Array, Sequence[Layer]]]]:
-    return jax.vjp(functools.partial(_block_plain, valid_sizes=valid_sizes, pool=pool), x, layers)
+def _blocks_forward(
+    x: Array, blocks: Sequence[Sequence[Layer]], valid_sizes: Array | None, pools: tuple[bool, ...]
+) -> tuple[Array, Callable[[Array], tuple[Array, Sequence[Sequence[Layer]]]]]:
+    return jax.vjp(functools.partial(_blocks_plain, valid_sizes=valid_sizes, pools=pools), x, blocks)
 
 
-def _block_backward(
-    pool: bool, backward: Callable[[Array], tuple[Array, Sequence[Layer]]], gradient: Array
-) -> tuple[Array, Sequence[Layer], None]:
+def _blocks_backward(
+    pools: tuple[bool, ...], backward: Callable[[Array], tuple[Array, Sequence[Sequence[Layer]]]], gradient: Array
+) -> tuple[Array, Sequence[Sequence[Layer]], None]:
     return *backward(gradient), None
 
 
-_block = jax.custom_vjp(_block_by_platform, nondiff_argnums=(3,))
-_block.defvjp(_block_forward, _block_backward)
+_blocks = jax.custom_vjp(_blocks_by_platform, nondiff_argnums=(3,))
+_blocks.defvjp(_blocks_forward, _blocks_backward)
 
 
 def _channels(values: Float[Array, " c"], dtype: jnp.dtype | type) -> Float[Array, "1 1 1 c"]:
@@ -141,10 +146,10 @@ def _conv_plain(x: Array, kernel: Array, bias: Array, relu: bool, out_dtype: jnp
 
 def _conv_by_platform(x: Array, kernel: Array, bias: Array, relu: bool, out_dtype: jnp.dtype) -> Array:
     plain = functools.partial(_conv_plain, relu=relu, out_dtype=out_dtype)
-    if not convolution_cpu.is_faster(x, kernel):
+    if not choice.is_faster(x, kernel):
         return plain(x, kernel, bias)
-    cpu = functools.partial(convolution_cpu.conv, relu=relu, out_dtype=out_dtype)
-    return lax.platform_dependent(x, kernel, bias, cpu=cpu, default=plain)
+    by_choice = functools.partial(cpu.conv, relu=relu, out_dtype=out_dtype)
+    return lax.platform_dependent(x, kernel, bias, cpu=by_choice, default=plain)
 
 
 def _conv_forward(
@@ -181,8 +186,8 @@ def _kernel_gradient(x: Array, gradient: Array, size: int) -> Array:
 
     if x.dtype not in (jnp.float32, jnp.bfloat16):
         return plain(x, gradient)
-    cpu = functools.partial(convolution_cpu.kernel_gradient, size=size)
-    return lax.platform_dependent(x, gradient, cpu=cpu, default=plain)
+    by_products = functools.partial(products.kernel_gradient, size=size)
+    return lax.platform_dependent(x, gradient, cpu=by_products, default=plain)
 
 
 def _max_pool_plain(x: Array) -> Array:
@@ -191,14 +196,14 @@ def _max_pool_plain(x: Array) -> Array:
 
 @jax.custom_vjp
 def _max_pool(x: Array) -> Array:
-    return lax.platform_dependent(x, cpu=convolution_cpu.max_pool, default=_max_pool_plain)
+    return lax.platform_dependent(x, cpu=pooling.max_pool, default=_max_pool_plain)
 
 
 def _max_pool_backward(x: Array, gradient: Array) -> tuple[Array]:
     def plain(x: Array, gradient: Array) -> Array:
         return jax.vjp(_max_pool_plain, x)[1](gradient)[0]
 
-    return (lax.platform_dependent(x, gradient, cpu=convolution_cpu.max_pool_gradient, default=plain),)
+    return (lax.platform_dependent(x, gradient, cpu=pooling.max_pool_gradient, default=plain),)
 
 
 _max_pool.defvjp(lambda x: (_max_pool(x), x), _max_pool_backward)

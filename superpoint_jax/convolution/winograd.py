@@ -1,5 +1,5 @@
 """Winograd's minimal filtering: 3x3 convolutions in 2.25 multiplications a value instead of 9, for processors whose
-products are slow beside their caches (convolution_cpu.py says which).
+products are slow beside their caches (choice.py says which).
 
 A tile of 6x6 values gives 4x4 results. Along each axis its values are taken as a polynomial and evaluated at five
 points and infinity, so are the three taps; 36 products of matrices follow, one for each pair of points, and
