@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import settings
+from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import install_import_hook
 from PIL import Image
 from skimage import data
@@ -40,9 +41,34 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Not where they can't be kept: there the tests run what users run.
     """
-    if config.cache is not None and not calls_onednn():
-        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if config.cache is not None:
+        # Nor does a command under test write into the user's folder.
+        os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("xdg"))
+        if not calls_onednn():
+            jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    CACHE_OPTIONS.update({name: jax.config.values[name] for name in CACHE_OPTIONS})
+
+
+CACHE_OPTIONS: dict = dict.fromkeys(("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"))
+"""Of JAX, in every test at its start."""
+
+
+@pytest.fixture(autouse=True)
+def compilations_as_before():
+    """What a test, a command or a page says of JAX's cache holds for that test alone."""
+    yield
+    if any(jax.config.values[name] != value for name, value in CACHE_OPTIONS.items()):
+        for name, value in CACHE_OPTIONS.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def nothing_kept():
+    """JAX as in a process that keeps no compilations on disk."""
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
 
 
 def _photo(name: str, rows: slice, columns: slice, size: tuple[int, int]) -> np.ndarray:

@@ -8,13 +8,10 @@ from superpoint_jax.cli.compilations import keep_compilations
 
 
 @pytest.fixture
-def no_cache(monkeypatch, tmp_path):
-    """JAX as in a process that was told of no folder; afterwards what the suite uses."""
-    own = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
+def no_cache(nothing_kept, monkeypatch, tmp_path):
+    """JAX as in a process that was told of no folder, and where the user's would be."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    yield tmp_path
-    jax.config.update("jax_compilation_cache_dir", own)
+    return tmp_path
 
 
 def test_compilations_are_kept_in_the_users_cache(no_cache):
@@ -31,7 +28,9 @@ def test_bfloat16_is_not_kept_on_a_cpu_where_onednn_computes_it(no_cache, monkey
     assert jax.config.jax_compilation_cache_dir is not None
 
 
-@pytest.mark.parametrize("command", ["train magicpoint --steps 0", "detect --dtype bfloat16", "detect"])
+@pytest.mark.parametrize(
+    "command", ["train magicpoint --steps 0", "detect --dtype bfloat16", "detect --dtype=bfloat16", "detect"]
+)
 def test_commands_say_which_type_they_use(no_cache, monkeypatch, capsys, command):
     asked = []
     monkeypatch.setattr("superpoint_jax.cli.keep_compilations", lambda *, of_bfloat16: asked.append(of_bfloat16))

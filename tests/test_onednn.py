@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import superpoint_jax as sp
 from superpoint_jax.convolution import choice, onednn, processor
@@ -15,17 +14,6 @@ BFLOAT16 = pytest.param(
     "bfloat16",
     marks=pytest.mark.skipif(not processor.multiplies_bfloat16(), reason="oneDNN needs instructions for it"),
 )
-
-
-@pytest.fixture
-def nothing_kept():
-    """JAX as in a process that keeps no compilations on disk; afterwards what the suite uses."""
-    own = jax.config.values["jax_compilation_cache_dir"]
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_compilation_cache_dir", own)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture

@@ -62,13 +62,12 @@ def in_strips(x: Array, layers: Sequence[Sequence[Layer]], pools: Sequence[bool]
     `products.conv` is faster. A third block would need taller strips than the caches hold.
     """
     count, given = 0, jax.ShapeDtypeStruct(x.shape, x.dtype)
+    by_products = x.dtype == jnp.bfloat16 and processor.has_matrix_units() and not calls_onednn()
+    if x.dtype not in (jnp.float32, jnp.bfloat16) or by_products:
+        return 0
     for block, pool in zip(layers[:MAX_CHAIN], pools, strict=False):
         kernels = [kernel for kernel, _, _ in block]
-        by_products = (
-            x.dtype == jnp.bfloat16 and processor.has_matrix_units() and not is_faster_by_onednn(given, kernels[-1])
-        )
-        is_large = MIN_STRIPS * strip_rows(given, kernels) <= given.shape[1]
-        if x.dtype not in (jnp.float32, jnp.bfloat16) or by_products or not is_large:
+        if MIN_STRIPS * strip_rows(given, kernels) > given.shape[1]:
             break
         count, given = count + 1, after_block(given, kernels[-1], pool=pool)
     return count
@@ -79,8 +78,7 @@ def calls_onednn() -> bool:
 
     Those of float32 gain little, and lose accuracy: oneDNN adds all products of a result one after the other.
     """
-    has_instructions = not processor.flags().isdisjoint(("avx512_bf16", "amx_bf16"))
-    return has_instructions and onednn.is_available()
+    return processor.multiplies_bfloat16() and onednn.is_available()
 
 
 def is_faster_by_onednn(x: Shaped, kernel: Array) -> bool:

@@ -12,7 +12,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
-from superpoint_jax.convolution import choice, cpu, pooling, products, strips
+from superpoint_jax.convolution import choice, cpu, direct, pooling, products, strips
 from superpoint_jax.convolution.choice import Affine, Layer
 
 
@@ -117,20 +117,14 @@ def _zero_outside(x: Array, sizes: Array | None) -> Array:
 
 
 def _convolve(x: Array, kernel: Array, out_dtype: jnp.dtype | None = None) -> Array:
-    precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     if kernel.shape[:2] == (1, 1):
         # A product of matrices: half the time on a CPU, and on every platform its sums may leave unrounded, which those
         # of a bfloat16 convolution may not. Logits rounded to bfloat16 would tie.
         contracted = (((3,), (0,)), ((), ()))
+        precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
         return lax.dot_general(x, kernel[0, 0], contracted, precision=precision, preferred_element_type=out_dtype)
-    y = lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(1, 1),
-        padding="SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=precision,
-    )
+    side = kernel.shape[0] // 2
+    y = direct.convolve(x, kernel, pad_rows=side, pad_columns=side)
     return y if out_dtype is None else y.astype(out_dtype)
 
 

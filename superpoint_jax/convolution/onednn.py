@@ -27,6 +27,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
+from superpoint_jax.convolution import direct
+
 if TYPE_CHECKING:
     from jax.extend.core import Primitive
 
@@ -58,20 +60,12 @@ def convolve(
     return _primitive().bind(x, kernel, padding=(pad_rows, pad_columns))
 
 
-def _plain(x: Array, kernel: Array, *, padding: Sequence[int]) -> Array:
+def _plain(x: Array, kernel: Array, *, padding: tuple[int, int]) -> Array:
     """XLA's convolution: the same numbers."""
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(1, 1),
-        padding=[(side, side) for side in padding],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
+    return direct.convolve(x, kernel, pad_rows=padding[0], pad_columns=padding[1], sums=jnp.float32)
 
 
-def _configuration(padding: Sequence[int]) -> str:
+def _configuration(padding: tuple[int, int]) -> str:
     """JSON of XLA's BackendConfig for a convolution with stride 1 of NHWC by HWIO."""
     image = {"data": {"batch_dim": 0, "spatial_dims": [1, 2], "feature_dim": 3}}
     taps = {"filter": {"spatial_dims": [0, 1], "input_feature_dim": 2, "output_feature_dim": 3}}

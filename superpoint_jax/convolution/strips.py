@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from superpoint_jax.convolution import onednn, winograd
+from superpoint_jax.convolution import direct, onednn, winograd
 from superpoint_jax.convolution.choice import (
     Layer,
     Shaped,
@@ -57,7 +58,7 @@ def blocks(
                 following.append(y[-len(before) :])
                 y = y[: block.rows + 2 * block.halo]
             y = block.compute(numbers(y, x.dtype), strip * block.rows - block.lag, size, relu)
-            size = size // 2 if block.pool and size is not None else size
+            size = None if size is None else size // block.step
             y = words(y.astype(out_dtype if block is last else x.dtype))
         return following, y
 
@@ -97,20 +98,25 @@ class _Block:
         return self.layers[-1][0].shape[-1]
 
     @property
+    def step(self) -> int:
+        """Rows and columns for each of its output."""
+        return 2 if self.pool else 1
+
+    @property
     def out_height(self) -> int:
-        return self.height // 2 if self.pool else self.height
+        return self.height // self.step
 
     @property
     def out_width(self) -> int:
-        return self.width // 2 if self.pool else self.width
+        return self.width // self.step
 
     @property
     def out_rows(self) -> int:
-        return self.rows // 2 if self.pool else self.rows
+        return self.rows // self.step
 
     @property
     def out_lag(self) -> int:
-        return self.lag // 2 if self.pool else self.lag
+        return self.lag // self.step
 
     def compute(
         self, y: Float[Array, "h w c"], top: Array, size: Int[Array, " 2"] | None, relu: bool
@@ -175,29 +181,14 @@ def _convolution(
     if channels == 1:
         matrix = jnp.concatenate([kernel.astype(jnp.float32).reshape(-1, features), bias[None]])
         return lambda y, inside: _convolve_one_channel(y.astype(jnp.float32), matrix, inside)
-    if is_faster_by_onednn(x, kernel):
-        kernel = kernel.astype(x.dtype)
-        columns = size // 2
-        return lambda y, inside: (
-            onednn.convolve(y[None].astype(x.dtype), kernel, pad_rows=0, pad_columns=columns)[0] + bias[None, None]
-        )
-    kernel = kernel.astype(jnp.float32)
     if is_faster_by_winograd(x, kernel):
-        transformed = winograd.transform(kernel)
+        transformed = winograd.transform(kernel.astype(jnp.float32))
         return lambda y, inside: winograd.convolve(y.astype(jnp.float32), transformed) + bias[None, None]
-
-    def direct(y: Array, inside: Array) -> Array:
-        y = lax.conv_general_dilated(
-            y[None].astype(jnp.float32),
-            kernel,
-            window_strides=(1, 1),
-            padding=((0, 0), (size // 2, size // 2)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=lax.Precision.HIGHEST,
-        )
-        return y[0] + bias[None, None]
-
-    return direct
+    convolve, dtype = (
+        (onednn.convolve, x.dtype) if is_faster_by_onednn(x, kernel) else (direct.convolve, jnp.dtype("float32"))
+    )
+    convolve = functools.partial(convolve, kernel=kernel.astype(dtype), pad_rows=0, pad_columns=size // 2)
+    return lambda y, inside: convolve(y[None].astype(dtype))[0] + bias[None, None]
 
 
 def _convolve_one_channel(
