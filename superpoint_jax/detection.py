@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
@@ -15,6 +16,9 @@ from superpoint_jax.config import CELL_PX, SuperPointConfig
 
 if TYPE_CHECKING:
     from superpoint_jax.config import BorderRule, ScoreRule, ThresholdRule
+
+Threshold = float | Array | np.ndarray
+"""Smallest score of a keypoint: one for all images [], or one per image [B]."""
 
 
 def score_map(logits: Float[Array, "b h w 65"], *, rule: ScoreRule = "softmax") -> Float[Array, "b 8*h 8*w"]:
@@ -70,6 +74,7 @@ def suppress_three_pass(scores: Float[Array, "b h w"], radius: int) -> Float[Arr
     return jnp.where(kept & exists, scores, 0)
 
 
+@partial(jax.jit, static_argnames="radius")
 def suppress_greedy(scores: Float[Array, "b h w"], radius: int) -> Float[Array, "b h w"]:
     """Scores where they are kept by greedy non-maximum suppression, else 0.
 
@@ -147,24 +152,34 @@ def top_k(values: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int
 
 
 def detect(
-    logits: Float[Array, "b h w 65"], image_sizes: Int[Array, "b 2"], *, config: SuperPointConfig
+    logits: Float[Array, "b h w 65"],
+    image_sizes: Int[Array, "b 2"],
+    *,
+    config: SuperPointConfig,
+    keypoint_threshold: Threshold | None = None,
 ) -> tuple[Float[Array, "b k 2"], Float[Array, "b k"], Bool[Array, "b k"], Int[Array, " b"]]:
     """Keypoints of the logits; see `select_keypoints`."""
-    return select_keypoints(score_map(logits, rule=config.score_rule), image_sizes, config=config)
+    scores = score_map(logits, rule=config.score_rule)
+    return select_keypoints(scores, image_sizes, config=config, keypoint_threshold=keypoint_threshold)
 
 
 def select_keypoints(
-    scores: Float[Array, "b h w"], image_sizes: Int[Array, "b 2"], *, config: SuperPointConfig
+    scores: Float[Array, "b h w"],
+    image_sizes: Int[Array, "b 2"],
+    *,
+    config: SuperPointConfig,
+    keypoint_threshold: Threshold | None = None,
 ) -> tuple[Float[Array, "b k 2"], Float[Array, "b k"], Bool[Array, "b k"], Int[Array, " b"]]:
     """Keypoints of a score map: (keypoints_xy, scores, mask, num_detected).
 
     (x, y) in pixels, centres at integers; scores descending, ties in raster order; rows beyond the mask are 0.
     Borders and suppression are those of the peak's pixel; a refined position may lie up to `refinement_radius` beyond.
     `num_detected` counts before the cut to K. Differentiable through the scores (and the coordinates where they are
-    refined); which pixels are keypoints is not.
+    refined); which pixels are keypoints is not. A `keypoint_threshold` stands in for the configuration's: one for all
+    images or one per image, which may be traced.
     """
     shape = (scores.shape[1], scores.shape[2])
-    kept = keypoint_mask(scores, image_sizes, config=config)
+    kept = keypoint_mask(scores, image_sizes, config=config, keypoint_threshold=keypoint_threshold)
     num_detected = jnp.sum(kept, axis=(1, 2), dtype=jnp.int32)
 
     k = capacity(shape, config)
@@ -187,12 +202,18 @@ def select_keypoints(
 
 
 def keypoint_mask(
-    scores: Float[Array, "b h w"], image_sizes: Int[Array, "b 2"], *, config: SuperPointConfig
+    scores: Float[Array, "b h w"],
+    image_sizes: Int[Array, "b 2"],
+    *,
+    config: SuperPointConfig,
+    keypoint_threshold: Threshold | None = None,
 ) -> Bool[Array, "b h w"]:
     """True where the score map has a keypoint: above the threshold, not suppressed, not at the border."""
     scores = lax.stop_gradient(scores)
     shape = (scores.shape[1], scores.shape[2])
-    above = partial(_above, threshold=config.keypoint_threshold, rule=config.threshold_rule)
+    threshold = config.keypoint_threshold if keypoint_threshold is None else keypoint_threshold
+    threshold = jnp.asarray(checked_threshold(threshold, len(scores)), scores.dtype).reshape(-1, 1, 1)
+    above = partial(_above, threshold=threshold, rule=config.threshold_rule)
     exists = border_mask(shape, image_sizes, 0, rule="cells")
     if config.suppression_rule == "greedy":
         # The demo takes the threshold first; a suppressed or missing pixel is 0, and 0 is no candidate.
@@ -214,7 +235,7 @@ def refine_soft_argmax(
 
     Never leaves the window; pixels outside the image weigh nothing. Differentiable.
     """
-    offsets = jnp.arange(-radius, radius + 1)
+    offsets = jnp.arange(-radius, radius + 1, dtype=jnp.int32)
     dx, dy = offsets[None, None, None, :], offsets[None, None, :, None]
     rows = keypoints_xy[..., 1].astype(jnp.int32)[..., None, None] + dy
     columns = keypoints_xy[..., 0].astype(jnp.int32)[..., None, None] + dx
@@ -225,9 +246,24 @@ def refine_soft_argmax(
     window = jax.vmap(lambda image, i: image[i])(flat, index)
     weights = jnp.where(inside, window, 0)
     total = jnp.maximum(jnp.sum(weights, axis=(-1, -2)), 1e-12)
-    shift = jnp.stack([jnp.sum(weights * dx, axis=(-1, -2)), jnp.sum(weights * dy, axis=(-1, -2))], axis=-1)
+    shift = jnp.stack([jnp.sum(weights * d.astype(weights.dtype), axis=(-1, -2)) for d in (dx, dy)], axis=-1)
     return keypoints_xy + shift / total[..., None]
 
 
-def _above(scores: Array, *, threshold: float, rule: ThresholdRule) -> Array:
+def checked_threshold(threshold: Threshold, batch: int) -> Threshold:
+    """The threshold of a batch, once it is known to be one.
+
+    Raises:
+        ValueError: It is negative or not a number (unless it is traced), or neither one for all images nor one per image.
+    """
+    if isinstance(threshold, int | float | np.ndarray) and not np.all(threshold >= 0):
+        raise ValueError(f"keypoint_threshold={threshold} must be a number that is not negative")
+    if np.shape(threshold) not in ((), (batch,)):
+        raise ValueError(
+            f"keypoint_threshold has shape {np.shape(threshold)}; one for all images, or one per image ({batch},), is needed"
+        )
+    return threshold
+
+
+def _above(scores: Array, *, threshold: Array, rule: ThresholdRule) -> Array:
     return scores > threshold if rule == "greater" else scores >= threshold

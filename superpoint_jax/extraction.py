@@ -10,14 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jaxtyping import Float, Int, UInt8
 
 from superpoint_jax.config import CELL_PX, NETWORK_FIELDS, SuperPointConfig
 from superpoint_jax.description import sample_descriptors
-from superpoint_jax.detection import detect
+from superpoint_jax.detection import Threshold, checked_threshold, detect
 from superpoint_jax.features import DenseFeatures, Keypoints
 from superpoint_jax.model import SuperPoint, check_images, to_gray
+from superpoint_jax.sharding import placed_like
 
 
 def extract(
@@ -25,45 +26,75 @@ def extract(
     images: Float[Array | np.ndarray, "b h w c"] | UInt8[Array | np.ndarray, "b h w c"],
     *,
     image_sizes: Int[Array | np.ndarray, "b 2"] | None = None,
+    keypoint_threshold: Threshold | None = None,
     output_hidden_states: bool = False,
     **options: Any,
 ) -> Keypoints:
     """Keypoints and descriptors of a batch of images, padded to a fixed number of rows.
 
-    Jitted; composes under the caller's own `jit`, `vmap`, `grad`, `scan` and sharding. Compiles once for a shape, a
-    type and a set of options. The answer for an image is the same alone, in a batch or (with `image_sizes`) padded.
-    Derivatives are of reverse mode (`grad`, `vjp`); the convolutions have no forward one (`jvp`, `hessian`).
+    Jitted; composes under the caller's own `jit`, `vmap`, `grad`, `jvp`, `scan` and any sharding. Compiles once for a
+    shape, a type and a set of options. The answer for an image is the same alone, in a batch or (with `image_sizes`)
+    padded.
 
     Args:
-        model: The network with its configuration.
+        model: The network with the rules that its output is decoded by.
         images: 1 or 3 channels, float in [0, 1] or uint8, at least 8x8. Values of floats are not looked at: 0 to 255 in
             a float array saturates the network, and what is not finite gives no keypoints around it.
         image_sizes: True (height, width) of each image, in the top-left corner of its array. What lies outside is
             ignored, whatever it holds.
+        keypoint_threshold: Smallest score of a keypoint, one for all images or one per image [B]; the model's by
+            default. It may be traced, and a new value compiles nothing.
         output_hidden_states: Also return the output of each encoder block.
-        **options: Any field of `SuperPointConfig` that does not shape the network, in place of the model's:
-            `max_keypoints`, `keypoint_threshold`, `nms_radius`, `dtype`, ...
+        **options: Any other field of `SuperPointConfig` that does not shape the network, in place of the model's:
+            `max_keypoints`, `nms_radius`, `dtype`, ...
 
     Raises:
         ValueError: Images of another shape or type, an option out of range, or one that the weights fix.
         TypeError: An option that does not exist.
     """
     check_images(images, image_sizes)
-    config = model.config.replace(**options)
+    rules = model.rules.replace(**options)
     for name in NETWORK_FIELDS:
-        given, fixed = getattr(config, name), getattr(model.config, name)
+        given, fixed = getattr(rules, name), getattr(model.rules, name)
         if given != fixed:
             raise ValueError(f"{name}={given} is no option of a call: this model has {fixed}; build another SuperPoint")
-    return _extract(model, images, image_sizes, config=config, output_hidden_states=output_hidden_states)
+    threshold = model.keypoint_threshold[...] if keypoint_threshold is None else keypoint_threshold
+    return _extract(
+        model,
+        images,
+        image_sizes,
+        checked_threshold(threshold, len(images)),
+        rules=rules,
+        output_hidden_states=output_hidden_states,
+    )
 
 
-def decode(dense: DenseFeatures, image_sizes: Int[Array, "b 2"], *, config: SuperPointConfig) -> Keypoints:
+def decode(
+    dense: DenseFeatures,
+    image_sizes: Int[Array, "b 2"],
+    *,
+    config: SuperPointConfig,
+    keypoint_threshold: Threshold | None = None,
+) -> Keypoints:
     """Keypoints of dense features of images of (height, width) `image_sizes`, by the rules of the configuration.
 
-    Cells whose features are not finite have no keypoint and a descriptor of zero.
+    Cells whose features are not finite have no keypoint and a descriptor of zero. A `keypoint_threshold` stands in for
+    the configuration's, and may be traced.
     """
+
+    def decoded(dense: DenseFeatures, image_sizes: Array, keypoint_threshold: Threshold | None) -> Keypoints:
+        return _decode(dense, image_sizes, keypoint_threshold, config=config)
+
+    return placed_like(dense.logits, decoded)(dense, image_sizes, keypoint_threshold)
+
+
+def _decode(
+    dense: DenseFeatures, image_sizes: Array, keypoint_threshold: Threshold | None, *, config: SuperPointConfig
+) -> Keypoints:
     dense = _finite(dense)
-    keypoints, scores, mask, num_detected = detect(dense.logits, image_sizes, config=config)
+    keypoints, scores, mask, num_detected = detect(
+        dense.logits, image_sizes, config=config, keypoint_threshold=keypoint_threshold
+    )
     # A small image has fewer pixels than a generous capacity has rows.
     used = min(keypoints.shape[1], math.prod(dense.logits.shape[1:3]) * CELL_PX**2)
     descriptors = sample_descriptors(
@@ -91,33 +122,20 @@ def _finite(dense: DenseFeatures) -> DenseFeatures:
     )
 
 
-@partial(jax.jit, static_argnames=("config", "output_hidden_states"))
+@partial(jax.jit, static_argnames=("rules", "output_hidden_states"))
 def _extract(
     model: SuperPoint,
     images: Array | np.ndarray,
     image_sizes: Array | np.ndarray | None,
+    keypoint_threshold: Threshold,
     *,
-    config: SuperPointConfig,
+    rules: SuperPointConfig,
     output_hidden_states: bool,
 ) -> Keypoints:
     # Here and not in the model, which knows its own rule alone.
-    images = to_gray(images, config.channel_rule)
+    images = to_gray(images, rules.channel_rule)
+    dense = model(images, image_sizes=image_sizes, dtype=rules.dtype, output_hidden_states=output_hidden_states)
     if image_sizes is None:
-        true_sizes = jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
-    else:
-        true_sizes = jnp.asarray(image_sizes, jnp.int32)
-
-    def together(images: Array, sizes: Array) -> Keypoints:
-        given = None if image_sizes is None else sizes
-        dense = model(images, image_sizes=given, dtype=config.dtype, output_hidden_states=output_hidden_states)
-        return decode(dense, sizes, config=config)
-
-    def one_by_one(images: Array, sizes: Array) -> Keypoints:
-        return lax.map(
-            lambda one: jax.tree.map(lambda leaf: leaf[0], together(one[0][None], one[1][None])), (images, sizes)
-        )
-
-    # A CPU is as busy with one image, whose activations it holds in its caches, as with many. A map can't be sharded.
-    if images.shape[0] == 1 or jax.device_count() > 1:
-        return together(images, true_sizes)
-    return lax.platform_dependent(images, true_sizes, cpu=one_by_one, default=together)
+        image_sizes = jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
+    sizes = jnp.asarray(image_sizes, jnp.int32)
+    return decode(dense, sizes, config=rules, keypoint_threshold=keypoint_threshold)

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import jax
+import jax.export
 import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
+
+
+Class = TypeVar("Class", bound=type)
+
+
+def pytree(cls: Class) -> Class:
+    """The dataclass of arrays as a pytree, which `jax.export` can write into its files, too."""
+    jax.tree_util.register_dataclass(cls)
+    jax.export.register_pytree_node_serialization(
+        cls,
+        serialized_name=f"superpoint_jax.{cls.__name__}",
+        serialize_auxdata=lambda auxdata: b"",
+        deserialize_auxdata=lambda data: (),
+    )
+    return cls
 
 
 class Indexable:
@@ -29,7 +45,7 @@ class Indexable:
     def __len__(self) -> int:
         if not self._batched():
             raise TypeError(f"these {type(self).__name__} are of one image: there is no batch to count or index")
-        return len(jax.tree.leaves(self)[0])
+        return jax.tree.leaves(self)[0].shape[0]
 
     def _batched(self) -> bool:
         raise NotImplementedError
@@ -38,7 +54,7 @@ class Indexable:
         return (self[i] for i in range(len(self)))
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class DenseFeatures(Indexable):
     """What the network computes, one vector a cell of 8x8 pixels.
@@ -54,10 +70,10 @@ class DenseFeatures(Indexable):
     hidden_states: tuple[Float[Array, "*b _h _w _c"], ...] | None = None
 
     def _batched(self) -> bool:
-        return self.logits.ndim > 3
+        return len(self.logits.shape) > 3
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Keypoints(Indexable):
     """Keypoints of a batch of images, padded to a fixed number of rows.
@@ -81,7 +97,7 @@ class Keypoints(Indexable):
     hidden_states: tuple[Float[Array, "*b _h _w _c"], ...] | None = None
 
     def _batched(self) -> bool:
-        return self.mask.ndim > 1
+        return len(self.mask.shape) > 1
 
     def to_list(self) -> list[dict[str, np.ndarray]]:
         """The valid rows as numpy arrays, a dictionary an image: keypoints, scores, descriptors, image_size."""

@@ -1,11 +1,12 @@
 """Homographies: sample them, warp points and images with them.
 
 A homography is a 3x3 matrix that maps (x, y, 1) of the source to the destination, in pixels, centres at integers.
-Everything is jittable and differentiable.
+Everything is jittable and differentiable, and float32 on every platform: `exact_product` multiplies coordinates.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -14,6 +15,11 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Key, UInt32
 
 PRNGKey = Key[Array, ""] | UInt32[Array, "2"]
+
+
+def exact_product(a: Float[Array, "*_a"], b: Float[Array, "*_b"]) -> Float[Array, "*_c"]:
+    """`jnp.matmul` in float32 on every platform. The default of an accelerator is off by pixels where coordinates are."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def sample_homographies(
@@ -80,17 +86,16 @@ def sample_homographies(
     tilt = depth / jnp.array([[width / 2, height / 2]], jnp.float32) * zoom[:, None]
     perspective_part = _matrix([one, zero, zero, zero, one, zero, tilt[:, 0], tilt[:, 1], one])
     along = _rotation(axis)
-    stretch_part = along @ _matrix([ratio, zero, zero, zero, 1 / ratio, zero, zero, zero, one]) @ along.mT
+    stretch_part = _matrix([ratio, zero, zero, zero, 1 / ratio, zero, zero, zero, one])
     zoom_part = _matrix([zoom, zero, zero, zero, zoom, zero, zero, zero, one])
     target = middle[None] + shift * jnp.array([[width, height]], jnp.float32)
-    return (
-        _translation(target) @ _rotation(turn) @ zoom_part @ stretch_part @ perspective_part @ _translation(-centers_xy)
-    )
+    steps = [_translation(target), _rotation(turn), zoom_part, along, stretch_part, along.mT, perspective_part]
+    return functools.reduce(exact_product, [*steps, _translation(-centers_xy)])
 
 
 def warp_points(homographies: Float[Array, "*b 3 3"], points_xy: Float[Array, "*b n 2"]) -> Float[Array, "*b n 2"]:
     """Where the homographies bring the points. Points on the horizon go far away rather than to infinity."""
-    mapped = points_xy @ homographies[..., :2].mT + homographies[..., 2][..., None, :]
+    mapped = exact_product(points_xy, homographies[..., :2].mT) + homographies[..., 2][..., None, :]
     depth = mapped[..., 2:]
     safe = jnp.where(jnp.abs(depth) < 1e-8, jnp.where(depth < 0, -1e-8, 1e-8), depth)
     return mapped[..., :2] / safe
@@ -98,7 +103,7 @@ def warp_points(homographies: Float[Array, "*b 3 3"], points_xy: Float[Array, "*
 
 def in_front(homographies: Float[Array, "*b 3 3"], points_xy: Float[Array, "*b n 2"]) -> Bool[Array, "*b n"]:
     """True for points on the visible side of the horizon: the side on which the source's depth is positive."""
-    depth = points_xy @ homographies[..., 2, :2, None] + homographies[..., 2, 2][..., None, None]
+    depth = exact_product(points_xy, homographies[..., 2, :2, None]) + homographies[..., 2, 2][..., None, None]
     return depth[..., 0] > 0
 
 

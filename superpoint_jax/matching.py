@@ -17,7 +17,8 @@ from jax import Array, lax
 from jax.core import Tracer
 from jaxtyping import Bool, Float, Int
 
-from superpoint_jax.features import Indexable, Keypoints
+from superpoint_jax.features import Indexable, Keypoints, pytree
+from superpoint_jax.sharding import placed_like
 
 BLOCK_BYTES = {"cpu": 2**20}
 """Similarities held at a time, by backend: on a CPU, what stays in the cache of a core."""
@@ -27,7 +28,7 @@ MIN_WIDTH = 32
 """Columns of a block at least: the products of narrower ones are slow."""
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Matches(Indexable):
     """For each keypoint of image a its partner in image b.
@@ -200,11 +201,21 @@ def _match_pairs(
         return _no_matches((len(pairs), rows))
     width = min(rows, max(MIN_WIDTH, _budget() // rows))
 
-    def match_pair(pair: Array) -> Matches:
-        i, j = pair
-        return _match_pair(descriptors[i], mask[i], descriptors[j], mask[j], tests, width=width, mutual=mutual)
+    def in_groups(descriptors: Array, mask: Array, pairs: Array, tests: _Tests) -> Matches:
+        def match_pair(pair: Array) -> Matches:
+            i, j = pair
+            return _match_pair(descriptors[i], mask[i], descriptors[j], mask[j], tests, width=width, mutual=mutual)
 
-    return lax.map(match_pair, pairs, batch_size=max(1, _budget() // (rows * width)))
+        # One group after the other, so that memory stays small however many the pairs are. A group takes one pair of
+        # each device's share, because a loop over what is sharded would have every device do all of it.
+        size = max(jax.device_count(), _budget() // (rows * width))
+        groups = -(-len(pairs) // size)
+        grouped = jnp.pad(pairs, ((0, -len(pairs) % size), (0, 0))).reshape(size, groups, 2)
+        matches = lax.map(jax.vmap(match_pair), jnp.swapaxes(grouped, 0, 1))
+        flat = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(size * groups, *leaf.shape[2:]), matches)
+        return jax.tree.map(lambda leaf: leaf[: len(pairs)], flat)
+
+    return placed_like(pairs, in_groups)(descriptors, mask, pairs, tests)
 
 
 def _budget() -> int:
@@ -234,8 +245,8 @@ def _match_pair(
 
     score = similarity
     if tests.temperature is not None:
-        score, blocks = _dual_softmax(similarity, blocks, mask_a, tests.temperature)
-    best, second, index, nearest_a = _nearest(score, blocks, len(mask_a), with_second=tests.ratio is not None)
+        score, blocks = _dual_softmax(similarity, blocks, tests.temperature)
+    best, second, index, nearest_a = _nearest(score, blocks, with_second=tests.ratio is not None)
 
     found = best > -jnp.inf
     index = jnp.where(found, index, 0)
@@ -266,7 +277,7 @@ def _split(descriptors: Float[Array, "j d"], mask: Bool[Array, " j"], width: int
 
 
 def _nearest(
-    score: Callable[[_Block], Array], blocks: _Block, rows: int, *, with_second: bool
+    score: Callable[[_Block], Array], blocks: _Block, *, with_second: bool
 ) -> tuple[Array, Array, Array, Array]:
     """(best, second best, index of the best) of each row of a, and the index of the best for each of b; first of ties.
 
@@ -285,13 +296,14 @@ def _nearest(
         index = jnp.where(here > best, here_index + block.start, index)
         return (jnp.maximum(best, here), second, index), _first_max(scores, axis=0)[1]
 
-    nothing = jnp.full(rows, -jnp.inf)
-    (best, second, index), nearest_a = lax.scan(step, (nothing, nothing, jnp.zeros(rows, jnp.int32)), blocks)
+    nothing = _nothing(score, blocks)
+    start = nothing, nothing, jnp.zeros_like(nothing, jnp.int32)
+    (best, second, index), nearest_a = lax.scan(step, start, blocks)
     return best, second, index, nearest_a.reshape(-1)
 
 
 def _dual_softmax(
-    similarity: Callable[[_Block], Array], blocks: _Block, mask_a: Bool[Array, " i"], temperature: float | Array
+    similarity: Callable[[_Block], Array], blocks: _Block, temperature: float | Array
 ) -> tuple[Callable[[_Block], Array], _Block]:
     """The logarithm of the dual-softmax probability as a function of a block, and the blocks it takes.
 
@@ -302,7 +314,7 @@ def _dual_softmax(
         logits = similarity(block) / temperature
         return jnp.logaddexp(log_sum_a, jax.nn.logsumexp(logits, axis=1)), jax.nn.logsumexp(logits, axis=0)
 
-    log_sum_a, log_sum_b = lax.scan(step, jnp.full(len(mask_a), -jnp.inf), blocks)
+    log_sum_a, log_sum_b = lax.scan(step, _nothing(similarity, blocks), blocks)
     # A keypoint without any partner has the sum 0: its logarithm, minus infinity, would make NaN of what is masked.
     log_sum_a = jnp.where(jnp.isfinite(log_sum_a), log_sum_a, 0)
     log_sum_b = jnp.where(jnp.isfinite(log_sum_b), log_sum_b, 0)
@@ -311,6 +323,14 @@ def _dual_softmax(
         return 2 * similarity(block) / temperature - log_sum_a[:, None] - block.log_sum[None]
 
     return log_probability, blocks._replace(log_sum=log_sum_b)
+
+
+def _nothing(score: Callable[[_Block], Array], blocks: _Block) -> Float[Array, " i"]:
+    """Minus infinity for each row of a: what a loop over blocks starts from.
+
+    It is made like a score, so that under `shard_map` it varies over the mesh as what the loop makes of it does.
+    """
+    return jnp.full_like(score(jax.tree.map(lambda leaf: leaf[0], blocks))[:, 0], -jnp.inf)
 
 
 def _first_max(values: Float[Array, "i j"], axis: int) -> tuple[Array, Array]:

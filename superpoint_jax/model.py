@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Bool, Float, Int, UInt8
 
 from superpoint_jax.config import CELL_PX, SuperPointConfig
-from superpoint_jax.convolution import Layer, conv, conv_blocks
 from superpoint_jax.features import DenseFeatures
 
 if TYPE_CHECKING:
@@ -26,53 +25,47 @@ LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green, blue."""
 
 
-def _conv_layer(features_in: int, features_out: int, size: int, rngs: nnx.Rngs) -> nnx.Conv:
-    # nnx.Conv holds the parameters; `convolution` computes.
-    return nnx.Conv(
-        features_in, features_out, (size, size), kernel_init=nnx.initializers.he_normal(), padding="SAME", rngs=rngs
-    )
+class Constant(nnx.Variable):
+    """A number that a model carries along and that is no parameter: gradients to it are zero."""
 
 
-def _norm_layer(features: int, config: SuperPointConfig, rngs: nnx.Rngs) -> nnx.BatchNorm | None:
-    if not config.batch_norm:
-        return None
-    return nnx.BatchNorm(features, use_running_average=True, epsilon=config.batch_norm_eps, rngs=rngs)
-
-
-def affine_of(norm: nnx.BatchNorm | None) -> tuple[Array, Array] | None:
-    """Scale and shift that a batch normalisation with its running statistics amounts to."""
-    if norm is None:
-        return None
-    assert norm.scale is not None
-    assert norm.bias is not None
-    scale = norm.scale[...] * jax.lax.rsqrt(norm.var[...] + norm.epsilon)
-    return scale, norm.bias[...] - norm.mean[...] * scale
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """2x2 max pooling; an odd last row or column is dropped."""
+    return nnx.max_pool(x, (2, 2), (2, 2))
 
 
 class ConvBlock(nnx.Module):
-    """Two 3x3 convolutions with ReLU, each with batch norm after it where the variant has it, perhaps a pooling."""
+    """Two 3x3 convolutions, each with a ReLU and, where the variant has it, batch norm after that; perhaps a pooling.
+
+    Attributes:
+        max_pool: How it pools. Static; training on a CPU puts its own in its place, as in `nnx.Conv` the convolution.
+    """
 
     def __init__(
         self, features_in: int, features_out: int, *, pool: bool, config: SuperPointConfig, rngs: nnx.Rngs
     ) -> None:
         self.pool = pool
-        self.conv_a = _conv_layer(features_in, features_out, 3, rngs)
-        self.conv_b = _conv_layer(features_out, features_out, 3, rngs)
-        self.norm_a = _norm_layer(features_out, config, rngs)
-        self.norm_b = _norm_layer(features_out, config, rngs)
-
-    def layers(self) -> list[Layer]:
-        """Kernel, bias, scale and shift of its convolutions, in order."""
-        return [
-            (layer.kernel[...], _bias(layer), affine_of(norm))
-            for layer, norm in ((self.conv_a, self.norm_a), (self.conv_b, self.norm_b))
-        ]
+        self.max_pool = max_pool
+        self.conv_a = _conv(features_in, features_out, 3, rngs)
+        self.conv_b = _conv(features_out, features_out, 3, rngs)
+        self.norm_a = _norm(features_out, config, rngs)
+        self.norm_b = _norm(features_out, config, rngs)
 
     def __call__(
         self, x: Float[Array, "b h w c"], valid_sizes: Int[Array, "b 2"] | None = None
     ) -> Float[Array, "b h2 w2 c2"]:
-        """`valid_sizes` (height, width): what lies outside is zero in the output."""
-        return conv_blocks(x, [self.layers()], pools=[self.pool], valid_sizes=valid_sizes)
+        """The block's output.
+
+        `valid_sizes` are the (height, width) of each image in the top-left corner of `x`. What lies outside is set to
+        zero after every layer, as the zero padding of the image alone would be.
+        """
+        for conv, norm in ((self.conv_a, self.norm_a), (self.conv_b, self.norm_b)):
+            # Batch norm follows the ReLU here, so it can't be folded into the convolution before it.
+            x = _zero_outside(_normalize_channels(nnx.relu(conv(x)), norm), valid_sizes)
+        if not self.pool:
+            return x
+        # An odd last row or column is dropped, so the valid sizes are rounded down as well.
+        return _zero_outside(self.max_pool(x), None if valid_sizes is None else valid_sizes // 2)
 
 
 class Encoder(nnx.Module):
@@ -87,15 +80,8 @@ class Encoder(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "b h w 1"], image_sizes: Int[Array, "b 2"] | None = None
-    ) -> Float[Array, "b _h _w _c"]:
-        """Output of the last block. What lies outside of `image_sizes` (height, width) is zero in it."""
-        layers = [block.layers() for block in self.conv_blocks]
-        return conv_blocks(x, layers, pools=[block.pool for block in self.conv_blocks], valid_sizes=image_sizes)
-
-    def hidden_states(
-        self, x: Float[Array, "b h w 1"], image_sizes: Int[Array, "b 2"] | None = None
     ) -> tuple[Float[Array, "b _h _w _c"], ...]:
-        """Output of every block, finest first."""
+        """Output of every block, finest first. What lies outside `image_sizes` (height, width) is zero in it."""
         hidden_states = []
         for block in self.conv_blocks:
             x = block(x, image_sizes)
@@ -106,57 +92,67 @@ class Encoder(nnx.Module):
 
 
 class KeypointDecoder(nnx.Module):
-    """The detector head: 65 logits a cell."""
+    """The detector head: 65 logits per cell."""
 
     def __init__(self, config: SuperPointConfig, rngs: nnx.Rngs) -> None:
-        self.conv_score_a = _conv_layer(config.encoder_hidden_sizes[-1], config.decoder_hidden_size, 3, rngs)
-        self.conv_score_b = _conv_layer(config.decoder_hidden_size, config.keypoint_decoder_dim, 1, rngs)
-        self.norm_score_a = _norm_layer(config.decoder_hidden_size, config, rngs)
-        self.norm_score_b = _norm_layer(config.keypoint_decoder_dim, config, rngs)
+        self.conv_score_a = _conv(config.encoder_hidden_sizes[-1], config.decoder_hidden_size, 3, rngs)
+        self.conv_score_b = _conv(config.decoder_hidden_size, config.keypoint_decoder_dim, 1, rngs)
+        self.norm_score_a = _norm(config.decoder_hidden_size, config, rngs)
+        self.norm_score_b = _norm(config.keypoint_decoder_dim, config, rngs)
 
     def __call__(self, encoded: Float[Array, "b h w c"]) -> Float[Array, "b h w 65"]:
-        return _head(encoded, self.conv_score_a, self.norm_score_a, self.conv_score_b, self.norm_score_b)
+        x = _normalize_channels(nnx.relu(self.conv_score_a(encoded)), self.norm_score_a)
+        # The last layer computes in float32 whatever the compute type: scores that are rounded to bfloat16 tie.
+        return _normalize_channels(self.conv_score_b(x.astype(jnp.float32)), self.norm_score_b)
 
 
 class DescriptorDecoder(nnx.Module):
-    """The descriptor head: a unit vector a cell."""
+    """The descriptor head: a unit vector per cell."""
 
     def __init__(self, config: SuperPointConfig, rngs: nnx.Rngs) -> None:
-        self.conv_descriptor_a = _conv_layer(config.encoder_hidden_sizes[-1], config.decoder_hidden_size, 3, rngs)
-        self.conv_descriptor_b = _conv_layer(config.decoder_hidden_size, config.descriptor_decoder_dim, 1, rngs)
-        self.norm_descriptor_a = _norm_layer(config.decoder_hidden_size, config, rngs)
-        self.norm_descriptor_b = _norm_layer(config.descriptor_decoder_dim, config, rngs)
+        self.conv_descriptor_a = _conv(config.encoder_hidden_sizes[-1], config.decoder_hidden_size, 3, rngs)
+        self.conv_descriptor_b = _conv(config.decoder_hidden_size, config.descriptor_decoder_dim, 1, rngs)
+        self.norm_descriptor_a = _norm(config.decoder_hidden_size, config, rngs)
+        self.norm_descriptor_b = _norm(config.descriptor_decoder_dim, config, rngs)
 
     def __call__(self, encoded: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
-        return normalize(
-            _head(
-                encoded,
-                self.conv_descriptor_a,
-                self.norm_descriptor_a,
-                self.conv_descriptor_b,
-                self.norm_descriptor_b,
-            )
-        )
+        x = _normalize_channels(nnx.relu(self.conv_descriptor_a(encoded)), self.norm_descriptor_a)
+        return normalize(_normalize_channels(self.conv_descriptor_b(x.astype(jnp.float32)), self.norm_descriptor_b))
 
 
 class SuperPoint(nnx.Module):
     """SuperPoint's encoder and two heads.
 
-    A pytree: pass it as an argument to plain `jax.jit`, `jax.vmap` or `jax.grad`. Batch normalisation, where a variant
-    has it, always uses its running statistics, so a call changes nothing in the model; fine-tuning keeps them.
+    A pytree: pass it as an argument to plain `jax.jit`, `jax.vmap` or `jax.grad`. Its leaves are the parameters, the
+    running statistics of batch norm where a variant has it, and two constants; its tree definition is the architecture
+    and the rules by which its output is decoded. Batch norm always uses its running statistics, so that a call changes
+    nothing in the model, and no gradient reaches them.
 
     Attributes:
-        config: What it is and how its output is decoded. Static.
-        origin: "magicleap" where the weights are Magic Leap's or were trained from them, so that the licence stays with
-            them when they are saved; else None. Static.
+        rules: The configuration but for the threshold, which is a value and no rule. Static.
+        keypoint_threshold: Smallest score of a keypoint, float32 [].
+        magic_leap: Not 0 where the weights are Magic Leap's or were made from them, float32 []. A leaf, so that it goes
+            wherever the weights go, through `jit` and through averages of models, and their licence with it.
     """
 
     def __init__(self, config: SuperPointConfig, *, rngs: nnx.Rngs) -> None:
-        self.config = config
-        self.origin: str | None = None
+        self.rules = config.replace(keypoint_threshold=_NO_THRESHOLD)
+        self.keypoint_threshold = Constant(jnp.float32(config.keypoint_threshold))
+        self.magic_leap = Constant(jnp.float32(0))
         self.encoder = Encoder(config, rngs)
         self.keypoint_decoder = KeypointDecoder(config, rngs)
         self.descriptor_decoder = DescriptorDecoder(config, rngs)
+
+    @property
+    def config(self) -> SuperPointConfig:
+        """What it is and how its output is decoded. Where the model is traced, use `rules` and `keypoint_threshold`."""
+        # The shortest decimal that is this float32: 0.005 and not 0.004999999888241291.
+        return self.rules.replace(keypoint_threshold=float(str(np.asarray(self.keypoint_threshold[...]))))
+
+    @property
+    def origin(self) -> str | None:
+        """"magicleap" where the licence of Magic Leap's weights applies, else None. Not for inside `jit`."""
+        return "magicleap" if np.any(np.asarray(self.magic_leap[...])) else None
 
     def __call__(
         self,
@@ -166,7 +162,7 @@ class SuperPoint(nnx.Module):
         dtype: str | None = None,
         output_hidden_states: bool = False,
     ) -> DenseFeatures:
-        """Logits and unit-length descriptors, float32, one a cell of 8x8 pixels; sizes floor.
+        """Logits and unit-length descriptors, float32, one per cell of 8x8 pixels; sizes floor.
 
         Args:
             images: 1 or 3 channels, float in [0, 1] or uint8.
@@ -180,18 +176,65 @@ class SuperPoint(nnx.Module):
                 they are a numpy array), or an unknown `dtype`.
         """
         check_images(images, image_sizes)
-        config = self.config if dtype is None else self.config.replace(dtype=dtype)
-        gray = to_gray(images, config.channel_rule).astype(config.dtype)
+        rules = self.rules if dtype is None else self.rules.replace(dtype=dtype)
+        gray = to_gray(images, rules.channel_rule).astype(rules.dtype)
         if image_sizes is not None:
             image_sizes = jnp.asarray(image_sizes, jnp.int32)
-            gray = jnp.where(valid_mask(image_sizes, (gray.shape[1], gray.shape[2]))[..., None], gray, 0)
-        hidden_states = self.encoder.hidden_states(gray, image_sizes) if output_hidden_states else None
-        encoded = self.encoder(gray, image_sizes) if hidden_states is None else hidden_states[-1]
+        hidden_states = self.encoder(_zero_outside(gray, image_sizes), image_sizes)
         return DenseFeatures(
-            logits=self.keypoint_decoder(encoded),
-            descriptors=self.descriptor_decoder(encoded),
-            hidden_states=hidden_states,
+            logits=self.keypoint_decoder(hidden_states[-1]),
+            descriptors=self.descriptor_decoder(hidden_states[-1]),
+            hidden_states=hidden_states if output_hidden_states else None,
         )
+
+
+_NO_THRESHOLD = 0.0
+"""In the place of the threshold in `SuperPoint.rules`."""
+
+
+def _conv(features_in: int, features_out: int, size: int, rngs: nnx.Rngs) -> nnx.Conv:
+    return nnx.Conv(
+        features_in,
+        features_out,
+        (size, size),
+        padding="SAME",
+        # float32 is float32 on every platform: no TF32, no passes of bfloat16.
+        precision=lax.Precision.HIGHEST,
+        kernel_init=nnx.initializers.he_normal(),
+        promote_dtype=_in_type_of_input,
+        rngs=rngs,
+    )
+
+
+def _norm(features: int, config: SuperPointConfig, rngs: nnx.Rngs) -> nnx.BatchNorm | None:
+    if not config.batch_norm:
+        return None
+    return nnx.BatchNorm(
+        features,
+        use_running_average=True,
+        epsilon=config.batch_norm_eps,
+        promote_dtype=_statistics_as_constants,
+        rngs=rngs,
+    )
+
+
+def _in_type_of_input(arrays: tuple[Any, ...], *, dtype: Any = None) -> tuple[Array, ...]:
+    """Parameters follow the type of the activations, so that the compute type is chosen where the image is cast."""
+    return tuple(array.astype(arrays[0].dtype) for array in arrays)
+
+
+def _statistics_as_constants(arrays: tuple[Any, ...], *, dtype: Any = None) -> tuple[Array, ...]:
+    """Batch norm in float32, with running statistics that are no parameters for `jax.grad`."""
+    x, mean, var, scale, bias = (array.astype(jnp.float32) for array in arrays)
+    return x, lax.stop_gradient(mean), lax.stop_gradient(var), scale, bias
+
+
+def _normalize_channels(x: Array, norm: nnx.BatchNorm | None) -> Array:
+    return x if norm is None else norm(x).astype(x.dtype)
+
+
+def _zero_outside(x: Array, sizes: Array | None) -> Array:
+    return x if sizes is None else jnp.where(valid_mask(sizes, (x.shape[1], x.shape[2]))[..., None], x, 0)
 
 
 def check_images(images: Any, image_sizes: Any = None) -> None:
@@ -256,20 +299,3 @@ def normalize(vectors: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
     # Not jnp.maximum(sqrt(.), eps): the gradient of sqrt at 0 would be NaN.
     safe = jnp.maximum(squared, 1e-24)
     return vectors * (1 / jnp.sqrt(safe))
-
-
-def _bias(layer: nnx.Conv) -> Array:
-    assert layer.bias is not None
-    return layer.bias[...]
-
-
-def _head(
-    encoded: Array,
-    conv_a: nnx.Conv,
-    norm_a: nnx.BatchNorm | None,
-    conv_b: nnx.Conv,
-    norm_b: nnx.BatchNorm | None,
-) -> Array:
-    hidden = conv(encoded, conv_a.kernel[...], _bias(conv_a), relu=True, affine=affine_of(norm_a))
-    # Logits and descriptors leave in float32 whatever the compute type: bfloat16 scores tie.
-    return conv(hidden, conv_b.kernel[...], _bias(conv_b), affine=affine_of(norm_b), out_dtype=jnp.float32)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from superpoint_jax.geometry import in_front, inverse, warp_images, warp_points
+from superpoint_jax.geometry import exact_product, in_front, inverse, warp_images, warp_points
 
 MAX_ENLARGEMENT = 4.0
 """A panorama of more than so many times the area of both photos comes from a homography that is wrong."""
@@ -31,7 +31,7 @@ def stitch_images(
     to_a = inverse(jnp.asarray(homography, jnp.float32))
     # A homography is known up to a factor: positive depth is what image b's middle has.
     height, width = b.shape[:2]
-    to_a = to_a * jnp.sign(to_a[2] @ jnp.array([(width - 1) / 2, (height - 1) / 2, 1.0]))
+    to_a = to_a * jnp.sign(exact_product(to_a[2], jnp.array([(width - 1) / 2, (height - 1) / 2, 1.0])))
     corners = jnp.array([[0.0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]])
     if not bool(in_front(to_a, corners).all()):
         raise ValueError("the homography brings a part of the second image behind the horizon: no stitching by a plane")
@@ -44,7 +44,7 @@ def stitch_images(
     offset = (int(-low[0]), int(-low[1]))
     shift = jnp.array([[1.0, 0, offset[0]], [0, 1, offset[1]], [0, 0, 1]])
     layers = jnp.concatenate([jnp.asarray(b, jnp.float32), jnp.asarray(_weights(height, width))], axis=-1)
-    warped, valid = warp_images(layers[None], (shift @ to_a)[None], shape=(rows, columns))
+    warped, valid = warp_images(layers[None], exact_product(shift, to_a)[None], shape=(rows, columns))
     total = np.array(warped[0] * valid[0, ..., None])
     total[..., :3] *= total[..., 3:]
     place = (slice(offset[1], offset[1] + a.shape[0]), slice(offset[0], offset[0] + a.shape[1]))

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from superpoint_jax.features import Indexable, Keypoints
+from superpoint_jax.features import Indexable, Keypoints, pytree
 from superpoint_jax.matching import Matches, match
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Tracks(Indexable):
     """The tracks that are alive in one frame; row k is that of the frame's keypoint k.
@@ -52,24 +52,24 @@ class Tracker:
     """Follows keypoints through a sequence by mutual nearest neighbours of descriptors in successive frames.
 
     A keypoint without a partner in the frame before begins a track; a track without a partner in the newest frame ends
-    (it can't come back). Hashable: a static argument.
+    (it can't come back).
 
     Attributes:
         length: Positions remembered, L.
-        max_distance: Largest L2 distance between the descriptors of successive frames.
-        max_move_px: Largest distance between successive positions, in pixels; None for any.
+        max_distance: Largest L2 distance between the descriptors of successive frames. It may be traced.
+        max_move_px: Largest distance between successive positions, in pixels; None for any. It may be traced.
 
     Source: Magic Leap's demo of SuperPoint tracks in this way, at a distance of 0.7 and a length of 5.
     """
 
     length: int = 5
-    max_distance: float = 0.7
-    max_move_px: float | None = None
+    max_distance: float | Float[Array, ""] = 0.7
+    max_move_px: float | Float[Array, ""] | None = None
 
     def __post_init__(self) -> None:
         if self.length < 1:
             raise ValueError(f"length={self.length}; at least the newest position is kept")
-        if not self.max_distance > 0:
+        if isinstance(self.max_distance, int | float) and not self.max_distance > 0:
             raise ValueError(f"max_distance={self.max_distance} must be positive")
 
     def start(self, keypoints: Keypoints) -> Tracks:
@@ -85,45 +85,56 @@ class Tracker:
                 f"the frame has {keypoints.mask.shape[0]} rows and the tracks have {tracks.ids.shape[0]}; extract all "
                 f"frames with one max_keypoints"
             )
-        return _update(tracks, keypoints, tracker=self)
+        return _update(tracks, keypoints, self.max_distance, self.max_move_px)
 
     def track(self, frames: Keypoints) -> Tracks:
         """The tracks in every frame [T,K] of a sequence, as one `lax.scan`: Tracks with a leading axis T."""
         if frames.mask.ndim != 2 or not len(frames):
             raise ValueError(f"frames.mask has shape {frames.mask.shape}; a sequence [T,K] of at least one is needed")
-        first = self.start(frames[0])
+        return _track(frames, self.max_distance, self.max_move_px, length=self.length)
 
-        def step(tracks: Tracks, frame: Keypoints) -> tuple[Tracks, Tracks]:
-            tracks = self.update(tracks, frame)
-            return tracks, tracks
 
-        _, others = lax.scan(step, first, frames[1:])
-        return jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, others)
+@partial(jax.jit, static_argnames=("length",))
+def _track(
+    frames: Keypoints, max_distance: float | Array, max_move_px: float | Array | None, *, length: int
+) -> Tracks:
+    first = _start(frames[0], length=length)
+
+    def step(tracks: Tracks, frame: Keypoints) -> tuple[Tracks, Tracks]:
+        tracks = _update(tracks, frame, max_distance, max_move_px)
+        return tracks, tracks
+
+    _, others = lax.scan(step, first, frames[1:])
+    return jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, others)
 
 
 @partial(jax.jit, static_argnames=("length",))
 def _start(keypoints: Keypoints, *, length: int) -> Tracks:
-    rows = keypoints.mask.shape[0]
     number = jnp.cumsum(keypoints.mask, dtype=jnp.int32) - 1
     return Tracks(
         ids=jnp.where(keypoints.mask, number, -1),
-        ages=jnp.zeros(rows, jnp.int32),
+        # Zeros that depend on the frame: under `vmap` over a mesh of explicit axes, plain ones would not be sharded.
+        ages=number * 0,
         points_xy=jnp.repeat(keypoints.keypoints[:, None], length, axis=1),
         keypoints=keypoints,
         matches=Matches(
-            indices=jnp.full(rows, -1, jnp.int32), scores=jnp.zeros(rows, jnp.float32), mask=jnp.zeros(rows, bool)
+            indices=jnp.full_like(number, -1),
+            scores=jnp.zeros_like(number, jnp.float32),
+            mask=jnp.zeros_like(keypoints.mask),
         ),
         next_id=jnp.sum(keypoints.mask, dtype=jnp.int32),
     )
 
 
-@partial(jax.jit, static_argnames=("tracker",))
-def _update(tracks: Tracks, keypoints: Keypoints, *, tracker: Tracker) -> Tracks:
-    matches = match(keypoints, tracks.keypoints, max_distance=tracker.max_distance)
+@jax.jit
+def _update(
+    tracks: Tracks, keypoints: Keypoints, max_distance: float | Array, max_move_px: float | Array | None
+) -> Tracks:
+    matches = match(keypoints, tracks.keypoints, max_distance=max_distance)
     row = jnp.where(matches.mask, matches.indices, 0)
     before = tracks.points_xy[row]
-    if tracker.max_move_px is not None:
-        near = jnp.linalg.norm(keypoints.keypoints - before[:, 0], axis=-1) <= tracker.max_move_px
+    if max_move_px is not None:
+        near = jnp.linalg.norm(keypoints.keypoints - before[:, 0], axis=-1) <= max_move_px
         matches = _only(matches, near)
     goes_on, begins = matches.mask, keypoints.mask & ~matches.mask
     newest = keypoints.keypoints[:, None]

@@ -21,7 +21,7 @@ from superpoint_jax.config import ComputeDtype, SuperPointConfig
 from superpoint_jax.geometry import sample_homographies
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.processing import ImageError, list_images, load_image
-from superpoint_jax.training.adaptation import corner_heat, label_photos, network_heat
+from superpoint_jax.training.adaptation import NetworkHeat, corner_heat, label_photos
 from superpoint_jax.training.loop import TrainConfig, train
 from superpoint_jax.training.photos import Photos, load_photos
 from superpoint_jax.weights import from_pretrained, save_pretrained
@@ -97,7 +97,7 @@ class Labelling:
         corners = detector == "corners"
         heat = corner_heat
         if not corners:
-            heat = network_heat(load_model(detector), dtype=dtype)
+            heat = NetworkHeat(load_model(detector), dtype)
         corners_xy, mask = label_photos(
             jax.random.key(seed),
             images,

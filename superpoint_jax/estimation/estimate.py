@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
-from superpoint_jax.features import Indexable, Keypoints
+from superpoint_jax.features import Indexable, Keypoints, pytree
 from superpoint_jax.matching import Matches
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Estimate(Indexable):
     """The geometry of one pair of images, or of a batch of pairs.

@@ -15,8 +15,9 @@ from jaxtyping import Bool, Float, Int
 
 from superpoint_jax.estimation.estimate import Estimate, check_pair
 from superpoint_jax.features import Keypoints
-from superpoint_jax.geometry import PRNGKey, warp_points
+from superpoint_jax.geometry import PRNGKey, exact_product, warp_points
 from superpoint_jax.matching import Matches
+from superpoint_jax.sharding import placed_like
 
 REFINEMENTS = 8
 """Steps of least squares, each over the inliers of the last."""
@@ -75,24 +76,28 @@ def _ransac_homography(
     rows = matches.mask.shape[0]
     if 0 in (rows, points_b.shape[0]):
         return Estimate(matrix=jnp.zeros((3, 3)), inliers=jnp.zeros(rows, bool), found=jnp.zeros((), bool))
-    mask = matches.mask
-    points_b = points_b[jnp.where(mask, matches.indices, 0)]
-    to_a, to_b = _normalizer(points_a, mask), _normalizer(points_b, mask)
-    points = _Points(warp_points(to_a, points_a), warp_points(to_b, points_b), mask, threshold_px * to_b[0, 0])
 
-    samples = _distinct(key, iterations, mask)
-    # A map, so that memory stays small however many the iterations are.
-    homographies, costs = lax.map(partial(_try_sample, points), samples, batch_size=min(iterations, 128))
-    best = jnp.argmin(costs)
-    start = homographies[best], costs[best]
-    homography, _ = lax.fori_loop(0, REFINEMENTS, lambda _, state: _refine(points, *state), start)
+    def estimate(key: Array, points_a: Array, points_b: Array, matches: Matches, threshold_px: float | Array) -> Estimate:
+        mask = matches.mask
+        points_b = points_b[jnp.where(mask, matches.indices, 0)]
+        to_a, to_b = _normalizer(points_a, mask), _normalizer(points_b, mask)
+        points = _Points(warp_points(to_a, points_a), warp_points(to_b, points_b), mask, threshold_px * to_b[0, 0])
 
-    inliers = mask & (_squared_errors(homography, points) <= points.threshold**2)
-    found = (jnp.sum(mask) >= 4) & (jnp.sum(inliers) >= 4) & jnp.isfinite(costs[best])
-    from_b = _normalizer_inverse(to_b)
-    pixels = jnp.matmul(jnp.matmul(from_b, homography, precision="highest"), to_a, precision="highest")
-    pixels = pixels / jnp.where(found, pixels[2, 2], 1)
-    return Estimate(matrix=jnp.where(found, pixels, 0), inliers=inliers & found, found=found)
+        samples = _distinct(key, iterations, mask)
+        # A map, so that memory stays small however many the iterations are.
+        homographies, costs = lax.map(partial(_try_sample, points), samples, batch_size=min(iterations, 128))
+        best = jnp.argmin(costs)
+        start = homographies[best], costs[best]
+        homography, _ = lax.fori_loop(0, REFINEMENTS, lambda _, state: _refine(points, *state), start)
+
+        inliers = mask & (_squared_errors(homography, points) <= points.threshold**2)
+        found = (jnp.sum(mask) >= 4) & (jnp.sum(inliers) >= 4) & jnp.isfinite(costs[best])
+        from_b = _normalizer_inverse(to_b)
+        pixels = exact_product(exact_product(from_b, homography), to_a)
+        pixels = pixels / jnp.where(found, pixels[2, 2], 1)
+        return Estimate(matrix=jnp.where(found, pixels, 0), inliers=inliers & found, found=found)
+
+    return placed_like(None, estimate)(key, points_a, points_b, matches, threshold_px)
 
 
 class _Points(NamedTuple):
@@ -107,8 +112,8 @@ class _Points(NamedTuple):
 def _try_sample(points: _Points, sample: Int[Array, " _four"]) -> tuple[Array, Array]:
     """The homography of four matches and its cost; infinite where it turns some of the four inside out."""
     square_to_a, square_to_b = _from_square(points.a[sample]), _from_square(points.b[sample])
-    homography = jnp.matmul(square_to_b, _adjugate(square_to_a), precision="highest")
-    depth = points.a[sample] @ homography[2, :2] + homography[2, 2]
+    homography = exact_product(square_to_b, _adjugate(square_to_a))
+    depth = exact_product(points.a[sample], homography[2, :2]) + homography[2, 2]
     homography = homography * jnp.sign(depth[0])
     scale = jnp.max(jnp.abs(homography))
     homography = homography / jnp.where(scale > 0, scale, 1)
@@ -126,7 +131,7 @@ def _cost(homography: Array, points: _Points) -> Array:
 
 def _squared_errors(homography: Array, points: _Points) -> Float[Array, " k"]:
     """Squared reprojection errors; infinite behind the horizon."""
-    mapped = points.a @ homography[:, :2].T + homography[:, 2][None]
+    mapped = exact_product(points.a, homography[:, :2].T) + homography[:, 2][None]
     depth = mapped[:, 2]
     offsets = mapped[:, :2] / jnp.where(depth > 1e-6, depth, 1)[:, None] - points.b
     return jnp.where(depth > 1e-6, jnp.sum(offsets**2, axis=1), jnp.inf)
@@ -139,14 +144,14 @@ def _refine(points: _Points, homography: Array, cost: Array) -> tuple[Array, Arr
 
     def offsets(parameters: Array) -> Array:
         matrix = jnp.append(parameters, 1).reshape(3, 3)
-        mapped = points.a @ matrix[:, :2].T + matrix[:, 2][None]
+        mapped = exact_product(points.a, matrix[:, :2].T) + matrix[:, 2][None]
         depth = jnp.where(jnp.abs(mapped[:, 2:]) > 1e-6, mapped[:, 2:], 1)
         return jnp.where(inliers[:, None], mapped[:, :2] / depth - points.b, 0).reshape(-1)
 
     parameters = homography.reshape(-1)[:8]
     residuals, jacobian = offsets(parameters), jax.jacfwd(offsets)(parameters)
-    normal = jnp.matmul(jacobian.T, jacobian, precision="highest")
-    gradient = jnp.matmul(jacobian.T, residuals, precision="highest")
+    normal = exact_product(jacobian.T, jacobian)
+    gradient = exact_product(jacobian.T, residuals)
     step = jnp.linalg.solve(normal + 1e-7 * jnp.trace(normal) * jnp.eye(8) / 8 + 1e-12 * jnp.eye(8), gradient)
     refined = jnp.append(parameters - step, 1).reshape(3, 3)
     refined_cost = _cost(refined, points)
@@ -156,16 +161,16 @@ def _refine(points: _Points, homography: Array, cost: Array) -> tuple[Array, Arr
 
 def _distinct(key: Array, count: int, mask: Bool[Array, " k"]) -> Int[Array, "count 4"]:
     """Four different valid rows, `count` times, all sets of four being as likely; any rows if fewer are valid."""
-    valid = jnp.sum(mask)
+    valid = jnp.sum(mask, dtype=jnp.int32)
     # The valid rows first, then a draw of places among them: the i-th among those that are left.
     order = jnp.argsort(~mask, stable=True)
     uniform = jax.random.uniform(key, (count, 4))
     taken: list[Array] = []
     for i in range(4):
         left = jnp.maximum(valid - i, 1)
-        place = jnp.minimum((uniform[:, i] * left).astype(jnp.int32), left - 1)
+        place = jnp.minimum((uniform[:, i] * left.astype(uniform.dtype)).astype(jnp.int32), left - 1)
         for earlier in jnp.sort(jnp.stack(taken), axis=0) if taken else ():
-            place = place + (place >= earlier)
+            place = place + (place >= earlier).astype(jnp.int32)
         taken.append(place)
     places = jnp.minimum(jnp.stack(taken, axis=1), mask.shape[0] - 1)
     return order[places]
@@ -194,9 +199,10 @@ def _normalizer(points: Float[Array, "k 2"], mask: Bool[Array, " k"]) -> Float[A
 
     Source: R. Hartley, "In defense of the eight-point algorithm", 1997.
     """
-    weights = mask / jnp.maximum(jnp.sum(mask), 1)
-    center = weights @ points
-    spread = weights @ jnp.linalg.norm(points - center[None], axis=1)
+    weights = mask.astype(points.dtype)
+    weights = weights / jnp.maximum(jnp.sum(weights), 1)
+    center = exact_product(weights, points)
+    spread = exact_product(weights, jnp.linalg.norm(points - center[None], axis=1))
     scale = jnp.sqrt(2.0) / jnp.where(spread > 0, spread, jnp.sqrt(2.0))
     return jnp.diag(jnp.stack([scale, scale, jnp.ones(())])).at[:2, 2].set(-scale * center)
 

@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float, UInt8
 
 from superpoint_jax.estimation.opencv import require_opencv
-from superpoint_jax.geometry import warp_images
+from superpoint_jax.geometry import exact_product, warp_images
 
 
 def reduce_image(
@@ -79,4 +79,4 @@ def warp_photo(
 def _warp_canvas(canvas: Array, homographies: Array, *, origin_xy: tuple[int, int], shape: tuple[int, int]) -> Array:
     """Views of `shape` of canvases in which the image begins at `origin_xy`."""
     to_image = jnp.array([[[1, 0, -origin_xy[0]], [0, 1, -origin_xy[1]], [0, 0, 1]]], jnp.float32)
-    return warp_images(canvas, homographies @ to_image, shape=shape)[0]
+    return warp_images(canvas, exact_product(homographies, to_image), shape=shape)[0]

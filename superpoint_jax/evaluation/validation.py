@@ -75,9 +75,9 @@ def validation_metrics(
     return means
 
 
-@partial(jax.jit, static_argnames="threshold_px")
+@jax.jit
 def pair_figures(
-    a: Keypoints, b: Keypoints, matches: Matches, homographies: Float[Array, "n 3 3"], *, threshold_px: float = 3.0
+    a: Keypoints, b: Keypoints, matches: Matches, homographies: Float[Array, "n 3 3"], *, threshold_px: float | Array = 3.0
 ) -> dict[str, Float[Array, " n"]]:
     """The figures of each pair that need no homography to be estimated; as in `superpoint_jax.evaluation.metrics`.
 

@@ -6,6 +6,7 @@ Source: paper, section 5.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax
@@ -22,7 +23,7 @@ from superpoint_jax.model import SuperPoint, valid_mask
 from superpoint_jax.training.photos import as_float
 
 Detector = Callable[[Array], Array]
-"""Images [B,H,W,1] in [0, 1] to a heat map [B,H,W] in [0, 1]."""
+"""Images [B,H,W,1] in [0, 1] to a heat map [B,H,W] in [0, 1]: a function, or a pytree that can be called."""
 
 FILL_MARGIN_PX = 6
 """Detections nearer than this to where a warped image ends are not counted: the end itself looks like an edge."""
@@ -54,12 +55,19 @@ def corner_heat(
     return bumps * (2 * jnp.pi * spread_px**2)
 
 
-def network_heat(model: SuperPoint, *, dtype: str = "float32") -> Detector:
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class NetworkHeat:
     """The score map of a model as a detector, in the compute type `dtype`."""
-    return lambda images: score_map(model(images, dtype=dtype).logits, rule=model.config.score_rule)
+
+    model: SuperPoint
+    dtype: str = field(default="float32", metadata=dict(static=True))
+
+    def __call__(self, images: Float[Array, "b h w 1"]) -> Float[Array, "b h w"]:
+        """The heat map."""
+        return score_map(self.model(images, dtype=self.dtype).logits, rule=self.model.rules.score_rule)
 
 
-@partial(jax.jit, static_argnames=("detector", "num_homographies"))
 def homographic_adaptation(
     key: PRNGKey,
     images: Float[Array, "b h w 1"],
@@ -76,9 +84,16 @@ def homographic_adaptation(
         key: Source of randomness; the same key gives the same homographies.
         images: In [0, 1]; H and W multiples of 8 for a network.
         image_sizes: Valid (height, width) in the top-left corner of each.
-        detector: Heat map of a batch of images. Static: pass the same function again to avoid a new compilation.
+        detector: Heat map of a batch of images.
         num_homographies: How many, the identity among them.
     """
+    if not isinstance(detector, NetworkHeat):
+        detector = jax.tree_util.Partial(detector)
+    return _adapt(key, images, image_sizes, detector, num_homographies=num_homographies)
+
+
+@partial(jax.jit, static_argnames="num_homographies")
+def _adapt(key: PRNGKey, images: Array, image_sizes: Array, detector: Detector, *, num_homographies: int) -> Array:
     batch, height, width, _ = images.shape
     images = jnp.where(valid_mask(image_sizes, (height, width))[..., None], images, 0)
 
@@ -107,19 +122,17 @@ def homographic_adaptation(
     return heat / jnp.maximum(count, num_homographies / 4)
 
 
-@partial(jax.jit, static_argnames=("threshold", "max_corners"))
+@partial(jax.jit, static_argnames="max_corners")
 def label_corners(
     heat: Float[Array, "b h w"],
     image_sizes: Int[Array, "b 2"],
     *,
-    threshold: float = 0.12,
+    threshold: float | Array = 0.12,
     max_corners: int = 512,
 ) -> tuple[Float[Array, "b n 2"], Bool[Array, "b n"]]:
     """The peaks of an averaged heat map as corners with sub-pixel positions, and which rows are valid."""
-    config = SuperPointConfig(
-        keypoint_threshold=threshold, max_keypoints=max_corners, border_rule="image", refinement="soft_argmax"
-    )
-    corners_xy, _, mask, _ = select_keypoints(heat, image_sizes, config=config)
+    config = SuperPointConfig(max_keypoints=max_corners, border_rule="image", refinement="soft_argmax")
+    corners_xy, _, mask, _ = select_keypoints(heat, image_sizes, config=config, keypoint_threshold=threshold)
     return corners_xy, mask
 
 
@@ -161,7 +174,7 @@ def _shrink(valid: Array, margin_px: int) -> Array:
 def _smooth(x: Array, sigma: float) -> Array:
     """Gaussian smoothing of [B,H,W], separable, zeros outside."""
     radius = round(3 * sigma)
-    offsets = jnp.arange(-radius, radius + 1)
+    offsets = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
     kernel = jnp.exp(-(offsets**2) / (2 * sigma**2))
     kernel = kernel / jnp.sum(kernel)
     for axis in (1, 2):

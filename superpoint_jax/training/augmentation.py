@@ -67,8 +67,8 @@ def shade(key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.
     center = jax.random.uniform(center_key, (batch, 2))
     size = jax.random.uniform(size_key, (batch, 2), minval=0.15, maxval=0.7)
     depth = strength * jax.random.uniform(depth_key, (batch, 1, 1, 1), minval=-0.5, maxval=0.3)
-    y = (jnp.arange(height)[None] / height - center[:, :1]) / size[:, :1]
-    x = (jnp.arange(width)[None] / width - center[:, 1:]) / size[:, 1:]
+    y = (jnp.arange(height, dtype=jnp.float32)[None] / height - center[:, :1]) / size[:, :1]
+    x = (jnp.arange(width, dtype=jnp.float32)[None] / width - center[:, 1:]) / size[:, 1:]
     return images * (1 + depth * jnp.exp(-(y[:, :, None, None] ** 2) - x[:, None, :, None] ** 2))
 
 

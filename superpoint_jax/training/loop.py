@@ -30,9 +30,11 @@ from tqdm import tqdm
 from superpoint_jax.config import ComputeDtype
 from superpoint_jax.description import sample_descriptors
 from superpoint_jax.features import DenseFeatures
-from superpoint_jax.geometry import PRNGKey, inverse
+from superpoint_jax.geometry import PRNGKey, exact_product, inverse
 from superpoint_jax.model import SuperPoint
+from superpoint_jax.sharding import vary_like
 from superpoint_jax.training.augmentation import photometric
+from superpoint_jax.training.layers import for_training_on_cpu
 from superpoint_jax.training.losses import corner_targets, descriptor_hinge_loss, detector_loss, info_nce_loss
 from superpoint_jax.training.metrics import Metrics
 from superpoint_jax.training.pairs import PairConfig, Pairs, sample_pairs
@@ -186,21 +188,25 @@ def mean_gradient(
     if config.accumulate == 1:
         return of_batch(params, rest, photos, key)
 
-    def total_of(params: Any, rest: Any, photos: Photos | None, key: Array, indices: Array) -> Any:
+    def total_of(params: Any, rest: Any, photos: Photos | None, key: Array) -> Any:
+        indices = jnp.arange(config.accumulate)
+        if mesh is not None:
+            # Each device sums its own gradients; one sum over the mesh follows.
+            device = jax.lax.axis_index(_DATA)
+            params, rest, photos, key = vary_like((params, rest, photos, key), device)
+            indices = device * len(indices) // mesh.size + indices[: len(indices) // mesh.size]
+
         def add(total: Any, index: Array) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, of_batch(params, rest, photos, jax.random.fold_in(key, index))), None
 
         leaves = jax.eval_shape(of_batch, params, rest, photos, key)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), leaves)
-        total, _ = jax.lax.scan(add, zeros, indices)
+        total, _ = jax.lax.scan(add, vary_like(zeros, indices), indices)
         return total if mesh is None else jax.lax.psum(total, _DATA)
 
-    whole, shared = PartitionSpec(), PartitionSpec(_DATA)
     if mesh is not None:
-        total_of = jax.shard_map(
-            total_of, mesh=mesh, in_specs=(whole, whole, whole, whole, shared), out_specs=whole, check_vma=False
-        )
-    total = total_of(params, rest, photos, key, jnp.arange(config.accumulate))
+        total_of = jax.shard_map(total_of, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec())
+    total = total_of(params, rest, photos, key)
     return jax.tree.map(lambda leaf: leaf / config.accumulate, total)
 
 
@@ -264,7 +270,7 @@ def _synthetic_part(key: Array, config: TrainConfig) -> tuple[Array, Array, Arra
 def _descriptor_loss(dense: DenseFeatures, pairs: Pairs, log_scale: Array, config: TrainConfig) -> tuple[Array, Array]:
     batch = pairs.points_mask.shape[0]
     if config.descriptor_loss == "hinge":
-        between = pairs.homographies[batch:] @ inverse(pairs.homographies[:batch])
+        between = exact_product(pairs.homographies[batch:], inverse(pairs.homographies[:batch]))
         maps, valid = dense.descriptors, pairs.valid_cells[batch : 2 * batch]
         return descriptor_hinge_loss(maps[:batch], maps[batch : 2 * batch], between, valid), jnp.zeros(())
     sizes = jnp.broadcast_to(jnp.array(pairs.images.shape[1:3], jnp.int32), (2 * batch, 2))
@@ -323,8 +329,9 @@ def train(
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
     with _told_of_a_full_disk(folder), ocp.CheckpointManager(folder / "checkpoints", options=options) as manager:
         state = create_state(model, config)
+        network = for_training_on_cpu(model) if jax.default_backend() == "cpu" else model
         if mesh is not None:
-            state, model, photos = jax.device_put((state, model, photos), NamedSharding(mesh, PartitionSpec()))
+            state, network, photos = jax.device_put((state, network, photos), NamedSharding(mesh, PartitionSpec()))
         if (newest := manager.latest_step()) is not None:
             state = manager.restore(newest, args=ocp.args.StandardRestore(state))
             log.info("resumed from step %d", newest)
@@ -333,7 +340,7 @@ def train(
         started, counted = time.perf_counter(), 0
         last = config.steps if stop_after is None else min(stop_after, config.steps)
         for step in range(int(state.step) + 1, last + 1):
-            state, metrics = train_step(state, model, photos, config=config, mesh=mesh)
+            state, metrics = train_step(state, network, photos, config=config, mesh=mesh)
             counted += 1
             progress.update()
             shown, saved = step % log_every == 0 or step == last, step % checkpoint_every == 0 or step == last

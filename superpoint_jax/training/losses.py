@@ -53,7 +53,7 @@ def detector_loss(
     Source: paper, section 3.4, equation 2.
     """
     entropy = -jnp.sum(targets * jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1), axis=-1)
-    return jnp.sum(jnp.where(valid, entropy, 0)) / jnp.maximum(jnp.sum(valid), 1)
+    return jnp.sum(jnp.where(valid, entropy, 0)) / _count(valid)
 
 
 def descriptor_hinge_loss(
@@ -90,7 +90,7 @@ def descriptor_hinge_loss(
         jax.nn.relu(similarity - negative_margin),
     )
     valid = jnp.broadcast_to(valid_b.reshape(batch, 1, -1), hinge.shape)
-    return jnp.sum(jnp.where(valid, hinge, 0)) / jnp.maximum(jnp.sum(valid), 1)
+    return jnp.sum(jnp.where(valid, hinge, 0)) / _count(valid)
 
 
 def info_nce_loss(
@@ -126,6 +126,11 @@ def info_nce_loss(
 
     forward, hit = direction(logits, points_b)
     backward, _ = direction(logits.mT, points_a)
-    count = jnp.maximum(jnp.sum(mask), 1)
+    count = _count(mask)
     loss = jnp.sum(jnp.where(mask, forward + backward, 0)) / (2 * count)
-    return loss, jnp.sum(hit & mask) / count
+    return loss, jnp.sum(hit & mask, dtype=jnp.float32) / count
+
+
+def _count(mask: Array) -> Float[Array, ""]:
+    """How many are True, at least 1: what a sum over them is divided by."""
+    return jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1)

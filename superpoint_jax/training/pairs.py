@@ -115,7 +115,7 @@ def _view_centers(key: PRNGKey, corners: Array, corners_mask: Array, config: Pai
     """A point of each photo near one of its corners: views without any teach little. Anywhere if it has none."""
     choice_key, offset_key = jax.random.split(key)
     batch = corners.shape[0]
-    lottery = jax.random.uniform(choice_key, corners_mask.shape) * corners_mask
+    lottery = jnp.where(corners_mask, jax.random.uniform(choice_key, corners_mask.shape), 0)
     chosen = jnp.take_along_axis(corners, jnp.argmax(lottery, axis=1)[:, None, None], axis=1)[:, 0]
     reach = jnp.array([[config.shape[1], config.shape[0]]], jnp.float32) / 4
     return chosen + reach * jax.random.uniform(offset_key, (batch, 2), minval=-1.0, maxval=1.0)

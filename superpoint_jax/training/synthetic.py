@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -103,15 +103,12 @@ def sample_scene(numbers: Float[Array, " n"], kind: Int[Array, ""], *, shape: tu
 
     There are `synthetic_scenes.numbers_needed(shape)` of them; `shape` is (height, width) of the image.
     """
-
     draws = scenes.Draws(numbers)
     empty = scenes.empty_scene(draws, shape)
 
-    def sample(sampler: Callable[[scenes.Draws, tuple[int, int], Scene], Scene], rest: Array) -> Scene:
-        return sampler(scenes.Draws(rest), shape, empty)
-
-    # Mapped over a batch, this computes every kind and selects.
-    return lax.switch(kind, [partial(sample, sampler) for sampler in _SAMPLERS.values()], draws.rest())
+    # Every kind, and then the one that is wanted: mapped over a batch, `lax.switch` would do the same.
+    every = [sampler(scenes.Draws(draws.rest()), shape, empty) for sampler in _SAMPLERS.values()]
+    return jax.tree.map(lambda *leaves: lax.select_n(kind, *leaves), *every)
 
 
 def visible_corners(scene: Scene, *, shape: tuple[int, int]) -> tuple[Float[Array, "n 2"], Bool[Array, " n"]]:

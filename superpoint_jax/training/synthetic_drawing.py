@@ -10,6 +10,8 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
+from superpoint_jax.geometry import exact_product
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -139,7 +141,9 @@ def _interval_sums(lines: Array, shades: Array, softness_px: Array, x: Array, y:
 def _background(scene: Scene, shape: tuple[int, int]) -> Array:
     """Smooth blobs that fill level - amplitude ... level + amplitude exactly."""
     coarse, fine = (
-        _spline_weights(shape[0], knots.shape[0]) @ knots @ _spline_weights(shape[1], knots.shape[1]).T
+        exact_product(
+            exact_product(_spline_weights(shape[0], knots.shape[0]), knots), _spline_weights(shape[1], knots.shape[1]).T
+        )
         for knots in (scene.coarse, scene.fine)
     )
     blobs = coarse + scene.mixing * (fine - coarse)

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
+from superpoint_jax.geometry import exact_product
 from superpoint_jax.training.synthetic_drawing import Scene
 
 LAYERS, VERTICES, LINES, CORNERS = 8, 8, 10, 100
@@ -76,7 +77,8 @@ def star_scene(draws: Draws, shape: tuple[int, int], scene: Scene) -> Scene:
     """Three to six line segments from one point; corners are that point and the far ends."""
     branches = draws.integer(3, 7)
     index = jnp.arange(LAYERS)
-    angle = 2 * math.pi * ((index + 0.5 * draws.uniform(0, 1, LAYERS)) / branches + draws.uniform(0, 1))
+    turns = (index.astype(jnp.float32) + 0.5 * draws.uniform(0, 1, LAYERS)) / branches.astype(jnp.float32)
+    angle = 2 * math.pi * (turns + draws.uniform(0, 1))
     reach = draws.uniform(0.15, 0.6, LAYERS)[:, None] * min(shape) * _direction(angle)
     centre = jnp.broadcast_to(_inside(draws, shape, 1, margin=0.15), (LAYERS, 2))
     scene = _segments(draws, scene, jnp.stack([centre, centre + reach], axis=1), index < branches)
@@ -133,7 +135,7 @@ def stripes_scene(draws: Draws, shape: tuple[int, int], scene: Scene) -> Scene:
     """Three to nine stripes of uneven width under perspective; corners are the ends of the lines between them."""
     homography, sides = _perspective(draws, shape)
     count = jnp.minimum(jnp.floor(draws.uniform(3, LINES)), jnp.clip(jnp.floor(sides[0] / 14), 3, LINES - 1))
-    widths = jnp.where(jnp.arange(LINES - 1) < count, draws.uniform(0.5, 1.3, LINES - 1), 0.0)
+    widths = jnp.where(jnp.arange(LINES - 1, dtype=jnp.float32) < count, draws.uniform(0.5, 1.3, LINES - 1), 0.0)
     u = jnp.append(jnp.zeros(1, jnp.float32), jnp.minimum(jnp.cumsum(widths) / jnp.sum(widths), 1.0))
     v = jnp.minimum(jnp.arange(LINES, dtype=jnp.float32), 1.0)
     # One or two steps through three levels: no stripe has its neighbour's.
@@ -150,10 +152,10 @@ def cube_scene(draws: Draws, shape: tuple[int, int], scene: Scene) -> Scene:
     faces = half[None, None] * jnp.asarray([np.insert(_SQUARE, i, 1, axis=1) for i in range(3)], jnp.float32)
     towards = jnp.append(jnp.cos(pitch) * _direction(yaw), jnp.sin(pitch))
     right = jnp.append(_direction(yaw + math.pi / 2), jnp.zeros(1, jnp.float32))
-    seen = faces @ jnp.stack([right, jnp.cross(towards, right), towards], axis=1)
+    seen = exact_product(faces, jnp.stack([right, jnp.cross(towards, right), towards], axis=1))
     plane = seen[..., :2] / (1 - seen[..., 2:] / draws.uniform(5, 12))
     scale = draws.uniform(0.15, 0.4) * min(shape)
-    quads = _inside(draws, shape, 1, margin=0.2)[None] + scale * plane @ _rotation(draws.uniform(0, 2 * math.pi))
+    quads = _inside(draws, shape, 1, margin=0.2)[None] + exact_product(scale * plane, _rotation(draws.uniform(0, 2 * math.pi)))
     scene = dataclasses.replace(
         _quads(scene, jnp.pad(quads, ((0, LAYERS - 3), (0, 0), (0, 0))), jnp.arange(LAYERS) < 3),
         shades=jnp.pad(_shades(draws, scene, 3), (0, LAYERS - 3)),
@@ -240,7 +242,7 @@ def _outlines(
     dents = dented * draws.uniform(0, 0.6, most * VERTICES).reshape(most, VERTICES)
     stretch = jnp.stack([jnp.ones(most, jnp.float32), draws.uniform(0.5, 1, most)], axis=-1)[:, None]
     reach = (radius[:, None] * (1 - dents))[..., None] * _direction(angle) * stretch
-    vertices = centre[:, None] + reach @ jax.vmap(_rotation)(draws.uniform(0, 2 * math.pi, most))
+    vertices = centre[:, None] + exact_product(reach, jax.vmap(_rotation)(draws.uniform(0, 2 * math.pi, most)))
     return jax.vmap(_prune)(vertices, index < count)
 
 
@@ -344,7 +346,7 @@ def _perspective(draws: Draws, shape: tuple[int, int]) -> tuple[Float[Array, "3 
     tilt = draws.uniform(-0.5, 0.5, 2)
     rows = jnp.concatenate([linear + centre[:, None] * tilt[None], centre[:, None]], axis=1)
     to_centre = jnp.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]], jnp.float32)
-    return jnp.concatenate([rows, jnp.append(tilt, 1.0)[None]]) @ to_centre, sides
+    return exact_product(jnp.concatenate([rows, jnp.append(tilt, 1.0)[None]]), to_centre), sides
 
 
 def _lattice(
@@ -352,12 +354,12 @@ def _lattice(
 ) -> Scene:
     """The lattice of lines u = breaks[0], v = breaks[1] of the unit square under the homography."""
     a, b, c = homography.T
-    inverse = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)]) / jnp.dot(a, jnp.cross(b, c))
+    inverse = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)]) / jnp.sum(a * jnp.cross(b, c))
     u_lines, v_lines = (inverse[i][None] - breaks[i][:, None] * inverse[2][None] for i in (0, 1))
     grid = jnp.stack([*jnp.meshgrid(*breaks, indexing="ij"), jnp.ones((LINES, LINES), jnp.float32)], axis=-1)
-    points = grid.reshape(-1, 3) @ homography.T
+    points = exact_product(grid.reshape(-1, 3), homography.T)
     index = jnp.arange(LINES)
-    used = (index[:, None] <= cells[0]) & (index[None] <= cells[1])
+    used = (index[:, None] <= cells[0].astype(jnp.int32)) & (index[None] <= cells[1].astype(jnp.int32))
     layers = jnp.zeros(CORNERS, jnp.int32)
     return _with_corners(
         dataclasses.replace(

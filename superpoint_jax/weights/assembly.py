@@ -27,7 +27,7 @@ def state_dict(model: SuperPoint) -> dict[str, np.ndarray]:
     values = dict(nnx.to_flat_state(nnx.state(model)))
     return {
         key: _to_torch(np.asarray(values[path][...], np.float32))
-        for key, path in HUGGING_FACE.paths(batch_norm=model.config.batch_norm).items()
+        for key, path in HUGGING_FACE.paths(batch_norm=model.rules.batch_norm).items()
     }
 
 
@@ -78,8 +78,12 @@ def sizes_of(tensors: StateDict, layout: Layout) -> dict[str, Any]:
     }
 
 
-def assemble(tensors: StateDict, layout: Layout, config: SuperPointConfig, *, origin: str) -> SuperPoint:
+def assemble(
+    tensors: StateDict, layout: Layout, config: SuperPointConfig, *, origin: str, magic_leap: bool = False
+) -> SuperPoint:
     """The model of a configuration with the tensors of a layout, complete and of the right shapes.
+
+    `magic_leap` marks weights that Magic Leap's licence applies to.
 
     Raises:
         WeightsError: It names every tensor that is missing, unexpected, misshapen or not of floats.
@@ -93,6 +97,8 @@ def assemble(tensors: StateDict, layout: Layout, config: SuperPointConfig, *, or
         (path, variables[path].replace(jnp.asarray(_to_flax(np.asarray(tensors[key], np.float32)))))
         for key, path in paths.items()
     ]
+    constants = {"keypoint_threshold": config.keypoint_threshold, "magic_leap": magic_leap}
+    filled += [((name,), variables[name,].replace(jnp.float32(value))) for name, value in constants.items()]
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
 

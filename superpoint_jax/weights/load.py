@@ -82,7 +82,7 @@ def from_pretrained(
         raise TypeError(f"source is a {type(source).__name__}; a path or a name is needed (see from_state_dict)")
     checkpoint = read(source, revision=revision)
     model = build(checkpoint, config=config, **options)
-    if model.origin == MAGIC_LEAP.name:
+    if checkpoint.from_magic_leap:
         show_notice_once()
     return model
 
@@ -95,9 +95,13 @@ def build(checkpoint: Checkpoint, *, config: SuperPointConfig | str | None = Non
     elif isinstance(config, str):
         config = SuperPointConfig.preset(config, **sizes_of(checkpoint.tensors, checkpoint.layout))
     config = config.replace(**options)
-    model = assemble(checkpoint.tensors, checkpoint.layout, config, origin=checkpoint.origin)
-    model.origin = MAGIC_LEAP.name if checkpoint.from_magic_leap else None
-    return model
+    return assemble(
+        checkpoint.tensors,
+        checkpoint.layout,
+        config,
+        origin=checkpoint.origin,
+        magic_leap=checkpoint.from_magic_leap,
+    )
 
 
 def read(source: Source | None = None, *, revision: str | None = None) -> Checkpoint:

@@ -1,0 +1,502 @@
+"""The promise: everything composes under every transformation and any sharding, at the sizes people use.
+
+Run by test_composition.py in a process of its own, in which JAX has its own defaults and four simulated devices. Each
+function whose name begins with `check_` is a test.
+"""
+
+import functools
+import math
+import re
+import sys
+import traceback
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from PIL import Image
+from skimage import data
+
+import superpoint_jax as sp
+from superpoint_jax import geometry
+from superpoint_jax.training.layers import for_training_on_cpu
+from superpoint_jax.training.loop import TrainConfig, create_state, data_mesh, mean_gradient, train_step
+from superpoint_jax.training.pairs import PairConfig
+from superpoint_jax.training.photos import Photos
+
+SIZES = ((480, 640), (240, 320))
+K = 512
+BATCH = 4
+P = PartitionSpec
+
+
+@functools.cache
+def network() -> sp.SuperPoint:
+    return sp.from_pretrained()
+
+
+@functools.cache
+def batch(size: tuple[int, int]) -> jax.Array:
+    """Four photos [4,H,W,1]."""
+    photos = (data.camera(), data.coffee(), data.astronaut(), data.chelsea())
+    gray = [Image.fromarray(photo).convert("L").resize(size[::-1]) for photo in photos]
+    return jnp.asarray(np.stack([np.asarray(image, np.float32) for image in gray])[..., None] / 255)
+
+
+def image_sizes(size: tuple[int, int]) -> jax.Array:
+    """Four sizes of images within arrays of `size`, no multiples of 8 among them."""
+    return jnp.array([[size[0], size[1]], [size[0] - 37, size[1] - 50], [205, 301], [171, 99]], jnp.int32)
+
+
+@functools.cache
+def features(size: tuple[int, int] = (240, 320)) -> sp.Keypoints:
+    return extract(network(), batch(size))
+
+
+def extract(model: sp.SuperPoint, images: jax.Array, sizes: jax.Array | None = None, **options) -> sp.Keypoints:
+    return sp.extract(model, images, image_sizes=sizes, max_keypoints=K, **options)
+
+
+def assert_same(a, b, atol: float = 2e-5) -> None:
+    """Equal but for rounding: another program may sum in another order."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        one, other = np.asarray(one), np.asarray(other)
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        if one.dtype == bool or np.issubdtype(one.dtype, np.integer):
+            np.testing.assert_array_equal(one, other)
+        else:
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=atol * max(1, np.abs(other).max(initial=0)))
+
+
+def assert_same_keypoints(a: sp.Keypoints, b: sp.Keypoints) -> None:
+    """The same keypoints; two whose scores are equal up to rounding may have changed rows."""
+    assert np.asarray(a.mask).any()
+    np.testing.assert_array_equal(a.mask, b.mask)
+    np.testing.assert_array_equal(a.num_detected, b.num_detected)
+    np.testing.assert_allclose(a.scores, b.scores, atol=2e-5)
+    close = np.abs(np.asarray(a.keypoints) - np.asarray(b.keypoints)).max(axis=-1) < 1e-2
+    assert close.mean() > 0.99
+    same = np.where(close[..., None], np.asarray(a.descriptors) - np.asarray(b.descriptors), 0)
+    np.testing.assert_allclose(same, 0, atol=1e-4)
+
+
+# Meshes
+
+
+def mesh_of(kind: AxisType) -> Mesh:
+    return jax.make_mesh((BATCH,), ("images",), axis_types=(kind,))
+
+
+def convolution_batches(hlo: str) -> set[int]:
+    """Images per convolution of a compiled program."""
+    shapes = re.findall(r"= \w+\[(\d+),\d+,\d+,\d+\]\S* (?:convolution|custom-call)\(", hlo)
+    # A convolution may be called by a fusion, whose body has it all the same.
+    return {int(shape) for shape in shapes}
+
+
+def largest_collective(hlo: str) -> int:
+    """Numbers that the largest collective of a compiled program gives; 0 without any."""
+    shapes = re.findall(r"\w+\[([\d,]+)\]\S* (?:all-gather|all-to-all|collective-permute|all-reduce)[\w-]*\(", hlo)
+    return max((math.prod(map(int, shape.split(","))) for shape in shapes), default=0)
+
+
+def assert_automatic(function: Callable, expected, *arguments, replicated=()) -> str:
+    """On an automatic mesh with the arguments sharded over the batch: equal results, which stay where they are."""
+    mesh = mesh_of(AxisType.Auto)
+    split, whole = NamedSharding(mesh, P("images")), NamedSharding(mesh, P())
+    given = *jax.device_put(replicated, whole), *jax.device_put(arguments, split)
+    compiled = jax.jit(function).lower(*given).compile()
+    out = compiled(*given)
+    check_equal(out, expected)
+    for path, leaf in jax.tree.leaves_with_path(out):
+        if jax.tree_util.keystr(path) != ".image_sizes":  # Those of whole arrays are a constant.
+            assert leaf.sharding.is_equivalent_to(split, leaf.ndim), (path, leaf.sharding)
+    return compiled.as_text()
+
+
+def assert_explicit(function: Callable, expected, *arguments, replicated=()) -> None:
+    """On a mesh of explicit axes, which `jax.make_mesh` gives by default: equal results, sharded over the batch."""
+    mesh = mesh_of(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        given = *jax.device_put(replicated, NamedSharding(mesh, P())), *jax.device_put(arguments, NamedSharding(mesh, P("images")))
+        for call in (function, jax.jit(function)):
+            out = call(*given)
+            check_equal(out, expected)
+            for leaf in jax.tree.leaves(out):
+                assert leaf.sharding.spec[0] == "images", leaf.sharding
+
+
+def assert_manual(function: Callable, expected, *arguments, replicated=()) -> None:
+    """`shard_map` with its check of what varies over the mesh."""
+    mesh = mesh_of(AxisType.Auto)
+    specs = (*(P() for _ in replicated), *(P("images") for _ in arguments))
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P("images"))
+    check_equal(jax.jit(mapped)(*replicated, *arguments), expected)
+
+
+def check_equal(out, expected) -> None:
+    assert_same_keypoints(out, expected) if isinstance(out, sp.Keypoints) else assert_same(out, expected)
+
+
+# extract
+
+
+def check_extract_under_jit_and_vmap_and_scan():
+    for size in SIZES:
+        images, expected = batch(size), features(size)
+        assert_same_keypoints(jax.jit(extract)(network(), images), expected)
+        assert_same_keypoints(jax.vmap(lambda x: extract(network(), x[None])[0])(images), expected)
+        _, out = jax.lax.scan(lambda count, x: (count + 1, extract(network(), x[None])[0]), 0, images)
+        assert_same_keypoints(out, expected)
+        assert_same_keypoints(jax.checkpoint(extract)(network(), images), expected)
+        shapes = jax.eval_shape(extract, network(), images)
+        assert [leaf.shape for leaf in jax.tree.leaves(shapes)] == [leaf.shape for leaf in jax.tree.leaves(expected)]
+
+
+def check_extract_under_vmap_over_models():
+    size = (240, 320)
+    darker = jax.tree.map(lambda leaf: leaf * 0.999, network())
+    models = jax.tree.map(lambda *leaves: jnp.stack(leaves), network(), darker)
+    out = jax.vmap(extract, in_axes=(0, None))(models, batch(size))
+    assert_same_keypoints(out[0], features(size))
+    assert_same_keypoints(out[1], extract(darker, batch(size)))
+
+
+def score_sum(images: jax.Array) -> jax.Array:
+    """Smooth in the images as long as the keypoints stay the same ones."""
+    found = extract(network(), images)
+    return jnp.sum(found.scores) + jnp.sum(found.keypoints * 1e-3) + jnp.sum(found.descriptors[..., :4])
+
+
+def check_derivatives_of_extract():
+    for size in SIZES:
+        images = batch(size)[:1]
+        direction = jax.random.normal(jax.random.key(0), images.shape)
+        gradient = jax.jit(jax.grad(score_sum))(images)
+        along = jnp.vdot(gradient, direction)
+        value, tangent = jax.jit(lambda x, v: jax.jvp(score_sum, (x,), (v,)))(images, direction)
+        np.testing.assert_allclose(value, score_sum(images), rtol=1e-4)
+        np.testing.assert_allclose(tangent, along, rtol=1e-2)
+        # One number that the images depend on: the Jacobian is a directional derivative.
+        jacobian = jax.jit(jax.jacfwd(lambda t: score_sum(images + t * direction)))(0.0)
+        np.testing.assert_allclose(jacobian, tangent, rtol=1e-3)
+        rematerialised = jax.jit(jax.grad(jax.checkpoint(score_sum)))(images)
+        assert_same(rematerialised, gradient, atol=1e-4)
+
+
+def check_second_derivatives_of_extract():
+    for size in SIZES:
+        images = batch(size)[:1]
+        direction = jax.random.normal(jax.random.key(0), images.shape)
+
+        def slope(t, images=images, direction=direction):
+            return jax.grad(lambda s: score_sum(images + s * direction))(t)
+
+        forward_over_reverse = jax.jit(lambda t: jax.jvp(slope, (t,), (1.0,))[1])(0.0)
+        product = jax.jit(lambda x, v: jax.jvp(jax.grad(score_sum), (x,), (v,))[1])(images, direction)
+        assert np.isfinite(product).all()
+        np.testing.assert_allclose(forward_over_reverse, jnp.vdot(product, direction), rtol=1e-2)
+
+
+def check_gradient_to_the_parameters():
+    size = (240, 320)
+
+    def loss(model):
+        return jnp.sum(extract(model, batch(size)).scores)
+
+    gradient = jax.grad(loss)(network())
+    assert jax.tree.structure(gradient) == jax.tree.structure(network())
+    values = [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(gradient, nnx.Param))]
+    assert all(np.isfinite(value).all() for value in values)
+    assert any(value.any() for value in values)
+    assert float(gradient.keypoint_threshold[...]) == float(gradient.magic_leap[...]) == 0
+
+
+def check_extract_over_meshes():
+    for size in SIZES:
+        images, sizes = batch(size), image_sizes(size)
+        for arguments in ((images,), (images, sizes)):
+            expected = extract(network(), *arguments)
+            hlo = assert_automatic(extract, expected, *arguments, replicated=(network(),))
+            assert convolution_batches(hlo) <= {1}, "each device computes its own images"
+            # XLA gathers the candidates of `top_k`, a small part of a score map, and nothing else.
+            assert largest_collective(hlo) <= images.size // 8
+            assert_explicit(extract, expected, *arguments, replicated=(network(),))
+            assert_manual(extract, expected, *arguments, replicated=(network(),))
+
+
+def check_gradient_over_meshes():
+    images, _ = batch((240, 320)), network()
+
+    def gradient(images):
+        return jax.grad(lambda x: jnp.sum(extract(network(), x).scores))(images)
+
+    expected = jax.jit(gradient)(images)
+    assert_automatic(gradient, expected, images)
+    assert_explicit(gradient, expected, images)
+    assert_manual(gradient, expected, images)
+
+
+# What is made of the features
+
+
+def pairs_of(size=(240, 320)) -> tuple[sp.Keypoints, sp.Keypoints]:
+    """Photos and slightly turned copies of them."""
+    turned = jnp.roll(batch(size), (3, 5), axis=(1, 2))
+    return features(size), extract(network(), turned)
+
+
+MATCHERS = (dict(), dict(ratio=0.9), dict(temperature=0.1, min_score=0.05), dict(max_distance=0.7, mutual=False))
+
+
+def check_match():
+    a, b = pairs_of()
+    for options in MATCHERS:
+        call = functools.partial(sp.match, **options)
+        expected = call(a, b)
+        assert np.asarray(expected.mask).any()
+        assert_same(jax.jit(call)(a, b), expected)
+        assert_same(jax.vmap(call)(a, b), expected)
+        _, out = jax.lax.scan(lambda none, pair: (none, call(*pair)), None, (a, b))
+        assert_same(out, expected)
+        assert_automatic(call, expected, a, b)
+        assert_explicit(call, expected, a, b)
+        assert_manual(call, expected, a, b)
+        one_against_many = call(a[:1], b)
+        assert_manual(lambda first, others, call=call: call(first, others), one_against_many, b, replicated=(a[:1],))
+        assert_explicit(lambda first, others, call=call: call(first, others), one_against_many, b, replicated=(a[:1],))
+
+        def total(descriptors, call=call):
+            return jnp.sum(call(a, sp.Keypoints(**{**vars(b), "descriptors": descriptors})).scores)
+
+        direction = jax.random.normal(jax.random.key(0), b.descriptors.shape)
+        gradient = jax.jit(jax.grad(total))(b.descriptors)
+        _, tangent = jax.jit(lambda d, v, total=total: jax.jvp(total, (d,), (v,)))(b.descriptors, direction)
+        np.testing.assert_allclose(jnp.vdot(gradient, direction), tangent, rtol=1e-3)
+
+
+def check_thresholds_of_match_are_traced():
+    a, b = pairs_of()
+    counts = jax.vmap(lambda d: jnp.sum(sp.match(a, b, max_distance=d).mask))(jnp.array([0.1, 0.5, 0.9]))
+    assert counts[0] < counts[1] < counts[2]
+
+
+def check_match_pairs():
+    found = features()
+    expected = sp.match_pairs(found)
+    assert_same(jax.jit(sp.match_pairs)(found), expected)
+    pairs = jnp.array([[0, 1], [1, 2], [2, 3], [3, 0]])
+    some = sp.match_pairs(found, pairs)
+    assert_same(jax.vmap(lambda pair: sp.match_pairs(found, pair[None])[0])(pairs), some)
+    assert_automatic(lambda found, pairs: sp.match_pairs(found, pairs), some, pairs, replicated=(found,))
+    assert_explicit(lambda found, pairs: sp.match_pairs(found, pairs), some, pairs, replicated=(found,))
+    assert_manual(lambda found, pairs: sp.match_pairs(found, pairs), some, pairs, replicated=(found,))
+
+
+def check_ransac():
+    a, b = pairs_of()
+    matches = sp.match(a, b)
+    keys = jax.random.split(jax.random.key(0), BATCH)
+    call = jax.vmap(functools.partial(sp.ransac_homography, iterations=256))
+    expected = call(keys, a, b, matches)
+    assert np.asarray(expected.found).all()
+    corners = jnp.array([[0.0, 0], [319, 0], [0, 239], [319, 239]])
+    moved = geometry.warp_points(expected.matrix, jnp.stack([corners] * BATCH))
+    np.testing.assert_allclose(moved, jnp.stack([corners + jnp.array([5.0, 3])] * BATCH), atol=1)
+    single = sp.ransac_homography(keys[0], a[0], b[0], matches[0], iterations=256)
+    np.testing.assert_allclose(single.matrix, expected.matrix[0], atol=1e-2)
+    for assert_over in (assert_automatic, assert_explicit, assert_manual):
+        assert_over(lambda *given: call(*given).found, expected.found, keys, a, b, matches)
+
+    def shift(points):
+        moved = sp.Keypoints(**{**vars(b[0]), "keypoints": points})
+        return sp.ransac_homography(keys[0], a[0], moved, matches[0], iterations=256).matrix[0, 2]
+
+    step = jnp.ones_like(b[0].keypoints)
+    _, tangent = jax.jvp(shift, (b[0].keypoints,), (step,))
+    np.testing.assert_allclose(tangent, 1, atol=0.05)
+    np.testing.assert_allclose(jnp.vdot(jax.grad(shift)(b[0].keypoints), step), 1, atol=0.05)
+
+
+def check_tracker():
+    frames = features()
+    tracker = sp.Tracker(length=3)
+    expected = tracker.track(frames)
+    assert_same(jax.jit(tracker.track)(frames), expected)
+    sequences = jax.tree.map(lambda leaf: jnp.stack([leaf] * BATCH), frames)
+    each = jax.tree.map(lambda leaf: jnp.stack([leaf] * BATCH), expected)
+    assert_same(jax.vmap(tracker.track)(sequences), each)
+    many = jax.vmap(tracker.track)
+    assert_automatic(many, each, sequences)
+    assert_explicit(many, each, sequences)
+    assert_manual(many, each, sequences)
+    distances = jnp.array([0.3, 0.9])
+    started = jax.vmap(lambda d: sp.Tracker(max_distance=d).track(frames).next_id[-1])(distances)
+    assert started[0] > started[1], "a stricter test breaks more tracks"
+
+
+# Training
+
+
+def training(accumulate: int) -> tuple[TrainConfig, Photos]:
+    rng = np.random.default_rng(0)
+    photos = Photos(
+        images=jnp.asarray(np.stack([np.asarray(image[..., 0] * 255, np.uint8) for image in batch((240, 320))])),
+        sizes=jnp.full((BATCH, 2), jnp.array([240, 320])),
+        corners_xy=jnp.asarray(rng.uniform(20, 220, (BATCH, 50, 2)), jnp.float32),
+        corners_mask=jnp.ones((BATCH, 50), bool),
+    )
+    pairs = PairConfig(shape=(120, 160))
+    config = TrainConfig(steps=10, photos=1, shapes=1, pairs=pairs, dtype="float32", accumulate=accumulate)
+    return config, photos
+
+
+def check_training_step():
+    model = for_training_on_cpu(network())
+    config, photos = training(accumulate=4)
+    expected, metrics = train_step(create_state(model, config), model, photos, config=config)
+    mesh = data_mesh(config)
+    assert mesh is not None
+    assert mesh.size == 4
+    whole = NamedSharding(mesh, P())
+    state, there, everywhere = jax.device_put((create_state(model, config), model, photos), whole)
+    out, shared = train_step(state, there, everywhere, config=config, mesh=mesh)
+    assert_same(shared, metrics, atol=1e-3)
+    assert_same(out.params["model"], expected.params["model"], atol=1e-3)
+
+
+def check_training_step_under_an_explicit_mesh():
+    model = for_training_on_cpu(network())
+    config, photos = training(accumulate=4)
+    _, metrics = train_step(create_state(model, config), model, photos, config=config)
+    mesh = jax.make_mesh((4,), ("data",))
+    with jax.set_mesh(mesh):
+        state, there, everywhere = jax.device_put((create_state(model, config), model, photos), NamedSharding(mesh, P()))
+        _, shared = train_step(state, there, everywhere, config=config, mesh=mesh)
+    assert_same(shared, metrics, atol=1e-3)
+
+
+# JAX's settings, Flax's tools, files
+
+
+def check_settings_of_jax():
+    size = (240, 320)
+    images, sizes, expected = batch(size), image_sizes(size), features(size)
+    a, b = pairs_of()
+    matched = sp.match(a, b)
+    settings = (
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
+        jax.debug_nans(True),
+        jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64(),
+    )
+    for setting in settings:
+        with setting:
+            for dtype in ("float32", "bfloat16"):
+                out = extract(network(), images, dtype=dtype)
+                assert out.keypoints.dtype == out.scores.dtype == out.descriptors.dtype == jnp.float32
+                assert out.num_detected.dtype == out.image_sizes.dtype == jnp.int32
+            assert_same_keypoints(extract(network(), images), expected)
+            extract(network(), np.asarray(images * 255, np.uint8), sizes)
+            extract(network(), np.asarray(images, np.float64), np.asarray(sizes, np.int64), keypoint_threshold=0.01)
+            for preset in ("huggingface", "magicleap", "rpautrat", "lightglue"):
+                fields = {**sp.SuperPointConfig.preset(preset).__dict__}
+                config = network().config.replace(**{name: fields[name] for name in RULES})
+                sp.extract(sp.SuperPoint(config, rngs=nnx.Rngs(0)), images[:1, :64, :80], max_keypoints=K)
+            assert_same(sp.match(a, b), matched)
+            for options in MATCHERS:
+                sp.match(a, b, **options)
+            sp.match_pairs(a)
+            sp.Tracker(max_move_px=20.0).track(a)
+            sp.ransac_homography(jax.random.key(0), a[0], b[0], matched[0], iterations=64)
+            config, photos = training(accumulate=2)
+            params = create_state(network(), config).params
+            # Not the whole step: optax's own schedule mixes types, which strict promotion refuses.
+            mean_gradient(params, for_training_on_cpu(network()), photos, jax.random.key(0), config=config)
+
+
+RULES = ("score_rule", "threshold_rule", "suppression_rule", "border_rule", "sampling_rule", "channel_rule")
+
+
+def check_flax_tools():
+    images = batch((240, 320))
+    table = nnx.tabulate(network(), images, console_kwargs=dict(width=200))
+    assert "conv_descriptor_b" in table
+    graph, params, rest = nnx.split(network(), nnx.Param, ...)
+    assert_same_keypoints(extract(nnx.merge(graph, params, rest), images), features())
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 1_300_865
+
+
+def check_export_of_keypoints_and_matches():
+    a, b = pairs_of()
+    exported = jax.export.export(jax.jit(lambda x: extract(network(), x)))(batch((240, 320)))
+    again = jax.export.deserialize(exported.serialize())
+    assert_same_keypoints(again.call(batch((240, 320))), features())
+    exported = jax.export.export(jax.jit(sp.match))(a, b)
+    again = jax.export.deserialize(exported.serialize())
+    assert_same(again.call(a, b), sp.match(a, b))
+
+
+class Compilations:
+    """Counts what XLA compiles between two readings."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, duration: float, **_) -> None:
+        self.count += event == "/jax/core/compile/backend_compile_duration"
+
+    def of(self, call: Callable) -> int:
+        before = self.count
+        jax.block_until_ready(call())
+        return self.count - before
+
+
+def check_nothing_compiles_twice():
+    compilations = Compilations()
+    images = batch((240, 320))
+    other = jax.tree.map(lambda leaf: leaf * 0.5, network())
+    calls: dict[str, Callable] = {
+        "model(images) outside of jit": lambda: network()(images),
+        "extract": lambda: extract(network(), images),
+        "greedy suppression": lambda: extract(network(), images, suppression_rule="greedy"),
+        "match": lambda: sp.match(features(), features(), temperature=0.1),
+        "match_pairs": lambda: sp.match_pairs(features()),
+        "tracks": lambda: sp.Tracker().track(features()),
+        "ransac": lambda: sp.ransac_homography(
+            jax.random.key(0), features()[0], features()[1], sp.match(features()[0], features()[1])
+        ),
+    }
+    for name, call in calls.items():
+        call()
+        assert compilations.of(call) == 0, name
+    variations = {
+        "another model": lambda: extract(other, images),
+        "another threshold": lambda: extract(network(), images, keypoint_threshold=0.02),
+        "a model with another threshold": lambda: extract(sp.from_pretrained(keypoint_threshold=0.03), images),
+    }
+    extract(network(), images, keypoint_threshold=0.01)
+    sp.from_pretrained(keypoint_threshold=0.04)
+    for name, call in variations.items():
+        assert compilations.of(call) == 0, name
+
+
+def main() -> None:
+    """Run the checks named on standard input, one per line; answer with a line each: "ok", or the traceback."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    network()  # Loaded here and not while something is traced.
+    for line in sys.stdin:
+        try:
+            globals()[line.strip()]()
+            answer = "ok"
+        except Exception:
+            answer = traceback.format_exc()
+        print(answer.encode("unicode_escape").decode(), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
