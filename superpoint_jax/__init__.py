@@ -1,5 +1,6 @@
 """SuperPoint for JAX."""
 
+from superpoint_jax import openvino as openvino
 from superpoint_jax.config import SuperPointConfig as SuperPointConfig
 from superpoint_jax.estimation import Estimate as Estimate
 from superpoint_jax.estimation import estimate_essential as estimate_essential

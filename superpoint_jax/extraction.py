@@ -18,11 +18,12 @@ from superpoint_jax.description import sample_descriptors
 from superpoint_jax.detection import Threshold, checked_threshold, detect
 from superpoint_jax.features import DenseFeatures, Keypoints
 from superpoint_jax.model import SuperPoint, check_images, to_gray
+from superpoint_jax.openvino import CompiledSuperPoint
 from superpoint_jax.sharding import placed_like
 
 
 def extract(
-    model: SuperPoint,
+    model: SuperPoint | CompiledSuperPoint,
     images: Float[Array | np.ndarray, "b h w c"] | UInt8[Array | np.ndarray, "b h w c"],
     *,
     image_sizes: Int[Array | np.ndarray, "b 2"] | None = None,
@@ -37,7 +38,7 @@ def extract(
     padded.
 
     Args:
-        model: The network with the rules that its output is decoded by.
+        model: The network with the rules that its output is decoded by; or what `openvino.compile` makes of it.
         images: 1 or 3 channels, float in [0, 1] or uint8, at least 8x8. Values of floats are not looked at: 0 to 255 in
             a float array saturates the network, and what is not finite gives no keypoints around it.
         image_sizes: True (height, width) of each image, in the top-left corner of its array. What lies outside is
@@ -124,7 +125,7 @@ def _finite(dense: DenseFeatures) -> DenseFeatures:
 
 @partial(jax.jit, static_argnames=("rules", "output_hidden_states"))
 def _extract(
-    model: SuperPoint,
+    model: SuperPoint | CompiledSuperPoint,
     images: Array | np.ndarray,
     image_sizes: Array | np.ndarray | None,
     keypoint_threshold: Threshold,

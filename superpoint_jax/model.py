@@ -61,11 +61,11 @@ class ConvBlock(nnx.Module):
         """
         for conv, norm in ((self.conv_a, self.norm_a), (self.conv_b, self.norm_b)):
             # Batch norm follows the ReLU here, so it can't be folded into the convolution before it.
-            x = _zero_outside(_normalize_channels(nnx.relu(conv(x)), norm), valid_sizes)
+            x = zero_outside(_normalize_channels(nnx.relu(conv(x)), norm), valid_sizes)
         if not self.pool:
             return x
         # An odd last row or column is dropped, so the valid sizes are rounded down as well.
-        return _zero_outside(self.max_pool(x), None if valid_sizes is None else valid_sizes // 2)
+        return zero_outside(self.max_pool(x), None if valid_sizes is None else valid_sizes // 2)
 
 
 class Encoder(nnx.Module):
@@ -101,9 +101,11 @@ class KeypointDecoder(nnx.Module):
         self.norm_score_b = _norm(config.keypoint_decoder_dim, config, rngs)
 
     def __call__(self, encoded: Float[Array, "b h w c"]) -> Float[Array, "b h w 65"]:
-        x = _normalize_channels(nnx.relu(self.conv_score_a(encoded)), self.norm_score_a)
-        # The last layer computes in float32 whatever the compute type: scores that are rounded to bfloat16 tie.
-        return _normalize_channels(self.conv_score_b(x.astype(jnp.float32)), self.norm_score_b)
+        return self.logits(_normalize_channels(nnx.relu(self.conv_score_a(encoded)), self.norm_score_a))
+
+    def logits(self, hidden: Float[Array, "b h w c"]) -> Float[Array, "b h w 65"]:
+        """The last layer. In float32 whatever the compute type: scores that are rounded to bfloat16 tie."""
+        return _normalize_channels(self.conv_score_b(hidden.astype(jnp.float32)), self.norm_score_b)
 
 
 class DescriptorDecoder(nnx.Module):
@@ -180,7 +182,7 @@ class SuperPoint(nnx.Module):
         gray = to_gray(images, rules.channel_rule).astype(rules.dtype)
         if image_sizes is not None:
             image_sizes = jnp.asarray(image_sizes, jnp.int32)
-        hidden_states = self.encoder(_zero_outside(gray, image_sizes), image_sizes)
+        hidden_states = self.encoder(zero_outside(gray, image_sizes), image_sizes)
         return DenseFeatures(
             logits=self.keypoint_decoder(hidden_states[-1]),
             descriptors=self.descriptor_decoder(hidden_states[-1]),
@@ -231,10 +233,6 @@ def _statistics_as_constants(arrays: tuple[Any, ...], *, dtype: Any = None) -> t
 
 def _normalize_channels(x: Array, norm: nnx.BatchNorm | None) -> Array:
     return x if norm is None else norm(x).astype(x.dtype)
-
-
-def _zero_outside(x: Array, sizes: Array | None) -> Array:
-    return x if sizes is None else jnp.where(valid_mask(sizes, (x.shape[1], x.shape[2]))[..., None], x, 0)
 
 
 def check_images(images: Any, image_sizes: Any = None) -> None:
@@ -291,6 +289,11 @@ def valid_mask(sizes: Int[Array, "b 2"], shape: tuple[int, int]) -> Bool[Array, 
     """True in the top-left (height, width) of each image."""
     rows, columns = jnp.arange(shape[0])[None, :, None], jnp.arange(shape[1])[None, None, :]
     return (rows < sizes[:, :1, None]) & (columns < sizes[:, 1:, None])
+
+
+def zero_outside(x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"] | None) -> Float[Array, "b h w c"]:
+    """What lies outside the top-left (height, width) of each image set to zero; nothing without sizes."""
+    return x if sizes is None else jnp.where(valid_mask(sizes, (x.shape[1], x.shape[2]))[..., None], x, 0)
 
 
 def normalize(vectors: Float[Array, "*b d"]) -> Float[Array, "*b d"]:

@@ -25,7 +25,6 @@ jax.config.update("jax_default_matmul_precision", "highest")
 install_import_hook("superpoint_jax", f"{tests.type_checker.__name__}.check")
 
 from superpoint_jax import SuperPoint, SuperPointConfig  # noqa: E402
-from superpoint_jax.convolution import calls_onednn  # noqa: E402
 from tests.random_weights import model_of, random_state  # noqa: E402
 
 # The first example of a property compiles, which takes seconds; the same examples in every run.
@@ -37,16 +36,12 @@ SMALL = dict(encoder_hidden_sizes=(8, 8, 16, 16), decoder_hidden_size=16, descri
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compiled programs are kept in pytest's cache directory: the second run of the suite takes half the time.
-
-    Not where they can't be kept: there the tests run what users run.
-    """
+    """Compiled programs are kept in pytest's cache directory: the second run of the suite takes half the time."""
     if config.cache is not None:
         # Nor does a command under test write into the user's folder.
         os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("xdg"))
-        if not calls_onednn():
-            jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     CACHE_OPTIONS.update({name: jax.config.values[name] for name in CACHE_OPTIONS})
 
 

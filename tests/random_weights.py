@@ -72,6 +72,8 @@ def model_of(state: State, config: SuperPointConfig) -> SuperPoint:
             norm.scale.set_value(jnp.asarray(state[f"{norm_name}.weight"]))
             for name in ("bias", "mean", "var"):
                 getattr(norm, name).set_value(jnp.asarray(state[f"{norm_name}.{name}"]))
+    model.keypoint_threshold.set_value(jnp.float32(config.keypoint_threshold))
+    model.magic_leap.set_value(jnp.float32(0))
     return model
 
 
