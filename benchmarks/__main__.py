@@ -148,7 +148,8 @@ def table(found: dict[str, Any]) -> list[str]:
         if found["suite"] == "first-result":
             compiling = f" ({row['compiling_s']:.1f} s compiling)" if "compiling_s" in row else ""
             cached = f"{row['cached_s']:9.1f} s with the persistent cache" if "cached_s" in row else ""
-            lines.append(f"  {name:34}{row['cold_s']:9.1f} s cold{compiling} {cached}")
+            cpu = f", first call {row['first_call_extra_cpu_s']:.1f} CPU s more than the second"
+            lines.append(f"  {name:34}{row['cold_s']:9.1f} s cold{compiling}{cpu} {cached}")
             continue
         spread = f"{row['min_s'] * 1e3:.0f} to {row['max_s'] * 1e3:.0f}"
         line = f"  {name:34}{row['median_s'] * 1e3:9.1f} ms  ({spread} ms)"

@@ -115,7 +115,10 @@ def measure_first_result(setting: Setting, names: list[str], *, patience: float)
         if "skipped" in cold:
             skipped[name] = cold["skipped"]
             continue
-        results[name] = dict(cold_s=cold["seconds_to_first_result"])
+        results[name] = {
+            "cold_s": cold["seconds_to_first_result"],
+            "first_call_extra_cpu_s": cold["first_call_extra_cpu_s"],
+        }
         if CACHED in name:
             with tempfile.TemporaryDirectory() as folder:
                 cache = dict(JAX_COMPILATION_CACHE_DIR=folder, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -212,7 +212,7 @@ def keypoint_mask(
     scores = lax.stop_gradient(scores)
     shape = (scores.shape[1], scores.shape[2])
     threshold = config.keypoint_threshold if keypoint_threshold is None else keypoint_threshold
-    threshold = jnp.asarray(checked_threshold(threshold, len(scores)), scores.dtype).reshape(-1, 1, 1)
+    threshold = jnp.asarray(checked_threshold(threshold, scores.shape[0]), scores.dtype).reshape(-1, 1, 1)
     above = partial(_above, threshold=threshold, rule=config.threshold_rule)
     exists = border_mask(shape, image_sizes, 0, rule="cells")
     if config.suppression_rule == "greedy":
@@ -250,18 +250,16 @@ def refine_soft_argmax(
     return keypoints_xy + shift / total[..., None]
 
 
-def checked_threshold(threshold: Threshold, batch: int) -> Threshold:
+def checked_threshold(threshold: Threshold, batch: Any) -> Threshold:
     """The threshold of a batch, once it is known to be one.
 
     Raises:
-        ValueError: It is negative or not a number (unless it is traced), or neither one for all images nor one per image.
+        ValueError: It is negative or not a number (unless it is traced), or neither one number nor one per image.
     """
     if isinstance(threshold, int | float | np.ndarray) and not np.all(threshold >= 0):
         raise ValueError(f"keypoint_threshold={threshold} must be a number that is not negative")
     if np.shape(threshold) not in ((), (batch,)):
-        raise ValueError(
-            f"keypoint_threshold has shape {np.shape(threshold)}; one for all images, or one per image ({batch},), is needed"
-        )
+        raise ValueError(f"keypoint_threshold has shape {np.shape(threshold)}; one number, or one per image, is needed")
     return threshold
 
 

@@ -64,7 +64,7 @@ def extract(
         model,
         images,
         image_sizes,
-        checked_threshold(threshold, len(images)),
+        checked_threshold(threshold, images.shape[0]),
         rules=rules,
         output_hidden_states=output_hidden_states,
     )

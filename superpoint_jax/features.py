@@ -12,7 +12,6 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-
 Class = TypeVar("Class", bound=type)
 
 

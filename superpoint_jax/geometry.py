@@ -18,7 +18,7 @@ PRNGKey = Key[Array, ""] | UInt32[Array, "2"]
 
 
 def exact_product(a: Float[Array, "*_a"], b: Float[Array, "*_b"]) -> Float[Array, "*_c"]:
-    """`jnp.matmul` in float32 on every platform. The default of an accelerator is off by pixels where coordinates are."""
+    """`jnp.matmul` in float32 on every platform. Of coordinates, an accelerator's default would be off by pixels."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -6,9 +6,9 @@ section 3; names of the submodules are those of Hugging Face's port, so that wei
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -31,14 +31,20 @@ class Constant(nnx.Variable):
 
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """2x2 max pooling; an odd last row or column is dropped."""
-    return nnx.max_pool(x, (2, 2), (2, 2))
+    return nnx.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+
+
+def max_pool_of_slices(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """`max_pool` without a window: for what has slow ones or none. Equal maxima share the gradient."""
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    return functools.reduce(jnp.maximum, [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)])
 
 
 class ConvBlock(nnx.Module):
     """Two 3x3 convolutions, each with a ReLU and, where the variant has it, batch norm after that; perhaps a pooling.
 
     Attributes:
-        max_pool: How it pools. Static; training on a CPU puts its own in its place, as in `nnx.Conv` the convolution.
+        max_pool: How it pools, `max_pool` or `max_pool_of_slices`. Static.
     """
 
     def __init__(
@@ -145,6 +151,13 @@ class SuperPoint(nnx.Module):
         self.keypoint_decoder = KeypointDecoder(config, rngs)
         self.descriptor_decoder = DescriptorDecoder(config, rngs)
 
+    def pooled_by_slices(self) -> SuperPoint:
+        """The same model with `max_pool_of_slices`."""
+        model = nnx.merge(*nnx.split(self))
+        for block in model.encoder.conv_blocks:
+            block.max_pool = max_pool_of_slices
+        return model
+
     @property
     def config(self) -> SuperPointConfig:
         """What it is and how its output is decoded. Where the model is traced, use `rules` and `keypoint_threshold`."""
@@ -153,7 +166,7 @@ class SuperPoint(nnx.Module):
 
     @property
     def origin(self) -> str | None:
-        """"magicleap" where the licence of Magic Leap's weights applies, else None. Not for inside `jit`."""
+        """ "magicleap" where the licence of Magic Leap's weights applies, else None. Not for inside `jit`."""
         return "magicleap" if np.any(np.asarray(self.magic_leap[...])) else None
 
     def __call__(
@@ -165,6 +178,8 @@ class SuperPoint(nnx.Module):
         output_hidden_states: bool = False,
     ) -> DenseFeatures:
         """Logits and unit-length descriptors, float32, one per cell of 8x8 pixels; sizes floor.
+
+        NaN in cells that see a pixel that is not finite.
 
         Args:
             images: 1 or 3 channels, float in [0, 1] or uint8.
@@ -179,13 +194,13 @@ class SuperPoint(nnx.Module):
         """
         check_images(images, image_sizes)
         rules = self.rules if dtype is None else self.rules.replace(dtype=dtype)
-        gray = to_gray(images, rules.channel_rule).astype(rules.dtype)
         if image_sizes is not None:
             image_sizes = jnp.asarray(image_sizes, jnp.int32)
-        hidden_states = self.encoder(zero_outside(gray, image_sizes), image_sizes)
+        gray, finite = finite_part(zero_outside(to_gray(images, rules.channel_rule), image_sizes))
+        hidden_states = self.encoder(gray.astype(rules.dtype), image_sizes)
         return DenseFeatures(
-            logits=self.keypoint_decoder(hidden_states[-1]),
-            descriptors=self.descriptor_decoder(hidden_states[-1]),
+            logits=jnp.where(finite, self.keypoint_decoder(hidden_states[-1]), jnp.nan),
+            descriptors=jnp.where(finite, self.descriptor_decoder(hidden_states[-1]), jnp.nan),
             hidden_states=hidden_states if output_hidden_states else None,
         )
 
@@ -220,12 +235,12 @@ def _norm(features: int, config: SuperPointConfig, rngs: nnx.Rngs) -> nnx.BatchN
     )
 
 
-def _in_type_of_input(arrays: tuple[Any, ...], *, dtype: Any = None) -> tuple[Array, ...]:
+def _in_type_of_input(arrays: Any, /, *, dtype: Any = None, inexact: bool = True) -> Any:
     """Parameters follow the type of the activations, so that the compute type is chosen where the image is cast."""
     return tuple(array.astype(arrays[0].dtype) for array in arrays)
 
 
-def _statistics_as_constants(arrays: tuple[Any, ...], *, dtype: Any = None) -> tuple[Array, ...]:
+def _statistics_as_constants(arrays: Any, /, *, dtype: Any = None, inexact: bool = True) -> Any:
     """Batch norm in float32, with running statistics that are no parameters for `jax.grad`."""
     x, mean, var, scale, bias = (array.astype(jnp.float32) for array in arrays)
     return x, lax.stop_gradient(mean), lax.stop_gradient(var), scale, bias
@@ -289,6 +304,28 @@ def valid_mask(sizes: Int[Array, "b 2"], shape: tuple[int, int]) -> Bool[Array, 
     """True in the top-left (height, width) of each image."""
     rows, columns = jnp.arange(shape[0])[None, :, None], jnp.arange(shape[1])[None, None, :]
     return (rows < sizes[:, :1, None]) & (columns < sizes[:, 1:, None])
+
+
+FIELD_OF_VIEW_CELLS = 5
+"""How many cells away a pixel may lie that a cell sees: the convolutions reach 2 + 4 + 8 + 16 + 8 = 38 pixels."""
+
+
+def finite_part(gray: Float[Array, "b h w 1"]) -> tuple[Float[Array, "b h w 1"], Bool[Array, "b h2 w2 1"]]:
+    """The images with 0 where they are not finite, and the cells that see no such pixel.
+
+    Found in the image, because not every platform's convolutions and maxima let NaN through.
+    """
+    batch, height, width, _ = gray.shape
+    finite = jnp.isfinite(gray)
+    rows, columns = -(-height // CELL_PX), -(-width // CELL_PX)
+    rest = ((0, 0), (0, rows * CELL_PX - height), (0, columns * CELL_PX - width))
+    pixels = jnp.pad(finite[..., 0], rest, constant_values=True)
+    cells = pixels.reshape(batch, rows, CELL_PX, columns, CELL_PX).all(axis=(2, 4)).astype(jnp.float32)
+    side = 2 * FIELD_OF_VIEW_CELLS + 1
+    for window in ((1, side, 1), (1, 1, side)):
+        cells = lax.reduce_window(cells, jnp.float32(jnp.inf), lax.min, window, (1, 1, 1), "SAME")
+    cells = cells[:, : height // CELL_PX, : width // CELL_PX, None] > 0
+    return jnp.where(finite, gray, 0), cells
 
 
 def zero_outside(x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"] | None) -> Float[Array, "b h w c"]:

@@ -13,19 +13,19 @@ import sys
 import threading
 from collections import OrderedDict
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import Array
 from jaxtyping import Float, Int, UInt8
 
 from superpoint_jax.config import CELL_PX, SuperPointConfig
 from superpoint_jax.features import DenseFeatures
-from superpoint_jax.model import SuperPoint, check_images, normalize, to_gray, zero_outside
+from superpoint_jax.model import SuperPoint, check_images, finite_part, normalize, to_gray, zero_outside
 
 MAX_SHAPES = 16
 """Compiled networks that are kept, one for each shape of a batch; the one that was not used for longest goes first."""
@@ -49,7 +49,14 @@ def choose(model: SuperPoint, engine: Engine = "auto", *, dtype: str | None = No
     return compile(model, dtype=dtype) if engine == "openvino" or (engine == "auto" and possible) else model
 
 
-def compile(model: SuperPoint, *, dtype: str | None = None) -> CompiledSuperPoint:  # noqa: A001 (of this module)
+def describe(network: SuperPoint | CompiledSuperPoint) -> str:
+    """Who computes the network, in a line."""
+    if isinstance(network, CompiledSuperPoint):
+        return f"the network is computed by OpenVINO {version('openvino')} on the CPU, in {network.rules.dtype}"
+    return f"the network is computed by XLA on {jax.devices()[0].device_kind}, in {network.rules.dtype}"
+
+
+def compile(model: SuperPoint, *, dtype: str | None = None) -> CompiledSuperPoint:
     """The model with its dense network in OpenVINO: what `extract` and the model's other callers take in its place.
 
     Each shape of a batch is compiled when it is first seen, in about a second. float32 agrees with XLA's to 1e-5 in
@@ -77,8 +84,8 @@ def compile(model: SuperPoint, *, dtype: str | None = None) -> CompiledSuperPoin
 class CompiledSuperPoint:
     """A SuperPoint whose dense network OpenVINO computes. Made by `compile`.
 
-    It can be an argument of `jax.jit`, where it is static, and works under `jit`, `vmap`, `scan` and `shard_map`. It has
-    no derivatives and no hidden states. Threads may call it at once; a process that was forked must compile its own.
+    It can be an argument of `jax.jit`, where it is static, and works under `jit`, `vmap`, `scan` and `shard_map`. It
+    has no derivatives and no hidden states. Threads may call it at once; a forked process must compile its own.
 
     Attributes:
         rules: As of the model.
@@ -120,9 +127,13 @@ class CompiledSuperPoint:
             sizes = jnp.broadcast_to(jnp.array(gray.shape[1:3], jnp.int32), (gray.shape[0], 2))
         else:
             sizes = jnp.asarray(image_sizes, jnp.int32)
-        hidden, descriptors = _dense(self, zero_outside(gray, sizes), sizes)
+        gray, finite = finite_part(zero_outside(gray, sizes))
+        hidden, descriptors = _dense(self, gray, sizes)
         # JAX computes the last layer of the detector, in float32: OpenVINO would round the logits to bfloat16.
-        return DenseFeatures(logits=self._model.keypoint_decoder.logits(hidden), descriptors=normalize(descriptors))
+        logits = self._model.keypoint_decoder.logits(hidden)
+        return DenseFeatures(
+            logits=jnp.where(finite, logits, jnp.nan), descriptors=jnp.where(finite, normalize(descriptors), jnp.nan)
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process compiles its own."""
@@ -178,8 +189,8 @@ def _no_derivative(engine: CompiledSuperPoint, primals: Any, tangents: Any) -> A
 def _check_platform() -> None:
     if jax.default_backend() != "cpu":
         raise ValueError(
-            f"OpenVINO computes on the CPU, and JAX's default device is a {jax.default_backend()}; use the model itself "
-            f"there, or start with JAX_PLATFORMS=cpu"
+            f"OpenVINO computes on the CPU, and JAX's default device is a {jax.default_backend()}; use the model "
+            f"itself there, or start with JAX_PLATFORMS=cpu"
         )
 
 
@@ -203,7 +214,7 @@ def _network(model: SuperPoint, batch: int, height: int, width: int, *, masked: 
     def per_channel(values: Any) -> Any:
         return constant(np.reshape(values, (1, -1, 1, 1)))
 
-    def apply(x: Any, conv: nnx.Conv, norm: nnx.BatchNorm | None, *, relu: bool = True) -> Any:
+    def apply(x: Any, conv: Any, norm: Any, *, relu: bool = True) -> Any:
         kernel = np.transpose(conv.kernel[...], (3, 2, 0, 1))
         pads = [kernel.shape[2] // 2] * 2
         x = ops.add(ops.convolution(x, constant(kernel), [1, 1], pads, pads, [1, 1]), per_channel(conv.bias[...]))

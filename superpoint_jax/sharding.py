@@ -8,7 +8,7 @@ loop starts from and what the branches of a `switch` give must vary over the mes
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def placed_like(batch: Array | None, function: Function) -> Function:
     if not jax.sharding.get_abstract_mesh().explicit_axes:
         return function
     axis = None if batch is None else jax.typeof(batch).sharding.spec[0]
-    return jax.sharding.auto_axes(function, out_sharding=PartitionSpec(axis))
+    return cast(Function, jax.sharding.auto_axes(function, out_sharding=PartitionSpec(axis)))
 
 
 def vary_like(tree: Any, reference: Array) -> Any:

@@ -95,9 +95,7 @@ class Tracker:
 
 
 @partial(jax.jit, static_argnames=("length",))
-def _track(
-    frames: Keypoints, max_distance: float | Array, max_move_px: float | Array | None, *, length: int
-) -> Tracks:
+def _track(frames: Keypoints, max_distance: float | Array, max_move_px: float | Array | None, *, length: int) -> Tracks:
     first = _start(frames[0], length=length)
 
     def step(tracks: Tracks, frame: Keypoints) -> tuple[Tracks, Tracks]:

@@ -23,8 +23,9 @@ import superpoint_jax as sp
 from superpoint_jax import geometry
 from superpoint_jax.training.layers import for_training_on_cpu
 from superpoint_jax.training.loop import TrainConfig, create_state, data_mesh, mean_gradient, train_step
-from superpoint_jax.training.pairs import PairConfig
+from superpoint_jax.training.pairs import PairConfig, sample_pairs
 from superpoint_jax.training.photos import Photos
+from superpoint_jax.training.synthetic import render_shapes
 
 SIZES = ((480, 640), (240, 320))
 K = 512
@@ -121,7 +122,10 @@ def assert_explicit(function: Callable, expected, *arguments, replicated=()) -> 
     """On a mesh of explicit axes, which `jax.make_mesh` gives by default: equal results, sharded over the batch."""
     mesh = mesh_of(AxisType.Explicit)
     with jax.set_mesh(mesh):
-        given = *jax.device_put(replicated, NamedSharding(mesh, P())), *jax.device_put(arguments, NamedSharding(mesh, P("images")))
+        given = (
+            *jax.device_put(replicated, NamedSharding(mesh, P())),
+            *jax.device_put(arguments, NamedSharding(mesh, P("images"))),
+        )
         for call in (function, jax.jit(function)):
             out = call(*given)
             check_equal(out, expected)
@@ -181,7 +185,7 @@ def check_derivatives_of_extract():
         np.testing.assert_allclose(value, score_sum(images), rtol=1e-4)
         np.testing.assert_allclose(tangent, along, rtol=1e-2)
         # One number that the images depend on: the Jacobian is a directional derivative.
-        jacobian = jax.jit(jax.jacfwd(lambda t: score_sum(images + t * direction)))(0.0)
+        jacobian = jax.jit(jax.jacfwd(lambda t, x=images, v=direction: score_sum(x + t * v)))(0.0)
         np.testing.assert_allclose(jacobian, tangent, rtol=1e-3)
         rematerialised = jax.jit(jax.grad(jax.checkpoint(score_sum)))(images)
         assert_same(rematerialised, gradient, atol=1e-4)
@@ -260,7 +264,7 @@ def check_match():
         assert np.asarray(expected.mask).any()
         assert_same(jax.jit(call)(a, b), expected)
         assert_same(jax.vmap(call)(a, b), expected)
-        _, out = jax.lax.scan(lambda none, pair: (none, call(*pair)), None, (a, b))
+        _, out = jax.lax.scan(lambda none, pair, call=call: (none, call(*pair)), None, (a, b))
         assert_same(out, expected)
         assert_automatic(call, expected, a, b)
         assert_explicit(call, expected, a, b)
@@ -374,7 +378,9 @@ def check_training_step_under_an_explicit_mesh():
     _, metrics = train_step(create_state(model, config), model, photos, config=config)
     mesh = jax.make_mesh((4,), ("data",))
     with jax.set_mesh(mesh):
-        state, there, everywhere = jax.device_put((create_state(model, config), model, photos), NamedSharding(mesh, P()))
+        state, there, everywhere = jax.device_put(
+            (create_state(model, config), model, photos), NamedSharding(mesh, P())
+        )
         _, shared = train_step(state, there, everywhere, config=config, mesh=mesh)
     assert_same(shared, metrics, atol=1e-3)
 
@@ -438,6 +444,35 @@ def check_export_of_keypoints_and_matches():
     exported = jax.export.export(jax.jit(sp.match))(a, b)
     again = jax.export.deserialize(exported.serialize())
     assert_same(again.call(a, b), sp.match(a, b))
+
+
+def check_products_are_exact_on_accelerators():
+    """Read in what is lowered for them: by default they would multiply in TF32 or bfloat16, which is off by pixels."""
+    key, size = jax.random.key(0), (240, 320)
+    homographies = geometry.sample_homographies(key, BATCH, size)
+    points = jnp.ones((BATCH, 50, 2))
+    a, b = pairs_of()
+    config, photos = training(accumulate=1)
+    functions: dict[str, tuple[Callable, tuple]] = {
+        "sample_homographies": (lambda key: geometry.sample_homographies(key, BATCH, size), (key,)),
+        "warp_points": (geometry.warp_points, (homographies, points)),
+        "in_front": (geometry.in_front, (homographies, points)),
+        "warp_images": (lambda images, h: geometry.warp_images(images, h), (batch(size), homographies)),
+        "ransac": (lambda a, b: sp.ransac_homography(key, a, b, sp.match(a, b)), (a[0], b[0])),
+        "match": (functools.partial(sp.match, temperature=0.1), (a, b)),
+        "match_pairs": (sp.match_pairs, (a,)),
+        "tracks": (lambda a: sp.Tracker().track(a), (a,)),
+        "extract": (lambda images: extract(network(), images), (batch(size),)),
+        "training pairs": (lambda key: sample_pairs(key, photos, 2, config=config.pairs), (key,)),
+        "synthetic shapes": (lambda key: render_shapes(key, batch=2, shape=size), (key,)),
+    }
+    for name, (function, arguments) in functions.items():
+        for platform in ("cuda", "tpu"):
+            text = jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+            products = [line for line in text.splitlines() if "dot_general" in line or "stablehlo.convolution" in line]
+            inexact = [line for line in products if line.count("HIGHEST") != 2]
+            assert not inexact, (name, platform, inexact[0].strip()[:300])
+            assert products, (name, platform)
 
 
 class Compilations:

@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 
 import superpoint_jax as sp
 from superpoint_jax.bulk import BulkOptions, extract_files
-from superpoint_jax.bulk.cluster import RayEngine
+from superpoint_jax.bulk.cluster import RayExecutor
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
         options=BulkOptions(max_keypoints=100, part=6, batch=3, workers=0, devices=1),
     )
     # Each takes more than half of a node, so that both nodes have one.
-    report = extract_files(folder, output, engine=RayEngine(actors=2, cpus=1.5), **common)
+    report = extract_files(folder, output, executor=RayExecutor(actors=2, cpus=1.5), **common)
     extract_files(folder, Path(output).with_name("one.h5"), **common)
     print(json.dumps({**seen, "extracted": report.extracted, "failures": sorted(report.failures)}))
     ray.shutdown()

@@ -20,7 +20,9 @@ from superpoint_jax.bulk.parts import Conflict, Parts
 from superpoint_jax.bulk.plan import choose_shapes, make_plan, names_of
 from superpoint_jax.bulk.sources import find_images
 
-OPTIONS = BulkOptions(max_keypoints=30, batch=4, part=4, max_shapes=3, workers=0, devices=1, descriptors="float32")
+OPTIONS = BulkOptions(
+    max_keypoints=30, batch=4, part=4, max_shapes=3, workers=0, devices=1, engine="xla", descriptors="float32"
+)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import jax
 import pytest
 
-from superpoint_jax.cli import compilations, main
 from superpoint_jax.cli.compilations import keep_compilations
 
 
@@ -18,32 +17,6 @@ def test_compilations_are_kept_in_the_users_cache(no_cache):
     keep_compilations()
     (folder,) = (no_cache / "superpoint_jax").iterdir()
     assert jax.config.jax_compilation_cache_dir == str(folder)
-
-
-def test_bfloat16_is_not_kept_on_a_cpu_where_onednn_computes_it(no_cache, monkeypatch):
-    monkeypatch.setattr(compilations, "calls_onednn", lambda: True)
-    keep_compilations(of_bfloat16=True)
-    assert jax.config.jax_compilation_cache_dir is None
-    keep_compilations()
-    assert jax.config.jax_compilation_cache_dir is not None
-
-
-@pytest.mark.parametrize(
-    "command", ["train magicpoint --steps 0", "detect --dtype bfloat16", "detect --dtype=bfloat16", "detect"]
-)
-def test_commands_say_which_type_they_use(no_cache, monkeypatch, capsys, command):
-    asked = []
-    monkeypatch.setattr("superpoint_jax.cli.keep_compilations", lambda *, of_bfloat16: asked.append(of_bfloat16))
-    with pytest.raises(SystemExit):
-        main([*command.split(), "--nonsense"])
-    assert asked == [command != "detect"]
-
-
-def test_bfloat16_is_kept_on_other_devices(no_cache, monkeypatch):
-    monkeypatch.setattr(compilations, "calls_onednn", lambda: True)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    keep_compilations(of_bfloat16=True)
-    assert jax.config.jax_compilation_cache_dir is not None
 
 
 def test_a_folder_that_jax_was_told_of_stays(no_cache, tmp_path):

@@ -1,11 +1,9 @@
 """Exported files give what `extract` gives, where this package is not."""
 
-import re
 import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
@@ -14,7 +12,6 @@ import pytest
 import superpoint_jax as sp
 from superpoint_jax.cli import main
 from superpoint_jax.export import export_onnx, export_stablehlo
-from superpoint_jax.export.plain_lax import plain
 from superpoint_jax.export.signature import INPUTS, OUTPUTS
 
 SHAPE = (120, 160)
@@ -130,22 +127,6 @@ def test_onnx_with_its_weights_beside(model, arrays, tmp_path):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     outputs = session.run(OUTPUTS, dict(zip(INPUTS, (arrays[:1], SIZES[:1]), strict=True)))
     np.testing.assert_allclose(outputs[0], expected(model, arrays[:1], SIZES[:1], max_keypoints=20)[0], atol=1e-4)
-
-
-def test_a_plain_program_computes_the_same_without_calls_or_branches(model):
-    image = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 64, 64, 1)), jnp.float32)
-
-    def maps(image):
-        dense = model(image)
-        return dense.logits, dense.descriptors
-
-    simple = plain(maps, jax.ShapeDtypeStruct(image.shape, image.dtype))
-    for ours, theirs in zip(maps(image), simple(image), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    before, after = (str(jax.make_jaxpr(function)(image)) for function in (maps, simple))
-    pattern = r"\b(?:platform_index|cond|custom_vjp_call|reduce_window_max)\b"
-    assert re.search(pattern, before)
-    assert not re.search(pattern, after)
 
 
 def test_what_cannot_be_exported_is_said(model, tmp_path):

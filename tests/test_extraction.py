@@ -1,14 +1,12 @@
 """extract(): one call, any size, any type, one answer for an image alone, in a batch or padded."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
 
-from superpoint_jax import Keypoints, extract, extraction
+from superpoint_jax import Keypoints, extract
 from superpoint_jax.model import LUMA
 from tests.parity import references
 from tests.random_weights import state_of
@@ -272,28 +270,6 @@ def test_a_generous_capacity_costs_no_sampling(model, images):
     assert_defined(out)
     tight = extract(model, images[:1, :16, :24], max_keypoints=384)
     np.testing.assert_array_equal(out.descriptors[:, :384], tight.descriptors)
-
-
-def test_image_by_image_on_one_cpu_is_the_batch_together(model, images, monkeypatch):
-    """The tests have eight devices, where a batch stays together so that it can be sharded; users have one."""
-    sizes = jnp.array([[50, 69], [72, 104]])
-    config = model.config.replace(max_keypoints=25)
-
-    def run(model, images, sizes):
-        function = functools.partial(extraction._extract.__wrapped__, config=config, output_hidden_states=True)
-        return jax.jit(function)(model, images, sizes)
-
-    for given in (None, sizes):
-        together = run(model, images, given)
-        with monkeypatch.context() as patch:
-            patch.setattr(jax, "device_count", lambda: 1)
-            jaxpr = str(jax.make_jaxpr(run)(model, images, given))
-            alone = run(model, images, given)
-        assert "scan" in jaxpr
-        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
-            assert a.shape == b.shape
-            np.testing.assert_allclose(a, b, atol=1e-5)
-        np.testing.assert_array_equal(together.keypoints, alone.keypoints)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

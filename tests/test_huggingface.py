@@ -71,7 +71,7 @@ def test_the_facade_returns_what_extract_returns(folder, model, images):
         np.testing.assert_array_equal(mine, other)
     assert theirs.hidden_states is not None
     assert len(theirs.hidden_states) == 4
-    assert facade.config is model.config
+    assert facade.config == model.config
     assert facade.model is model
 
 

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from superpoint_jax import SuperPoint, SuperPointConfig
+from superpoint_jax.config import CELL_PX
 from superpoint_jax.model import check_images, normalize, to_gray
 from tests.conftest import SMALL
 from tests.parity import references
@@ -39,6 +40,21 @@ def test_stages_equal_the_reference(random_model, images, batch_norm):
         for i, stage in enumerate(stages):
             # Sums of up to 144 products in another order; 1e-5 of the range is what the parity tests hold.
             np.testing.assert_allclose(values[i], stage[name], rtol=0, atol=1e-5 * np.ptp(stage[name]), err_msg=name)
+
+
+def test_cells_see_as_far_as_they_say(model):
+    """What is not finite is marked in the cells that see it: no fewer, and hardly more."""
+    cell = 12
+    image = jax.random.uniform(jax.random.key(0), (1, 25 * CELL_PX, 8 * CELL_PX, 1))
+    seen = np.abs(jax.grad(lambda x: model(x).logits[0, cell].sum())(image))[0].max(axis=(1, 2))
+    rows = np.flatnonzero(seen)
+    assert rows[0] == cell * CELL_PX - 38
+    assert rows[-1] == cell * CELL_PX + CELL_PX - 1 + 38
+    for row in (rows[0], rows[-1]):
+        logits = np.asarray(model(image.at[0, row].set(jnp.inf)).logits)[0, :, 0, 0]
+        assert np.isnan(logits[cell])
+        marked = np.flatnonzero(np.isnan(logits))
+        np.testing.assert_array_equal(marked, np.arange(row // CELL_PX - 5, row // CELL_PX + 6))
 
 
 def test_batch_norm_follows_relu(random_model, images):

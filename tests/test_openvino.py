@@ -130,7 +130,7 @@ def test_another_compute_type_says_what_to_do(model, fast, images):
 def test_another_platform_says_what_to_do(monkeypatch, model, fast, images):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     for call in (lambda: openvino.compile(model), lambda: fast(images)):
-        with pytest.raises(ValueError, match="OpenVINO computes on the CPU, .* a gpu; use the model itself"):
+        with pytest.raises(ValueError, match=r"OpenVINO computes on the CPU, .* a gpu; use the model itself"):
             call()
     assert openvino.choose(model) is model
 

@@ -15,8 +15,8 @@ PACKAGE = Path(superpoint_jax.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ROOMS = [
-    {"config", "features", "hub"},
-    {"convolution", "model", "detection", "description", "processing", "matching", "geometry"},
+    {"config", "features", "hub", "sharding"},
+    {"model", "openvino", "detection", "description", "processing", "matching", "geometry"},
     {"estimation", "lightglue", "stitching", "tracking", "video"},
     {"extraction", "weights"},
     {"huggingface", "training", "bulk", "evaluation", "visualization", "export"},
@@ -26,7 +26,7 @@ ROOMS = [
 
 HEAVY = {
     "torch", "cv2", "h5py", "matplotlib", "ray", "transformers", "optax", "orbax", "pycolmap", "gradio", "onnx",
-    "jax2onnx",
+    "jax2onnx", "openvino",
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 import superpoint_jax as sp
 from superpoint_jax import SuperPoint, SuperPointConfig, WeightsError, from_pretrained, save_pretrained
+from superpoint_jax.model import Constant
 from superpoint_jax.weights import convert, from_state_dict, save_weights, state_dict
 from superpoint_jax.weights.licence import show_notice_once
 from tests import foreign_weights
@@ -50,7 +51,7 @@ def transformers_model(seed: int = 0, **options):
 
 
 def assert_same_weights(model: SuperPoint, expected: SuperPoint) -> None:
-    ours, theirs = (dict(nnx.to_flat_state(nnx.state(m))) for m in (model, expected))
+    ours, theirs = (dict(nnx.to_flat_state(nnx.state(m, (nnx.Param, nnx.BatchStat)))) for m in (model, expected))
     assert ours.keys() == theirs.keys()
     for path, variable in ours.items():
         assert type(variable) is type(theirs[path])
@@ -81,12 +82,12 @@ def test_the_default_network_has_the_published_number_of_parameters():
     assert sum(value.size for value in state_dict(model).values()) == 1_300_865
 
 
-def test_flax_parameters_of_a_loaded_model_are_params_and_batch_stats():
+def test_arrays_of_a_loaded_model_are_parameters_statistics_and_two_constants():
     model = from_state_dict(foreign_weights.rpautrat(0, SMALL_CONFIG))
-    assert {type(leaf) for _, leaf in nnx.to_flat_state(nnx.state(model))} == {nnx.Param, nnx.BatchStat}
-    _, parameters, rest = nnx.split(model, nnx.Param, ...)
+    _, parameters, statistics, constants = nnx.split(model, nnx.Param, nnx.BatchStat, Constant)
     assert len(jax.tree.leaves(parameters)) == 12 * 2 + 12 * 2
-    assert len(jax.tree.leaves(rest)) == 12 * 2
+    assert len(jax.tree.leaves(statistics)) == 12 * 2
+    assert len(jax.tree.leaves(constants)) == 2
 
 
 def test_loaded_weights_own_their_memory():

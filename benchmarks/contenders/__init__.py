@@ -52,6 +52,8 @@ TORCH = ("torch", "transformers")
 CONTENDERS: dict[str, Contender] = {
     "superpoint_jax float32": Contender(("jax",), ours, F32),
     "superpoint_jax bfloat16": Contender(("jax",), ours, BF16),
+    "superpoint_jax OpenVINO float32": Contender(("jax", "openvino"), ours, F32 | dict(engine="openvino")),
+    "superpoint_jax OpenVINO bfloat16": Contender(("jax", "openvino"), ours, BF16 | dict(engine="openvino")),
     "naive JAX float32": Contender(("jax",), naive, F32),
     "naive JAX bfloat16": Contender(("jax",), naive, BF16),
     "ONNX Runtime float32": Contender((*TORCH, "onnxruntime", "onnxscript"), onnx_runtime, F32),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.contenders.setting import NotAvailable, Setting, camera_photo, descriptor_sets, photo, training_batch
 
 
-def ours(suite: str, setting: Setting, dtype: str) -> Callable[[], Any]:
-    """A call of the suite in the compute type `dtype`."""
+def ours(suite: str, setting: Setting, dtype: str, *, engine: Literal["xla", "openvino"] = "xla") -> Callable[[], Any]:
+    """A call of the suite in the compute type `dtype`, the dense network by XLA or OpenVINO."""
     import jax
 
+    if engine == "openvino" and suite not in ("network", "end-to-end"):
+        raise NotAvailable("OpenVINO computes the dense network alone")
     if suite == "train-step":
         call = _train_step(setting, dtype)
     elif suite == "match":
@@ -19,11 +21,11 @@ def ours(suite: str, setting: Setting, dtype: str) -> Callable[[], Any]:
     elif suite == "preprocessing":
         call = _preprocessing(setting, dtype)
     else:
-        call = _extraction(suite, setting, dtype)
+        call = _extraction(suite, setting, dtype, engine)
     return lambda: jax.block_until_ready(call())
 
 
-def _extraction(suite: str, setting: Setting, dtype: str) -> Callable[[], Any]:
+def _extraction(suite: str, setting: Setting, dtype: str, engine: Literal["xla", "openvino"]) -> Callable[[], Any]:
     import jax
     import jax.numpy as jnp
 
@@ -32,8 +34,14 @@ def _extraction(suite: str, setting: Setting, dtype: str) -> Callable[[], Any]:
 
     model = sp.from_pretrained(max_keypoints=setting.max_keypoints, dtype=dtype)
     images = jnp.asarray(photo(setting))
+    try:
+        chosen = sp.openvino.choose(model, engine)
+    except ValueError as error:
+        raise NotAvailable(str(error)) from error
     if suite == "end-to-end":
-        return lambda: sp.extract(model, images)
+        return lambda: sp.extract(chosen, images)
+    if engine == "openvino":
+        return lambda: chosen(images)
     network = jax.jit(lambda model, images: model(images))
     if suite == "network":
         return lambda: network(model, images)
@@ -78,7 +86,7 @@ def _preprocessing(setting: Setting, dtype: str) -> Callable[[], Any]:
 
 
 def _train_step(setting: Setting, dtype: str) -> Callable[[], Any]:
-    """Forward, cross entropy of the detector, a mean square of the descriptors, backward, AdamW."""
+    """Forward, cross entropy of the detector, a mean square of the descriptors, backward, AdamW, as the loop trains."""
     from functools import partial
 
     import jax
@@ -87,8 +95,10 @@ def _train_step(setting: Setting, dtype: str) -> Callable[[], Any]:
     from flax import nnx
 
     import superpoint_jax as sp
+    from superpoint_jax.training.layers import for_training_on_cpu
 
     model = sp.from_pretrained()
+    model = for_training_on_cpu(model) if jax.default_backend() == "cpu" else model
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     optimizer = optax.adamw(1e-6)
     images, classes = (jnp.asarray(array) for array in training_batch(setting))

@@ -24,7 +24,7 @@ RETRIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class RayEngine:
+class RayExecutor:
     """Does the parts of a run on a Ray cluster.
 
     Attributes:
@@ -47,7 +47,7 @@ class RayEngine:
         originals: Mapping[str, Shape],
         progress: bool,
     ) -> tuple[int, dict[str, str]]:
-        """See `run.Engine`.
+        """See `run.Executor`.
 
         Raises:
             ImportError: Ray is not installed.

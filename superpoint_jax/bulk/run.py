@@ -18,6 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from superpoint_jax import openvino
 from superpoint_jax.bulk.colmap import Pairs
 from superpoint_jax.bulk.decoding import Decoder
 from superpoint_jax.bulk.hloc import ImageFeatures, write_features
@@ -51,6 +52,7 @@ class BulkOptions:
         resize: Images with a longer side are reduced to it, in pixels; 0 leaves all as they are. By default what the
             processor says.
         dtype: Compute type; the model's own by default.
+        engine: Who computes the network; see `superpoint_jax.openvino.choose`.
         descriptors: Type in which descriptors are kept.
         matches: For a COLMAP database: which images are matched; see `colmap.write_database`.
         batch: Images a batch; 8 on a CPU, 32 otherwise.
@@ -66,6 +68,7 @@ class BulkOptions:
     keypoint_threshold: float | None = None
     resize: int | None = None
     dtype: ComputeDtype | None = None
+    engine: openvino.Engine = "auto"
     descriptors: Literal["float16", "float32"] = "float16"
     matches: Pairs = "none"
     batch: int | None = None
@@ -116,7 +119,7 @@ def extract_files(
     options: BulkOptions | None = None,
     root: str | Path | None = None,
     shard: tuple[int, int] | None = None,
-    engine: Engine | None = None,
+    executor: Executor | None = None,
     progress: bool = False,
     tell: Callable[[str], object] = lambda _: None,
 ) -> BulkReport:
@@ -136,7 +139,7 @@ def extract_files(
         root: What names are relative to; see `find_images`.
         shard: (i, n): every n-th part alone, for several processes or machines with a common file system. The output is
             made by a last run without. By default all, or under `jax.distributed` the process's share.
-        engine: Who does the parts; this process by default, or `cluster.RayEngine`.
+        executor: Who does the parts; this process by default, or `cluster.RayExecutor`.
         progress: Show a bar.
         tell: Is told, in a line, about shapes and padding.
 
@@ -176,11 +179,12 @@ def extract_files(
         mine = tuple(_without(part, done) for part in plan.parts[index::count])
         before = len(done.intersection(images.names))
         _tell_plan(tell, plan, before=before)
+        tell(extractor.description)
         work = Work(images.root, target.parts_folder, target.options, processor, options)
-        if engine is None:
+        if executor is None:
             extracted = run_parts(mine, extractor, decoder, parts, originals, options, failures, progress)
         else:
-            extracted, failed = engine(work, model, [part for part in mine if part], originals, progress)
+            extracted, failed = executor(work, model, [part for part in mine if part], originals, progress)
             failures |= failed
         if count == 1:
             with _room(target.path):
@@ -214,7 +218,7 @@ class Work:
     options: BulkOptions
 
 
-Engine = Callable[[Work, SuperPoint, list[tuple[Batch, ...]], Mapping[str, Shape], bool], tuple[int, dict[str, str]]]
+Executor = Callable[[Work, SuperPoint, list[tuple[Batch, ...]], Mapping[str, Shape], bool], tuple[int, dict[str, str]]]
 """(work, model, parts to do, sizes of the originals, whether to show progress) to (images extracted, failures)."""
 
 
@@ -230,7 +234,9 @@ class Extractor:
         self.rows = -(-wanted // len(devices)) * len(devices)
         mesh = Mesh(np.array(devices), ("images",))
         self._split = NamedSharding(mesh, PartitionSpec("images"))
-        self._model = jax.device_put(model, NamedSharding(mesh, PartitionSpec()))
+        network = openvino.choose(model, options.engine, dtype=options.dtype) if len(devices) == 1 else model
+        self.description = openvino.describe(network)
+        self._model = jax.device_put(network, NamedSharding(mesh, PartitionSpec()))
         given = dict(
             max_keypoints=options.max_keypoints, keypoint_threshold=options.keypoint_threshold, dtype=options.dtype
         )
@@ -422,7 +428,7 @@ def _identity(
 ) -> dict[str, Any]:
     """What a result depends on, to be compared with that of an earlier run: batches and shapes are not of it."""
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(nnx.state(model)):
+    for leaf in jax.tree.leaves(nnx.state(model, (nnx.Param, nnx.BatchStat))):
         digest.update(np.asarray(leaf).tobytes())
     config = dataclasses.asdict(model.config.replace(**config_options))
     return {

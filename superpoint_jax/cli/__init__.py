@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"superpoint-jax {importlib.metadata.version('superpoint-jax')}")
         return 0
-    keep_compilations(of_bfloat16=arguments[:1] == ["train"] or any("bfloat16" in text for text in arguments))
+    keep_compilations()
     if arguments and arguments[0] in LATER:
         return _run_later(*arguments)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from superpoint_jax.cli.errors import CommandError, told
-from superpoint_jax.cli.options import Weights
+from superpoint_jax.cli.options import Engine, Weights
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 TITLE = "SuperPoint in JAX"
 
 
-def app(*, weights: Weights = None, host: str = "127.0.0.1", port: int = 7860, browser: bool = True) -> int:
+def app(
+    *, weights: Weights = None, engine: Engine = "auto", host: str = "127.0.0.1", port: int = 7860, browser: bool = True
+) -> int:
     """A page in the browser: drop one photo for its keypoints or two for their matches; needs no network.
 
     Args:
         weights: Folder, file or Hugging Face id; those in the package by default.
+        engine: Who computes the network; by default OpenVINO where it is installed and there is no accelerator.
         host: Address to listen at; 0.0.0.0 lets other machines in.
         port: To listen at.
         browser: Open the page in the browser.
@@ -35,7 +38,7 @@ def app(*, weights: Weights = None, host: str = "127.0.0.1", port: int = 7860, b
     from superpoint_jax.cli.page import Page
 
     with told():
-        page = Page(weights)
+        page = Page(weights, engine=engine)
         print(f"the page is at http://{host}:{port}/ until Ctrl+C", flush=True)
         try:
             build(page).launch(

@@ -9,19 +9,14 @@ from pathlib import Path
 
 import jax
 
-from superpoint_jax.convolution import calls_onednn
 
-
-def keep_compilations(*, of_bfloat16: bool = False) -> None:
+def keep_compilations() -> None:
     """From here on compiled programs are kept in the user's cache folder, unless JAX was told of another.
 
     A folder for each kind of processor: homes are shared by machines, and a program for one may not run on another.
-    Where nothing can be written, nothing is kept; nor of a program in bfloat16 on a CPU where oneDNN computes that: JAX
-    can't keep those, and where it is to keep compilations oneDNN is not called.
+    Where nothing can be written, nothing is kept.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
-        return
-    if of_bfloat16 and calls_onednn() and jax.default_backend() == "cpu":
         return
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -12,7 +12,7 @@ import superpoint_jax as sp
 from superpoint_jax import geometry, visualization
 from superpoint_jax.cli.features import load_extractor
 from superpoint_jax.cli.files import save_picture
-from superpoint_jax.cli.options import Output, Weights
+from superpoint_jax.cli.options import Engine, Output, Weights
 from superpoint_jax.processing import load_image
 
 DEMO_PHOTO = "grace_hopper.jpg"
@@ -20,7 +20,7 @@ DEMO_PHOTO = "grace_hopper.jpg"
 DEMO_THRESHOLD_PX = 3.0
 
 
-def demo(*, output: Output = Path("demo.png"), weights: Weights = None) -> int:
+def demo(*, output: Output = Path("demo.png"), weights: Weights = None, engine: Engine = "auto") -> int:
     """Match a photo with a known homography of it, count the correct matches, and draw them.
 
     The photo comes with matplotlib. A match by mutual nearest neighbours is correct if it is within 3 pixels of where
@@ -29,8 +29,9 @@ def demo(*, output: Output = Path("demo.png"), weights: Weights = None) -> int:
     Args:
         output: The picture to write.
         weights: Folder, file or Hugging Face id; those in the package by default.
+        engine: Who computes the network; by default OpenVINO where it is installed and there is no accelerator.
     """
-    features_of = load_extractor(weights, 1024)
+    features_of = load_extractor(weights, 1024, engine=engine)
     photo, warped, homography = example_photos()
     a, b = features_of(photo), features_of(warped)
     matches = sp.match(a, b)

@@ -13,7 +13,7 @@ from superpoint_jax import visualization
 from superpoint_jax.cli.errors import CommandError, complain, told
 from superpoint_jax.cli.features import load_extractor
 from superpoint_jax.cli.files import check_outputs, picture_paths, save_json, save_picture
-from superpoint_jax.cli.options import OptionalOutput, OptionalPath, Weights
+from superpoint_jax.cli.options import Engine, OptionalOutput, OptionalPath, Weights
 from superpoint_jax.processing import load_image
 
 
@@ -22,6 +22,7 @@ def detect(
     *,
     output: OptionalOutput = None,
     weights: Weights = None,
+    engine: Engine = "auto",
     max_keypoints: int = 1024,
     json: OptionalPath = None,
     descriptors: bool = False,
@@ -34,6 +35,7 @@ def detect(
         output: Draw the keypoints, size and colour by score. For one image, the picture to write (.png, .jpg, .pdf,
             .svg); for several, or if it has no suffix, a folder for a picture NAME.png each.
         weights: Folder, file or Hugging Face id; those in the package by default.
+        engine: Who computes the network; by default OpenVINO where it is installed and there is no accelerator.
         max_keypoints: Keep the best; -1 keeps all (but for crowds of exactly equal scores).
         json: Write the keypoints to this file: a list with an object for each image that could be read, of "image" (the
             path as given), "width", "height" (of the upright image), "num_detected" (before the cut to
@@ -46,7 +48,7 @@ def detect(
     # Before the work, so that none of it is lost.
     pictures = picture_paths(images, output)
     check_outputs([path for path in (*pictures, json) if path is not None], images)
-    features_of = load_extractor(weights, max_keypoints)
+    features_of = load_extractor(weights, max_keypoints, engine=engine)
     entries, failed = [], False
     for path, picture in zip(images, pictures, strict=True):
         try:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from superpoint_jax.cli.options import Engine
 from superpoint_jax.estimation.opencv import Method
 from superpoint_jax.evaluation.detector import evaluate_shapes, shapes_table
 from superpoint_jax.evaluation.extractors import Extractor, make_extractor
@@ -22,6 +23,7 @@ def hpatches(
     folder: Folder,
     *,
     weights: str | None = None,
+    engine: Engine = "auto",
     extractors: str = EXTRACTORS,
     max_keypoints: int = 1000,
     long_side: int = 640,
@@ -34,6 +36,7 @@ def hpatches(
     Args:
         folder: Sequences (v_..., i_... or any name) with 1.ppm, 2.ppm, ... and H_1_2, ...; or img1.png, img2.png, ...
         weights: Of the extractor "ours": a hub id, folder or file; those in the package by default.
+        engine: Who computes the network; by default OpenVINO where it is installed and there is no accelerator.
         extractors: Comma-separated: ours, sift, orb, or any other checkpoint's hub id, folder or file.
         max_keypoints: Keypoints of an image, at most.
         long_side: Larger images are reduced to it, in pixels.
@@ -41,7 +44,7 @@ def hpatches(
         json: Write the figures of every pair to this file.
         plot: Draw the figures to this file.
     """
-    named = _extractors(extractors, weights, max_keypoints)
+    named = _extractors(extractors, weights, max_keypoints, engine)
     results = evaluate_hpatches(
         folder, named, max_keypoints=max_keypoints, long_side=long_side, estimator=estimator, progress=True
     )
@@ -52,6 +55,7 @@ def homographies(
     folder: Folder,
     *,
     weights: str | None = None,
+    engine: Engine = "auto",
     extractors: str = EXTRACTORS,
     max_keypoints: int = 1000,
     long_side: int = 640,
@@ -71,6 +75,7 @@ def homographies(
     Args:
         folder: Photos, at any depth.
         weights: Of the extractor "ours": a hub id, folder or file; those in the package by default.
+        engine: Who computes the network; by default OpenVINO where it is installed and there is no accelerator.
         extractors: Comma-separated: ours, sift, orb, or any other checkpoint's hub id, folder or file.
         max_keypoints: Keypoints of an image, at most.
         long_side: Larger photos are reduced to it, in pixels.
@@ -94,7 +99,7 @@ def homographies(
         change = partial(photometric_change, strength=photometric)
     warps: dict[str, Any] = dict(seed=seed, per_photo=per_photo, limit=photos, change=change)
     warps.update(scale=scale, rotation=rotation, perspective=perspective)
-    named = _extractors(extractors, weights, max_keypoints)
+    named = _extractors(extractors, weights, max_keypoints, engine)
     results = evaluate_homographies(
         folder,
         named,
@@ -110,6 +115,7 @@ def homographies(
 def shapes(
     *,
     weights: str | None = None,
+    engine: Engine = "auto",
     extractors: str = "ours",
     images: int = 500,
     shape: tuple[int, int] = (240, 320),
@@ -122,6 +128,7 @@ def shapes(
 
     Args:
         weights: Of the extractor "ours": a hub id, folder or file; those in the package by default.
+        engine: Who computes the network; by default OpenVINO where it is installed and there is no accelerator.
         extractors: Comma-separated: ours, sift, orb, or any other checkpoint's hub id, folder or file.
         images: How many are drawn.
         shape: (height, width) of an image.
@@ -130,7 +137,7 @@ def shapes(
         seed: Of the shapes.
         json: Write the figures to this file.
     """
-    named = _extractors(extractors, weights, max_keypoints)
+    named = _extractors(extractors, weights, max_keypoints, engine)
     results = evaluate_shapes(named, images=images, shape=shape, strengths=strengths, seed=seed)
     print(shapes_table(results))
     if json is not None:
@@ -143,11 +150,11 @@ def main(arguments: Sequence[str]) -> None:
     tyro.extras.subcommand_cli_from_dict(commands, prog="superpoint-jax evaluate", args=arguments)
 
 
-def _extractors(names: str, weights: str | None, max_keypoints: int) -> dict[str, Extractor]:
+def _extractors(names: str, weights: str | None, max_keypoints: int, engine: Engine) -> dict[str, Extractor]:
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     if not chosen:
         raise ValueError(f"extractors={names!r} names none; for instance --extractors {EXTRACTORS}")
-    return {name: make_extractor(name, weights=weights, max_keypoints=max_keypoints) for name in chosen}
+    return {name: make_extractor(name, weights=weights, max_keypoints=max_keypoints, engine=engine) for name in chosen}
 
 
 def _report(results: list[Evaluation], json: Path | None, plot_file: Path | None) -> None:

@@ -8,12 +8,12 @@ import tyro
 
 import superpoint_jax as sp
 from superpoint_jax.bulk import BulkOptions, extract_files
-from superpoint_jax.bulk.cluster import RayEngine
+from superpoint_jax.bulk.cluster import RayExecutor
 from superpoint_jax.bulk.colmap import Pairs
 from superpoint_jax.cli.errors import CommandError, complain, told
 from superpoint_jax.cli.features import processor_for
 from superpoint_jax.cli.files import save_json
-from superpoint_jax.cli.options import OptionalPath, Output, Weights
+from superpoint_jax.cli.options import Engine, OptionalPath, Output, Weights
 from superpoint_jax.config import ComputeDtype
 
 FAILURES_SHOWN = 20
@@ -28,6 +28,7 @@ def extract(
     keypoint_threshold: float | None = None,
     resize: int | None = None,
     dtype: ComputeDtype | None = None,
+    engine: Engine = "auto",
     descriptors: Literal["float16", "float32"] = "float16",
     matches: Pairs = "none",
     root: OptionalPath = None,
@@ -38,7 +39,7 @@ def extract(
     devices: int | None = None,
     max_pixels: int = BulkOptions.max_pixels,
     shard: tuple[int, int] | None = None,
-    engine: Literal["local", "ray"] = "local",
+    executor: Literal["local", "ray"] = "local",
     address: str | None = None,
     actors: int | None = None,
     json: OptionalPath = None,
@@ -57,6 +58,7 @@ def extract(
         resize: Reduce larger images to this long side, in pixels; 0 never does. By default what belongs to the weights
             says (1024 for ours).
         dtype: Compute type.
+        engine: Who computes the network; by default OpenVINO where it is installed and there is no accelerator.
         descriptors: Type in which descriptors are kept.
         matches: For a COLMAP database: match all images with all, or each with the next 10 by name.
         root: The folder that names are relative to; by default the folder, or that of the list, or the pattern's first.
@@ -67,7 +69,7 @@ def extract(
         devices: Devices that are used; all by default.
         max_pixels: Refuse larger files unread.
         shard: i n: every n-th part alone, for several machines with a common file system; then once without.
-        engine: Who does the work: this process, or a Ray cluster, whose nodes must see both files and output.
+        executor: Who does the work: this process, or a Ray cluster, whose nodes must see both files and output.
         address: Of the Ray cluster, "auto" for the running one; a new one on this machine by default.
         actors: Of the Ray cluster: models at work at once; by default one a GPU, or one for two CPUs.
         json: Write what was done, and what failed and why, to this file.
@@ -78,6 +80,7 @@ def extract(
             keypoint_threshold=keypoint_threshold,
             resize=resize,
             dtype=dtype,
+            engine=engine,
             descriptors=descriptors,
             matches=matches,
             batch=batch,
@@ -96,7 +99,7 @@ def extract(
             options=options,
             root=root,
             shard=shard,
-            engine=RayEngine(address=address, actors=actors) if engine == "ray" else None,
+            executor=RayExecutor(address=address, actors=actors) if executor == "ray" else None,
             progress=True,
             tell=print,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,24 @@ PAD_MULTIPLE = 64
 """Images are padded to multiples of it, in pixels, so that many sizes share a compilation; no result changes by it."""
 
 
-def load_extractor(weights: str | None, max_keypoints: int, **options: Any) -> Callable[[np.ndarray], sp.Keypoints]:
+def load_extractor(
+    weights: str | None, max_keypoints: int, *, engine: sp.openvino.Engine = "auto", **options: Any
+) -> Callable[[np.ndarray], sp.Keypoints]:
     """A function from the pixels of an image to its keypoints [K], in pixels of that image, whatever its size.
 
-    `options` are those of `from_pretrained`.
+    `options` are those of `from_pretrained`. Says on stderr who computes the network.
     """
     with told():
         model = sp.from_pretrained(weights, max_keypoints=max_keypoints, **options)
         processor = processor_for(weights, model.config)
+        network = sp.openvino.choose(model, engine)
+    print(sp.openvino.describe(network), file=sys.stderr)
 
     def features_of(pixels: np.ndarray) -> sp.Keypoints:
         inputs = processor(pixels, pad_multiple=PAD_MULTIPLE)
         _, height, width, _ = inputs.pixel_values.shape
         capacity = min(max_keypoints, height * width)
-        found = sp.extract(model, inputs.pixel_values, image_sizes=inputs.image_sizes, max_keypoints=capacity)[0]
+        found = sp.extract(network, inputs.pixel_values, image_sizes=inputs.image_sizes, max_keypoints=capacity)[0]
         keypoints_xy = rescale_keypoints(found.keypoints, found.image_sizes, pixels.shape[:2])
         return dataclasses.replace(
             found,

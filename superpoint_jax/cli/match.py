@@ -12,7 +12,7 @@ import tyro
 from superpoint_jax import visualization
 from superpoint_jax.cli.errors import CommandError, told
 from superpoint_jax.cli.files import check_outputs, save_json, save_picture
-from superpoint_jax.cli.options import OptionalOutput, OptionalPath, Weights
+from superpoint_jax.cli.options import Engine, OptionalOutput, OptionalPath, Weights
 from superpoint_jax.cli.pair import MatchedPair, match_images
 from superpoint_jax.estimation import Estimate, estimate_fundamental, estimate_homography
 
@@ -29,6 +29,7 @@ def match(
     ratio: float | None = None,
     max_distance: float | None = None,
     weights: Weights = None,
+    engine: Engine = "auto",
     max_keypoints: int = 1024,
     max_lines: int = 200,
     json: OptionalPath = None,
@@ -48,6 +49,7 @@ def match(
         ratio: Lowe's test, 0.8 say: the second nearest must be that much farther.
         max_distance: Largest L2 distance of two descriptors.
         weights: Folder, file or Hugging Face id; those in the package by default.
+        engine: Who computes the network; by default OpenVINO where it is installed and there is no accelerator.
         max_keypoints: Keep the best of each image; -1 keeps all.
         max_lines: Draw the best inliers only, at most so many lines: all would hide the images.
         json: Write the result to this file: "images" (objects of "image", "width", "height", "keypoints" (their
@@ -58,7 +60,7 @@ def match(
         raise CommandError(f"max_lines={max_lines}; 0 or more is needed")
     outputs = [path for path in (output, json) if path is not None]
     check_outputs(outputs, (image_a, image_b))
-    pair = match_images(image_a, image_b, weights, max_keypoints, ratio=ratio, max_distance=max_distance)
+    pair = match_images(image_a, image_b, weights, max_keypoints, ratio=ratio, max_distance=max_distance, engine=engine)
     estimate = _estimate(pair, model, threshold_px)
     counts = [int(features.mask.sum()) for features in pair.features]
     total, agreeing = int(pair.matches.mask.sum()), int(np.asarray(estimate.inliers).sum())

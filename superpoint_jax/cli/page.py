@@ -49,10 +49,10 @@ class Shown:
 class Page:
     """Keypoints of one photo or matches of two, and what is remembered of them. Not for several threads at once."""
 
-    def __init__(self, weights: str | None = None) -> None:
+    def __init__(self, weights: str | None = None, *, engine: sp.openvino.Engine = "auto") -> None:
         self.threshold = float(sp.from_pretrained(weights).config.keypoint_threshold)
         self._features_of: Callable[[np.ndarray], sp.Keypoints] = load_extractor(
-            weights, MOST_KEYPOINTS, keypoint_threshold=0.0
+            weights, MOST_KEYPOINTS, engine=engine, keypoint_threshold=0.0
         )
         self._remembered: OrderedDict[tuple[str, int, int], tuple[np.ndarray, sp.Keypoints]] = OrderedDict()
         self._folder = tempfile.TemporaryDirectory(prefix="superpoint-jax-")

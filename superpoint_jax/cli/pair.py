@@ -29,11 +29,13 @@ def match_images(
     max_keypoints: int,
     ratio: float | None = None,
     max_distance: float | None = None,
+    *,
+    engine: sp.openvino.Engine = "auto",
 ) -> MatchedPair:
     """Read, extract and match."""
     with told():
         pixels = load_image(image_a), load_image(image_b)
-    features_of = load_extractor(weights, max_keypoints)
+    features_of = load_extractor(weights, max_keypoints, engine=engine)
     features = features_of(pixels[0]), features_of(pixels[1])
     with told():
         return MatchedPair(pixels, features, sp.match(*features, ratio=ratio, max_distance=max_distance))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from superpoint_jax.cli.errors import CommandError, told
 from superpoint_jax.cli.files import check_outputs, save_json
-from superpoint_jax.cli.options import OptionalPath, Output, Weights
+from superpoint_jax.cli.options import Engine, OptionalPath, Output, Weights
 from superpoint_jax.cli.pair import match_images
 from superpoint_jax.estimation import estimate_homography
 from superpoint_jax.stitching import stitch_images
@@ -23,6 +23,7 @@ def stitch(
     output: Output,
     threshold_px: float = 3.0,
     weights: Weights = None,
+    engine: Engine = "auto",
     max_keypoints: int = 2048,
     json: OptionalPath = None,
 ) -> int:
@@ -36,6 +37,7 @@ def stitch(
         output: The picture to write, by its suffix in any format that Pillow writes.
         threshold_px: Largest error of an inlier, in pixels.
         weights: Folder, file or Hugging Face id; those in the package by default.
+        engine: Who computes the network; by default OpenVINO where it is installed and there is no accelerator.
         max_keypoints: Keep the best of each image; -1 keeps all.
         json: Write to this file: "homography" (a to b, in pixels, centres at integers), "inliers" and "matches" (their
             numbers), "width" and "height" of the picture, "offset" ((x, y) of the first image's corner in it).
@@ -43,7 +45,7 @@ def stitch(
     check_outputs([path for path in (output, json) if path is not None], (image_a, image_b))
     if output.suffix.lower() not in Image.registered_extensions():
         raise CommandError(f"{output}: Pillow writes no file of that suffix")
-    pair = match_images(image_a, image_b, weights, max_keypoints)
+    pair = match_images(image_a, image_b, weights, max_keypoints, engine=engine)
     with told():
         estimate = estimate_homography(*pair.features, pair.matches, threshold_px=threshold_px)
         total, inliers = int(pair.matches.mask.sum()), int(estimate.inliers.sum())

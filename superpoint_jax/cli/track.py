@@ -15,7 +15,7 @@ from superpoint_jax import visualization
 from superpoint_jax.cli.errors import CommandError, complain, told
 from superpoint_jax.cli.features import load_extractor
 from superpoint_jax.cli.files import check_outputs, save_json
-from superpoint_jax.cli.options import OptionalPath, Output, Weights
+from superpoint_jax.cli.options import Engine, OptionalPath, Output, Weights
 from superpoint_jax.tracking import Tracker, Tracks
 from superpoint_jax.video import FrameWriter, read_frames
 
@@ -33,6 +33,7 @@ def track(
     fps: float | None = None,
     max_frames: int | None = None,
     weights: Weights = None,
+    engine: Engine = "auto",
     json: OptionalPath = None,
 ) -> int:
     """Follow keypoints through a video, a folder of images or a camera, and draw their tracks.
@@ -51,6 +52,7 @@ def track(
         fps: Frames a second of the video written; by default that of the video read, 10 for a folder, 30 for a camera.
         max_frames: Stop after so many.
         weights: Folder, file or Hugging Face id; those in the package by default.
+        engine: Who computes the network; by default OpenVINO where it is installed and there is no accelerator.
         json: Write to this file: a list with an object a frame of "frame" (its number or name) and "tracks" (objects
             of "id", "age" in frames, "x", "y" in pixels of the original frame), those below --min-age included.
     """
@@ -63,7 +65,7 @@ def track(
         tracker = Tracker(length=length, max_distance=max_distance, max_move_px=max_move_px)
         frames = read_frames(source, long_side=long_side, max_frames=max_frames)
         writer = FrameWriter(output, fps=fps or frames.fps)
-    features_of = load_extractor(weights, max_keypoints)
+    features_of = load_extractor(weights, max_keypoints, engine=engine)
 
     tracks, entries, failed = None, [], False
     with writer:

@@ -77,7 +77,9 @@ def _ransac_homography(
     if 0 in (rows, points_b.shape[0]):
         return Estimate(matrix=jnp.zeros((3, 3)), inliers=jnp.zeros(rows, bool), found=jnp.zeros((), bool))
 
-    def estimate(key: Array, points_a: Array, points_b: Array, matches: Matches, threshold_px: float | Array) -> Estimate:
+    def estimate(
+        key: Array, points_a: Array, points_b: Array, matches: Matches, threshold_px: float | Array
+    ) -> Estimate:
         mask = matches.mask
         points_b = points_b[jnp.where(mask, matches.indices, 0)]
         to_a, to_b = _normalizer(points_a, mask), _normalizer(points_b, mask)

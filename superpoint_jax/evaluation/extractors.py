@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
+from superpoint_jax import openvino
 from superpoint_jax.estimation.opencv import require_opencv
 from superpoint_jax.extraction import extract
 from superpoint_jax.model import SuperPoint
@@ -21,7 +22,7 @@ Extractor: TypeAlias = Callable[[np.ndarray], Features]
 
 
 def superpoint_extractor(
-    model: SuperPoint,
+    model: SuperPoint | openvino.CompiledSuperPoint,
     *,
     max_keypoints: int = 1000,
     keypoint_threshold: float | None = 0.0,
@@ -79,13 +80,21 @@ def orb_extractor(*, max_keypoints: int = 1000) -> Extractor:
     return run
 
 
-def make_extractor(name: str, *, weights: str | None = None, max_keypoints: int = 1000, **options: Any) -> Extractor:
+def make_extractor(
+    name: str,
+    *,
+    weights: str | None = None,
+    max_keypoints: int = 1000,
+    engine: openvino.Engine = "auto",
+    **options: Any,
+) -> Extractor:
     """The extractor of a name.
 
     Args:
         name: "sift"; "orb"; "ours" for `weights`; else a checkpoint: whatever `from_pretrained` takes.
         weights: Of "ours": whatever `from_pretrained` takes; None for the weights in the package.
         max_keypoints: Number of keypoints.
+        engine: Who computes a SuperPoint's network; see `superpoint_jax.openvino.choose`.
         **options: Of `superpoint_extractor`; SIFT and ORB have none.
     """
     if name == "sift":
@@ -94,7 +103,7 @@ def make_extractor(name: str, *, weights: str | None = None, max_keypoints: int 
         return orb_extractor(max_keypoints=max_keypoints)
     from superpoint_jax.weights import from_pretrained
 
-    model = from_pretrained(weights if name == "ours" else name)
+    model = openvino.choose(from_pretrained(weights if name == "ours" else name), engine)
     return superpoint_extractor(model, max_keypoints=max_keypoints, **options)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -77,7 +76,12 @@ def validation_metrics(
 
 @jax.jit
 def pair_figures(
-    a: Keypoints, b: Keypoints, matches: Matches, homographies: Float[Array, "n 3 3"], *, threshold_px: float | Array = 3.0
+    a: Keypoints,
+    b: Keypoints,
+    matches: Matches,
+    homographies: Float[Array, "n 3 3"],
+    *,
+    threshold_px: float | Array = 3.0,
 ) -> dict[str, Float[Array, " n"]]:
     """The figures of each pair that need no homography to be estimated; as in `superpoint_jax.evaluation.metrics`.
 

@@ -7,7 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from superpoint_jax.export.plain_lax import plain
+import jax
+import numpy as np
+from jax.extend.core import jaxpr_as_fun
+
 from superpoint_jax.export.signature import INPUTS, OUTPUTS, extraction_of, input_shapes
 from superpoint_jax.model import SuperPoint
 
@@ -64,9 +67,12 @@ def export_onnx(
 
     shapes = input_shapes(batch, shape, channels)
     features_of = extraction_of(**options)
-    function = plain(lambda images, sizes: features_of(model, images, sizes), *shapes)
+    # Traced here, because what the converter puts in the place of JAX's functions while it traces gives float64; and
+    # without windows of four dimensions, which its pooling lacks.
+    network = model.pooled_by_slices()
+    traced = jax.make_jaxpr(lambda images, sizes: features_of(network, images, sizes))(*shapes)
     graph: Any = to_onnx(
-        function,
+        jaxpr_as_fun(traced),
         list(shapes),
         model_name="superpoint",
         opset=OPSET,
@@ -115,7 +121,11 @@ def _shrink_constants(graph: Any) -> None:
             users.setdefault(name, set()).add(node.op_type)
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if values.size >= _LARGE and users.get(tensor.name, set()) <= _BROADCASTS and (values == values.flat[0]).all():
+        if (
+            values.size >= _LARGE
+            and users.get(tensor.name, set()) <= _BROADCASTS
+            and np.array_equal(values, np.full_like(values, values.flat[0]), equal_nan=True)
+        ):
             tensor.CopyFrom(numpy_helper.from_array(values[(slice(1),) * values.ndim], tensor.name))
     shapes = {tensor.name: tensor.dims for tensor in graph.initializer}
     for value in graph.value_info:

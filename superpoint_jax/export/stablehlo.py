@@ -74,9 +74,7 @@ def export_stablehlo(
         return [path]
     from safetensors.numpy import save
 
-    arrays = {
-        ".".join(_text(key)): np.ascontiguousarray(variable.get_value()) for key, variable in nnx.to_flat_state(state)
-    }
+    arrays = {".".join(_text(key)): np.array(variable.get_value()) for key, variable in nnx.to_flat_state(state)}
     shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in arrays.items()}
     exported = export(jax.jit(with_weights_beside), platforms=tuple(platforms))(shapes, images, sizes)
     path.write_bytes(exported.serialize())

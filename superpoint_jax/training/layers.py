@@ -6,7 +6,6 @@ float32: the kernel's gradient takes 260 ms instead of 780, that of the pooling 
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from flax import nnx
 from jax import Array, lax
 from jaxtyping import Float
 
-from superpoint_jax.model import ConvBlock, SuperPoint
+from superpoint_jax.model import SuperPoint
 
 STRIP_BYTES = 2**21
 """Working set of a strip of rows: what stays in the second-level caches of two or more cores."""
@@ -23,20 +22,11 @@ STRIP_BYTES = 2**21
 
 def for_training_on_cpu(model: SuperPoint) -> SuperPoint:
     """The model with the same arrays, and the layers of this file in place of its own."""
-    graph, state = nnx.split(model)
-    model = nnx.merge(graph, state)
+    model = model.pooled_by_slices()
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.Conv):
             module.conv_general_dilated = _conv_general_dilated
-        elif isinstance(module, ConvBlock):
-            module.max_pool = max_pool
     return model
-
-
-def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """2x2 max pooling; an odd last row or column is dropped. Equal maxima share the gradient."""
-    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    return functools.reduce(jnp.maximum, [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)])
 
 
 @jax.custom_vjp
@@ -100,7 +90,9 @@ def _one_image(images: Float[Array, "b h w c"]) -> Float[Array, "h2 w c"]:
     return jnp.pad(images, ((0, 0), (0, 1), (0, 0), (0, 0))).reshape(batch * (height + 1), width, channels)
 
 
-def _kernel_gradient_of_gray(x: Float[Array, "b h w 1"], gradient: Float[Array, "b h w c2"]) -> Float[Array, "3 3 1 c2"]:
+def _kernel_gradient_of_gray(
+    x: Float[Array, "b h w 1"], gradient: Float[Array, "b h w c2"]
+) -> Float[Array, "3 3 1 c2"]:
     """One product: of one channel, the nine shifted images are small."""
     _, height, width, features = gradient.shape
     padded = jnp.pad(x[..., 0].astype(jnp.float32), ((0, 0), (1, 1), (1, 1)))

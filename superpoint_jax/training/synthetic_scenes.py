@@ -155,7 +155,9 @@ def cube_scene(draws: Draws, shape: tuple[int, int], scene: Scene) -> Scene:
     seen = exact_product(faces, jnp.stack([right, jnp.cross(towards, right), towards], axis=1))
     plane = seen[..., :2] / (1 - seen[..., 2:] / draws.uniform(5, 12))
     scale = draws.uniform(0.15, 0.4) * min(shape)
-    quads = _inside(draws, shape, 1, margin=0.2)[None] + exact_product(scale * plane, _rotation(draws.uniform(0, 2 * math.pi)))
+    quads = _inside(draws, shape, 1, margin=0.2)[None] + exact_product(
+        scale * plane, _rotation(draws.uniform(0, 2 * math.pi))
+    )
     scene = dataclasses.replace(
         _quads(scene, jnp.pad(quads, ((0, LAYERS - 3), (0, 0), (0, 0))), jnp.arange(LAYERS) < 3),
         shades=jnp.pad(_shades(draws, scene, 3), (0, LAYERS - 3)),
