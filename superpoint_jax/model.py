@@ -320,7 +320,9 @@ def finite_part(gray: Float[Array, "b h w 1"]) -> tuple[Float[Array, "b h w 1"],
     rows, columns = -(-height // CELL_PX), -(-width // CELL_PX)
     rest = ((0, 0), (0, rows * CELL_PX - height), (0, columns * CELL_PX - width))
     pixels = jnp.pad(finite[..., 0], rest, constant_values=True)
-    cells = pixels.reshape(batch, rows, CELL_PX, columns, CELL_PX).all(axis=(2, 4)).astype(jnp.float32)
+    # One axis after the other: a mesh of explicit axes allows no other way.
+    cells = pixels.reshape(batch, rows, CELL_PX, columns * CELL_PX).all(axis=2)
+    cells = cells.reshape(batch, rows, columns, CELL_PX).all(axis=3).astype(jnp.float32)
     side = 2 * FIELD_OF_VIEW_CELLS + 1
     for window in ((1, side, 1), (1, 1, side)):
         cells = lax.reduce_window(cells, jnp.float32(jnp.inf), lax.min, window, (1, 1, 1), "SAME")

@@ -111,7 +111,7 @@ def assert_automatic(function: Callable, expected, *arguments, replicated=()) ->
     given = *jax.device_put(replicated, whole), *jax.device_put(arguments, split)
     compiled = jax.jit(function).lower(*given).compile()
     out = compiled(*given)
-    check_equal(out, expected)
+    assert_equal(out, expected)
     for path, leaf in jax.tree.leaves_with_path(out):
         if jax.tree_util.keystr(path) != ".image_sizes":  # Those of whole arrays are a constant.
             assert leaf.sharding.is_equivalent_to(split, leaf.ndim), (path, leaf.sharding)
@@ -128,7 +128,7 @@ def assert_explicit(function: Callable, expected, *arguments, replicated=()) -> 
         )
         for call in (function, jax.jit(function)):
             out = call(*given)
-            check_equal(out, expected)
+            assert_equal(out, expected)
             for leaf in jax.tree.leaves(out):
                 assert leaf.sharding.spec[0] == "images", leaf.sharding
 
@@ -138,10 +138,10 @@ def assert_manual(function: Callable, expected, *arguments, replicated=()) -> No
     mesh = mesh_of(AxisType.Auto)
     specs = (*(P() for _ in replicated), *(P("images") for _ in arguments))
     mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P("images"))
-    check_equal(jax.jit(mapped)(*replicated, *arguments), expected)
+    assert_equal(jax.jit(mapped)(*replicated, *arguments), expected)
 
 
-def check_equal(out, expected) -> None:
+def assert_equal(out, expected) -> None:
     assert_same_keypoints(out, expected) if isinstance(out, sp.Keypoints) else assert_same(out, expected)
 
 
@@ -411,7 +411,7 @@ def check_settings_of_jax():
             for preset in ("huggingface", "magicleap", "rpautrat", "lightglue"):
                 fields = {**sp.SuperPointConfig.preset(preset).__dict__}
                 config = network().config.replace(**{name: fields[name] for name in RULES})
-                sp.extract(sp.SuperPoint(config, rngs=nnx.Rngs(0)), images[:1, :64, :80], max_keypoints=K)
+                jax.eval_shape(extract, sp.SuperPoint(config, rngs=nnx.Rngs(0)), images)
             assert_same(sp.match(a, b), matched)
             for options in MATCHERS:
                 sp.match(a, b, **options)
@@ -421,7 +421,8 @@ def check_settings_of_jax():
             config, photos = training(accumulate=2)
             params = create_state(network(), config).params
             # Not the whole step: optax's own schedule mixes types, which strict promotion refuses.
-            mean_gradient(params, for_training_on_cpu(network()), photos, jax.random.key(0), config=config)
+            gradient = functools.partial(mean_gradient, config=config)
+            jax.eval_shape(gradient, params, for_training_on_cpu(network()), photos, jax.random.key(0))
 
 
 RULES = ("score_rule", "threshold_rule", "suppression_rule", "border_rule", "sampling_rule", "channel_rule")

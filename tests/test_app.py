@@ -22,6 +22,8 @@ from superpoint_jax.cli.errors import CommandError
 from superpoint_jax.cli.features import load_extractor
 from superpoint_jax.cli.page import MOST_KEYPOINTS, Page
 
+pytest.importorskip("gradio")
+
 PROGRAM = "import sys; from superpoint_jax.cli import main; sys.exit(main())"
 APP = [sys.executable, "-c", PROGRAM, "app", "--no-browser"]
 

@@ -31,12 +31,14 @@ def test_the_naive_network_and_ours_give_the_same_dense_features():
 
 
 def test_the_port_and_we_give_the_same_dense_features():
+    pytest.importorskip("transformers")
     dense = CONTENDERS["superpoint_jax float32"].call_of("network", SMALL)()
     logits, _ = CONTENDERS["transformers float32"].call_of("network", SMALL)()
     np.testing.assert_allclose(dense.logits, logits.permute(0, 2, 3, 1), rtol=0, atol=1e-4)
 
 
 def test_our_matches_are_those_of_the_usual_code():
+    pytest.importorskip("torch")
     ours = CONTENDERS["superpoint_jax float32"].call_of("match", SMALL)()
     theirs = CONTENDERS["transformers float32"].call_of("match", SMALL)()
     np.testing.assert_array_equal(ours.indices, theirs)

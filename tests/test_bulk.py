@@ -385,7 +385,7 @@ def test_parquet_has_what_hdf5_has(folder, model, processor, tmp_path, photos):
 
 
 def test_a_colmap_database_has_keypoints_with_its_origin_and_matches(folder, model, processor, tmp_path):
-    import pycolmap
+    pycolmap = pytest.importorskip("pycolmap")
 
     _run(folder, tmp_path / "f.h5", model, processor)
     options = dataclasses.replace(OPTIONS, matches="sequential")

@@ -74,7 +74,7 @@ def test_killed_at_twenty_random_moments_nothing_is_lost_twice_or_damaged(photos
 
 
 def test_colmap_reconstructs_a_rendered_room_from_our_database(photos, tmp_path):
-    import pycolmap
+    pycolmap = pytest.importorskip("pycolmap")
 
     folder = tmp_path / "views"
     centres = render_views(folder, photos)

@@ -7,18 +7,19 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-import convert.__main__ as program
 from convert.comparison import Row, compare, split_by_reason, table, worst
 from convert.stages import Stages, our_stages
 from superpoint_jax import SuperPointConfig, from_pretrained, save_pretrained
 from superpoint_jax.weights import convert, from_state_dict
 from tests import foreign_weights
 from tests.conftest import SMALL
+
+torch = pytest.importorskip("torch")
+program = pytest.importorskip("convert.__main__")
 
 CONFIG = SuperPointConfig(**SMALL)
 STAGES = [

@@ -5,14 +5,14 @@ import sys
 
 import jax
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 
 import superpoint_jax as sp
 from superpoint_jax.cli import main
 from superpoint_jax.export import export_onnx, export_stablehlo
 from superpoint_jax.export.signature import INPUTS, OUTPUTS
+
+onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
 
 SHAPE = (120, 160)
 SIZES = np.array([[120, 160], [96, 111], [50, 160]], np.int32)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from superpoint_jax import SuperPointConfig
 from superpoint_jax.hub import is_hub_id
@@ -25,6 +24,8 @@ import json, sys
 # Each source in turn: a line of JSON with what came of it.
 import superpoint_jax as sp
 from superpoint_jax.weights import state_dict
+
+torch = pytest.importorskip("torch")
 for source in sys.argv[1:]:
     name, _, revision = source.partition("@")
     try:

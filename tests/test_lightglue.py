@@ -3,10 +3,11 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 import superpoint_jax as sp
 from superpoint_jax import from_lightglue, to_lightglue, to_lightglue_pairs
+
+torch = pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")

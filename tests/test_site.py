@@ -5,8 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import Files
+
+PluginError = pytest.importorskip("mkdocs.exceptions").PluginError
+Files = pytest.importorskip("mkdocs.structure.files").Files
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -25,6 +24,8 @@ from superpoint_jax.weights.licence import show_notice_once
 from tests import foreign_weights
 from tests.conftest import SMALL
 from tests.random_weights import model_of, random_state
+
+torch = pytest.importorskip("torch")
 
 SMALL_CONFIG = SuperPointConfig(**SMALL)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +51,10 @@ def export_stablehlo(
 
     Raises:
         ValueError: An option out of range, or an unknown platform.
+        ImportError: flatbuffers is not installed.
     """
+    if find_spec("flatbuffers") is None:
+        raise ImportError("StableHLO files need flatbuffers: pip install 'superpoint-jax[export]'")
     if unknown := sorted(set(platforms) - {*PLATFORMS, "rocm"}):
         raise ValueError(f"platforms {unknown} are not known; choose from {', '.join(PLATFORMS)}")
     path = Path(path)

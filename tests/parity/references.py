@@ -7,24 +7,25 @@ Written from the paper and from docs/variants.md, with no look at the library. O
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
+import pytest
 
 from tests.random_weights import State
 
 CELL = 8
 
 
-def network(state: State, gray: np.ndarray, *, dtype: torch.dtype = torch.float32) -> dict[str, np.ndarray]:
+def network(state: State, gray: np.ndarray, *, dtype: str = "float32") -> dict[str, np.ndarray]:
     """Every stage of the network for a grey image [H,W]: block_0 .. block_3, logits, descriptors (unit length)."""
+    torch = pytest.importorskip("torch")
+    F = torch.nn.functional
 
-    def weight(name: str) -> torch.Tensor:
-        return torch.tensor(np.ascontiguousarray(state[name])).to(dtype)
+    def weight(name: str) -> Any:
+        return torch.tensor(np.ascontiguousarray(state[name])).to(getattr(torch, dtype))
 
-    def layer(x: torch.Tensor, conv: str, norm: str, *, relu: bool) -> torch.Tensor:
+    def layer(x: Any, conv: str, norm: str, *, relu: bool) -> Any:
         kernel = weight(f"{conv}.weight")
         x = F.conv2d(x, kernel, weight(f"{conv}.bias"), padding=kernel.shape[-1] // 2)
         if relu:
@@ -34,12 +35,12 @@ def network(state: State, gray: np.ndarray, *, dtype: torch.dtype = torch.float3
             x = F.batch_norm(x, *statistics, weight(f"{norm}.weight"), weight(f"{norm}.bias"), training=False, eps=1e-3)
         return x
 
-    def head(x: torch.Tensor, decoder: str, name: str) -> torch.Tensor:
+    def head(x: Any, decoder: str, name: str) -> Any:
         x = layer(x, f"{decoder}.conv_{name}_a", f"{decoder}.norm_{name}_a", relu=True)
         return layer(x, f"{decoder}.conv_{name}_b", f"{decoder}.norm_{name}_b", relu=False)
 
     stages = {}
-    x = torch.tensor(gray).to(dtype)[None, None]
+    x = torch.tensor(gray).to(getattr(torch, dtype))[None, None]
     for i in range(4):
         block = f"encoder.conv_blocks.{i}"
         x = layer(x, f"{block}.conv_a", f"{block}.norm_a", relu=True)

@@ -5,12 +5,15 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from transformers import AutoImageProcessor
-from transformers.models.superpoint.image_processing_pil_superpoint import SuperPointImageProcessorPil
 
 import superpoint_jax as sp
+
+torch = pytest.importorskip("torch")
+AutoImageProcessor = pytest.importorskip("transformers").AutoImageProcessor
+SuperPointImageProcessorPil = pytest.importorskip(
+    "transformers.models.superpoint.image_processing_pil_superpoint"
+).SuperPointImageProcessorPil
 
 NAMES = ("camera", "coffee", "astronaut", "chelsea", "page", "motorcycle")
 

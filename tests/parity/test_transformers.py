@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-import transformers
 
 import superpoint_jax
 from superpoint_jax import SuperPointConfig, extract
@@ -18,6 +16,9 @@ from superpoint_jax.detection import score_map
 from tests.parity import references
 from tests.parity.comparison import Found, Rules, assert_as_near_to_float64, assert_same_keypoints, found, of_image
 from tests.random_weights import State, model_of, random_state, state_of
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 
 PHOTOS = ("camera", "coffee", "astronaut", "chelsea", "coins", "motorcycle")
 CAPACITIES = (-1, 500)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 import superpoint_jax
 from superpoint_jax import SuperPoint, SuperPointConfig, extract
@@ -17,6 +16,8 @@ from superpoint_jax.extraction import decode
 from tests.parity import references
 from tests.parity.comparison import Rules, assert_as_near_to_float64, assert_same_keypoints, found, of_image
 from tests.random_weights import State, model_of, random_state, state_of
+
+torch = pytest.importorskip("torch")
 
 PHOTOS = ("camera", "coffee", "astronaut", "chelsea", "coins", "page")
 SIZE = (135, 179)
@@ -87,7 +88,7 @@ def test_scores_are_as_near_to_float64_as_torchs(weights, preset, gray_photos):
                 for image in images
             ]
         )
-        for dtype in (torch.float32, torch.float64)
+        for dtype in ("float32", "float64")
     )
     # All crops together: one alone has too few of its worst thousandth for a ratio to be steady.
     assert_as_near_to_float64(ours, theirs, exact)
