@@ -155,3 +155,46 @@ def test_an_empty_batch_says_what_is_needed():
 def test_a_compute_type_that_is_none_says_what_is_needed(model):
     with pytest.raises(ValueError, match="dtype='int8' is not known"):
         model(jnp.zeros((1, 16, 24, 1)), dtype="int8")
+
+
+# A model as a pytree
+
+
+def test_a_models_tree_is_its_arrays_and_its_architecture(random_model):
+    """Two models that differ in weights, threshold and origin are one to `jax.jit` and `jax.tree.map`."""
+    one, other = random_model(0, keypoint_threshold=0.01), random_model(1, keypoint_threshold=0.2)
+    other.magic_leap.set_value(jnp.float32(1))
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(one))
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, one, other)
+    assert mean.config.keypoint_threshold == pytest.approx(0.105)
+    assert (one.origin, other.origin, mean.origin) == (None, "magicleap", "magicleap")
+
+
+def test_the_threshold_reads_as_it_was_given(random_model):
+    for threshold in (0.005, 0.015, 0.0005, 0.0, 1.0):
+        assert random_model(0, keypoint_threshold=threshold).config.keypoint_threshold == threshold
+
+
+def test_the_origin_goes_through_jit(model):
+    marked = jax.tree.map(lambda leaf: leaf, model)
+    marked.magic_leap.set_value(jnp.float32(1))
+    trained = jax.jit(lambda model: jax.tree.map(lambda leaf: leaf * 0.9, model))
+    assert trained(model).origin is None
+    assert trained(marked).origin == "magicleap"
+
+
+def test_running_statistics_are_no_parameters_for_grad(random_model, images):
+    """Whoever takes the gradient to the whole model, which is not the way, moves parameters alone."""
+    model = random_model(3, batch_norm=True)
+
+    @jax.jit
+    @jax.grad
+    def gradient(model):
+        dense = model(images)
+        return jnp.mean(dense.logits**2) + jnp.mean(dense.descriptors**3)
+
+    _, params, rest = nnx.split(gradient(model), nnx.Param, ...)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(params))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(rest))
+    assert len(jax.tree.leaves(rest)) == 12 * 2 + 2

@@ -17,6 +17,7 @@ import tyro
 from flax import nnx
 from PIL import Image
 
+from superpoint_jax import openvino
 from superpoint_jax.config import ComputeDtype, SuperPointConfig
 from superpoint_jax.geometry import sample_homographies
 from superpoint_jax.model import SuperPoint
@@ -97,7 +98,7 @@ class Labelling:
         corners = detector == "corners"
         heat = corner_heat
         if not corners:
-            heat = NetworkHeat(load_model(detector), dtype)
+            heat = NetworkHeat(openvino.choose(load_model(detector), dtype=dtype), dtype)
         corners_xy, mask = label_photos(
             jax.random.key(seed),
             images,

@@ -20,6 +20,7 @@ from superpoint_jax.config import SuperPointConfig
 from superpoint_jax.detection import score_map, select_keypoints, window_max
 from superpoint_jax.geometry import PRNGKey, inverse, sample_homographies, warp_images
 from superpoint_jax.model import SuperPoint, valid_mask
+from superpoint_jax.openvino import CompiledSuperPoint
 from superpoint_jax.training.photos import as_float
 
 Detector = Callable[[Array], Array]
@@ -60,7 +61,7 @@ def corner_heat(
 class NetworkHeat:
     """The score map of a model as a detector, in the compute type `dtype`."""
 
-    model: SuperPoint
+    model: SuperPoint | CompiledSuperPoint
     dtype: str = field(default="float32", metadata=dict(static=True))
 
     def __call__(self, images: Float[Array, "b h w 1"]) -> Float[Array, "b h w"]:
