@@ -20,8 +20,8 @@ from convert.stages import our_stages
 from superpoint_jax.config import SuperPointConfig
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.weights import convert, from_pretrained
+from superpoint_jax.weights.config_json import HUGGING_FACE_FIELDS
 from superpoint_jax.weights.load import build, read
-from superpoint_jax.weights.options import HUGGING_FACE_FIELDS
 
 if TYPE_CHECKING:
     from convert.originals import Original

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from convert.stages import Stages
 from superpoint_jax.config import CELL_PX, SuperPointConfig
+from superpoint_jax.weights.config_json import HUGGING_FACE_FIELDS
 from superpoint_jax.weights.errors import WeightsError
 from superpoint_jax.weights.keys import HUGGING_FACE, MAGIC_LEAP, Layout
-from superpoint_jax.weights.options import HUGGING_FACE_FIELDS
 
 Original = Callable[[np.ndarray], Stages]
 Weights = Mapping[str, Tensor]

@@ -29,13 +29,13 @@ images = jnp.stack([jnp.asarray(photo[:320, :480]), jnp.asarray(photo[40:360, 80
 features = sp.extract(model, images, max_keypoints=512)
 a, b = features[:1], features[1:]
 
-tensors = sp.to_lightglue_pairs(a, b)
+tensors = sp.to_torch_lightglue_pairs(a, b)
 tensors = {name: torch.from_dlpack(x) if hasattr(x, "__dlpack__") else x for name, x in tensors.items()}
 with torch.no_grad():
     indices, scores, *_ = lightglue.eval()._match_image_pair(**tensors)
 
 # Both images of a pair in turn, those of the first are wanted.
 indices, scores = (x.reshape(1, 2, -1)[:, 0].contiguous() for x in (indices, scores))
-matches = sp.from_lightglue(jnp.from_dlpack(indices.int()), jnp.from_dlpack(scores), a, b)
+matches = sp.from_torch_lightglue(jnp.from_dlpack(indices.int()), jnp.from_dlpack(scores), a, b)
 nearest = sp.match(a, b)
 print(f"LightGlue: {int(matches.mask.sum())} matches; mutual nearest neighbours: {int(nearest.mask.sum())}")

@@ -12,9 +12,6 @@ from superpoint_jax.extraction import extract as extract
 from superpoint_jax.features import DenseFeatures as DenseFeatures
 from superpoint_jax.features import Keypoints as Keypoints
 from superpoint_jax.huggingface import SuperPointForKeypointDetection as SuperPointForKeypointDetection
-from superpoint_jax.lightglue import from_lightglue as from_lightglue
-from superpoint_jax.lightglue import to_lightglue as to_lightglue
-from superpoint_jax.lightglue import to_lightglue_pairs as to_lightglue_pairs
 from superpoint_jax.matching import Matches as Matches
 from superpoint_jax.matching import match as match
 from superpoint_jax.matching import match_pairs as match_pairs
@@ -22,6 +19,12 @@ from superpoint_jax.model import SuperPoint as SuperPoint
 from superpoint_jax.processing import ImageError as ImageError
 from superpoint_jax.processing import SuperPointImageProcessor as SuperPointImageProcessor
 from superpoint_jax.processing import load_image as load_image
+from superpoint_jax.torch_lightglue import from_lightglue as from_lightglue
+from superpoint_jax.torch_lightglue import from_torch_lightglue as from_torch_lightglue
+from superpoint_jax.torch_lightglue import to_lightglue as to_lightglue
+from superpoint_jax.torch_lightglue import to_lightglue_pairs as to_lightglue_pairs
+from superpoint_jax.torch_lightglue import to_torch_lightglue as to_torch_lightglue
+from superpoint_jax.torch_lightglue import to_torch_lightglue_pairs as to_torch_lightglue_pairs
 from superpoint_jax.tracking import Tracker as Tracker
 from superpoint_jax.tracking import Tracks as Tracks
 from superpoint_jax.weights import HubError as HubError

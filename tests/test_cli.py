@@ -14,7 +14,7 @@ import superpoint_jax as sp
 from superpoint_jax import geometry
 from superpoint_jax.cli import main
 from superpoint_jax.cli.demo import demo_homography
-from superpoint_jax.cli.files import picture_paths
+from superpoint_jax.cli.saving import picture_paths
 
 
 @pytest.fixture(scope="module")

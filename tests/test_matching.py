@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superpoint_jax import matching
 from superpoint_jax.features import Keypoints
-from superpoint_jax.matching import Matches, all_pairs, match, match_pairs
+from superpoint_jax.matching import Matches, all_pairs, match, match_pairs, nearest
 
 RATIO, MAX_DISTANCE, TEMPERATURE = 0.9, 0.8, 0.1
 
@@ -112,14 +111,14 @@ def test_matches_equal_plain_loops(options):
 def test_blocks_of_columns_change_nothing(options, monkeypatch):
     a, b = random_features(2, 3, 70), random_features(3, 3, 101)
     # Blocks of at most 32 columns: 101 are four of 26, the last one padded.
-    monkeypatch.setitem(matching.BLOCK_BYTES, "cpu", 4 * 70 * 32)
-    matching._match.clear_cache()
+    monkeypatch.setitem(nearest.BLOCK_BYTES, "cpu", 4 * 70 * 32)
+    nearest._match.clear_cache()
     in_blocks = match(a, b, **options)
-    monkeypatch.setitem(matching.BLOCK_BYTES, "cpu", 2**30)
-    matching._match.clear_cache()
+    monkeypatch.setitem(nearest.BLOCK_BYTES, "cpu", 2**30)
+    nearest._match.clear_cache()
     assert_equals_loops(in_blocks, a, b, **options)
     assert_equals_loops(match(a, b, **options), a, b, **options)
-    matching._match.clear_cache()
+    nearest._match.clear_cache()
 
 
 @settings(max_examples=25, deadline=None)
@@ -262,11 +261,11 @@ def features_of_array(like: Keypoints, descriptors) -> Keypoints:
 def test_new_thresholds_compile_nothing():
     a, b = random_features(19, 1, 20), random_features(20, 1, 20)
     match(a, b, ratio=0.8)
-    before = matching._match._cache_size()
+    before = nearest._match._cache_size()
     match(a, b, ratio=0.7)
-    assert matching._match._cache_size() == before
+    assert nearest._match._cache_size() == before
     match(a, b, max_distance=0.7)
-    assert matching._match._cache_size() == before + 1
+    assert nearest._match._cache_size() == before + 1
 
 
 def test_wrong_arguments_are_told():
@@ -292,8 +291,8 @@ def test_wrong_arguments_are_told():
 @pytest.mark.slow
 def test_8192_against_8192_takes_under_a_gibibyte():
     a, b = random_features(22, 1, 8192, dim=256), random_features(23, 1, 8192, dim=256)
-    compiled = matching._match.lower(
-        a.descriptors, a.mask, b.descriptors, b.mask, matching._Tests(0.9, 0.7, None, None), mutual=True
+    compiled = nearest._match.lower(
+        a.descriptors, a.mask, b.descriptors, b.mask, nearest._Tests(0.9, 0.7, None, None), mutual=True
     ).compile()
     memory = compiled.memory_analysis()
     assert memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes < 2**30

@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [
     {"config", "features", "hub", "sharding"},
     {"model", "openvino", "detection", "description", "processing", "matching", "geometry"},
-    {"estimation", "lightglue", "stitching", "tracking", "video"},
+    {"estimation", "stitching", "torch_lightglue", "tracking", "video"},
     {"extraction", "weights"},
     {"huggingface", "training", "bulk", "evaluation", "visualization", "export"},
     {"cli"},

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from superpoint_jax.bulk.decoding import Decoder
 from superpoint_jax.bulk.parts import Parts
 from superpoint_jax.bulk.plan import Batch, Shape, names_of
+from superpoint_jax.bulk.reading import Reader
 from superpoint_jax.bulk.run import Extractor, Work, run_parts
 from superpoint_jax.model import SuperPoint
 
@@ -96,7 +96,7 @@ class PartExtractor:
         self.work, model = pickle.loads(content)
         self.node = ray.get_runtime_context().get_node_id()[:8]
         self.extractor = Extractor(model, self.work.options)
-        self.decoder = Decoder(self.work.root, self.work.processor, workers=0, max_pixels=self.work.options.max_pixels)
+        self.reader = Reader(self.work.root, self.work.processor, workers=0, max_pixels=self.work.options.max_pixels)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Do a part: its number of images, and failures."""
@@ -106,6 +106,6 @@ class PartExtractor:
         lock = f"actor-{self.node}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         with Parts(self.work.parts_folder, self.work.identity, lock=lock) as parts:
             extracted = run_parts(
-                (part,), self.extractor, self.decoder, parts, originals, self.work.options, failures, progress=False
+                (part,), self.extractor, self.reader, parts, originals, self.work.options, failures, progress=False
             )
         return {"extracted": extracted, "failures": pickle.dumps(failures)}

@@ -20,18 +20,18 @@ from tqdm import tqdm
 
 from superpoint_jax import openvino
 from superpoint_jax.bulk.colmap import Pairs
-from superpoint_jax.bulk.decoding import Decoder
 from superpoint_jax.bulk.hloc import ImageFeatures, write_features
 from superpoint_jax.bulk.outputs import output_for
 from superpoint_jax.bulk.parts import Parts, is_disk_full
 from superpoint_jax.bulk.plan import Batch, Plan, Shape, make_plan, names_of
+from superpoint_jax.bulk.reading import Reader
 from superpoint_jax.bulk.sources import find_images
 from superpoint_jax.config import CELL_PX, ComputeDtype
 from superpoint_jax.extraction import extract
 from superpoint_jax.features import Keypoints
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.processing import SuperPointImageProcessor, rescale_keypoints
-from superpoint_jax.processing.files import MAX_IMAGE_PIXELS
+from superpoint_jax.processing.loading import MAX_IMAGE_PIXELS
 
 if TYPE_CHECKING:
     import h5py
@@ -164,11 +164,11 @@ def extract_files(
     failures: dict[str, str] = {}
     with (
         Parts(target.parts_folder, target.options, lock=lock) as parts,
-        Decoder(images.root, processor, workers=options.workers, max_pixels=options.max_pixels) as decoder,
+        Reader(images.root, processor, workers=options.workers, max_pixels=options.max_pixels) as reader,
     ):
         done = target.done() | parts.done()
         # The plan is that of all images, so that it is the same in every shard and after every stop.
-        originals, sizes = _read_sizes(decoder, images.names, failures, progress)
+        originals, sizes = _read_sizes(reader, images.names, failures, progress)
         plan = make_plan(
             sizes,
             batch=extractor.rows,
@@ -182,7 +182,7 @@ def extract_files(
         tell(extractor.description)
         work = Work(images.root, target.parts_folder, target.options, processor, options)
         if executor is None:
-            extracted = run_parts(mine, extractor, decoder, parts, originals, options, failures, progress)
+            extracted = run_parts(mine, extractor, reader, parts, originals, options, failures, progress)
         else:
             extracted, failed = executor(work, model, [part for part in mine if part], originals, progress)
             failures |= failed
@@ -256,11 +256,11 @@ class Extractor:
 
 
 def _read_sizes(
-    decoder: Decoder, names: Sequence[str], failures: dict[str, str], progress: bool
+    reader: Reader, names: Sequence[str], failures: dict[str, str], progress: bool
 ) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """(height, width) of the originals, and as the network will see them."""
     originals, sizes = {}, {}
-    show = tqdm(decoder.sizes(names), desc="sizes", total=len(names), unit="image", disable=None if progress else True)
+    show = tqdm(reader.sizes(names), desc="sizes", total=len(names), unit="image", disable=None if progress else True)
     for name, *found in show:
         if len(found) == 1:
             failures[name] = str(found[0])
@@ -278,7 +278,7 @@ def _without(part: tuple[Batch, ...], done: set[str]) -> tuple[Batch, ...]:
 def run_parts(
     plan: tuple[tuple[Batch, ...], ...],
     extractor: Extractor,
-    decoder: Decoder,
+    reader: Reader,
     parts: Parts,
     originals: Mapping[str, Shape],
     options: BulkOptions,
@@ -287,7 +287,7 @@ def run_parts(
 ) -> int:
     """Extract and write all parts; the number of images written."""
     total = sum(len(names_of(part)) for part in plan)
-    stream = _started_ahead(plan, decoder)
+    stream = _started_ahead(plan, reader)
     with (
         tqdm(desc="features", total=total, unit="image", disable=None if progress else True) as bar,
         _Writer(parts, options, bar) as writer,
@@ -314,13 +314,13 @@ def run_parts(
         return writer.finish()
 
 
-def _started_ahead(plan: tuple[tuple[Batch, ...], ...], decoder: Decoder) -> Iterator[list[Callable[[], Any]]]:
+def _started_ahead(plan: tuple[tuple[Batch, ...], ...], reader: Reader) -> Iterator[list[Callable[[], Any]]]:
     """For each batch the images being decoded, some batches ahead."""
     batches = deque(batch for part in plan for batch in part)
     started: deque[list[Callable[[], Any]]] = deque()
     while batches or started:
         while batches and len(started) < BATCHES_AHEAD:
-            started.append([decoder.start(name) for name in batches.popleft().names])
+            started.append([reader.start(name) for name in batches.popleft().names])
         yield started.popleft()
 
 

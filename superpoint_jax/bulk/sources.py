@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from superpoint_jax.processing.files import IMAGE_SUFFIXES
+from superpoint_jax.processing.loading import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from superpoint_jax.cli.arguments import Engine, Weights
 from superpoint_jax.cli.errors import CommandError, told
-from superpoint_jax.cli.options import Engine, Weights
 
 if TYPE_CHECKING:
     from gradio import Blocks

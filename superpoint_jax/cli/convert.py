@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tyro
 
+from superpoint_jax.cli.arguments import Output
 from superpoint_jax.cli.errors import told
-from superpoint_jax.cli.options import Output
 
 
 def convert(

@@ -10,9 +10,9 @@ import numpy as np
 
 import superpoint_jax as sp
 from superpoint_jax import geometry, visualization
+from superpoint_jax.cli.arguments import Engine, Output, Weights
 from superpoint_jax.cli.features import load_extractor
-from superpoint_jax.cli.files import save_picture
-from superpoint_jax.cli.options import Engine, Output, Weights
+from superpoint_jax.cli.saving import save_picture
 from superpoint_jax.processing import load_image
 
 DEMO_PHOTO = "grace_hopper.jpg"

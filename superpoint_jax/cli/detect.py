@@ -10,10 +10,10 @@ import tyro
 
 import superpoint_jax as sp
 from superpoint_jax import visualization
+from superpoint_jax.cli.arguments import Engine, OptionalOutput, OptionalPath, Weights
 from superpoint_jax.cli.errors import CommandError, complain, told
 from superpoint_jax.cli.features import load_extractor
-from superpoint_jax.cli.files import check_outputs, picture_paths, save_json, save_picture
-from superpoint_jax.cli.options import Engine, OptionalOutput, OptionalPath, Weights
+from superpoint_jax.cli.saving import check_outputs, picture_paths, save_json, save_picture
 from superpoint_jax.processing import load_image
 
 

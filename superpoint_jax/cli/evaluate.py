@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from superpoint_jax.cli.options import Engine
+from superpoint_jax.cli.arguments import Engine
 from superpoint_jax.estimation.opencv import Method
 from superpoint_jax.evaluation.detector import evaluate_shapes, shapes_table
 from superpoint_jax.evaluation.extractors import Extractor, make_extractor

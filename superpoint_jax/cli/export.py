@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from superpoint_jax.cli.arguments import Output, Weights
 from superpoint_jax.cli.errors import told
-from superpoint_jax.cli.options import Output, Weights
 
 
 def export(

@@ -10,10 +10,10 @@ import superpoint_jax as sp
 from superpoint_jax.bulk import BulkOptions, extract_files
 from superpoint_jax.bulk.cluster import RayExecutor
 from superpoint_jax.bulk.colmap import Pairs
+from superpoint_jax.cli.arguments import Engine, OptionalPath, Output, Weights
 from superpoint_jax.cli.errors import CommandError, complain, told
 from superpoint_jax.cli.features import processor_for
-from superpoint_jax.cli.files import save_json
-from superpoint_jax.cli.options import Engine, OptionalPath, Output, Weights
+from superpoint_jax.cli.saving import save_json
 from superpoint_jax.config import ComputeDtype
 
 FAILURES_SHOWN = 20

@@ -10,10 +10,10 @@ import numpy as np
 import tyro
 
 from superpoint_jax import visualization
+from superpoint_jax.cli.arguments import Engine, OptionalOutput, OptionalPath, Weights
 from superpoint_jax.cli.errors import CommandError, told
-from superpoint_jax.cli.files import check_outputs, save_json, save_picture
-from superpoint_jax.cli.options import Engine, OptionalOutput, OptionalPath, Weights
 from superpoint_jax.cli.pair import MatchedPair, match_images
+from superpoint_jax.cli.saving import check_outputs, save_json, save_picture
 from superpoint_jax.estimation import Estimate, estimate_fundamental, estimate_homography
 
 Model = Literal["homography", "fundamental", "none"]

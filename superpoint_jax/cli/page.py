@@ -22,9 +22,9 @@ from superpoint_jax.cli.demo import example_photos
 from superpoint_jax.cli.detect import detected_entry
 from superpoint_jax.cli.errors import CommandError, told
 from superpoint_jax.cli.features import load_extractor
-from superpoint_jax.cli.files import save_picture
 from superpoint_jax.cli.match import matched_entry
 from superpoint_jax.cli.pair import MatchedPair
+from superpoint_jax.cli.saving import save_picture
 from superpoint_jax.estimation import estimate_homography
 from superpoint_jax.processing import load_image
 

@@ -8,10 +8,10 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from superpoint_jax.cli.arguments import Engine, OptionalPath, Output, Weights
 from superpoint_jax.cli.errors import CommandError, told
-from superpoint_jax.cli.files import check_outputs, save_json
-from superpoint_jax.cli.options import Engine, OptionalPath, Output, Weights
 from superpoint_jax.cli.pair import match_images
+from superpoint_jax.cli.saving import check_outputs, save_json
 from superpoint_jax.estimation import estimate_homography
 from superpoint_jax.stitching import stitch_images
 

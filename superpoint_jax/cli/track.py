@@ -12,10 +12,10 @@ import tyro
 from tqdm import tqdm
 
 from superpoint_jax import visualization
+from superpoint_jax.cli.arguments import Engine, OptionalPath, Output, Weights
 from superpoint_jax.cli.errors import CommandError, complain, told
 from superpoint_jax.cli.features import load_extractor
-from superpoint_jax.cli.files import check_outputs, save_json
-from superpoint_jax.cli.options import Engine, OptionalPath, Output, Weights
+from superpoint_jax.cli.saving import check_outputs, save_json
 from superpoint_jax.tracking import Tracker, Tracks
 from superpoint_jax.video import FrameWriter, read_frames
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from superpoint_jax.model import LUMA
-from superpoint_jax.processing.files import load_image, to_uint8
+from superpoint_jax.processing.loading import load_image, to_uint8
 
 GrayscaleRule = Literal["luma", "huggingface"]
 ImageArray: TypeAlias = UInt8[np.ndarray, "_h _w _c"] | Float32[np.ndarray, "_h _w _c"]

@@ -16,8 +16,8 @@ import numpy as np
 from superpoint_jax.config import CELL_PX
 from superpoint_jax.features import Keypoints
 from superpoint_jax.processing.coordinates import PostProcessRule, post_process_keypoint_detection
-from superpoint_jax.processing.files import MAX_IMAGE_PIXELS
 from superpoint_jax.processing.host import GrayscaleRule, as_array, pad_to_batch, resize, to_gray
+from superpoint_jax.processing.loading import MAX_IMAGE_PIXELS
 
 FILE_NAME = "preprocessor_config.json"
 BILINEAR = 2

@@ -7,8 +7,8 @@ is touched. Scores are told by viridis, kinds by the colours of Okabe and Ito: b
 from superpoint_jax.visualization.canvas import new_axes as new_axes
 from superpoint_jax.visualization.canvas import save as save
 from superpoint_jax.visualization.canvas import to_pixels as to_pixels
-from superpoint_jax.visualization.features import draw_keypoints as draw_keypoints
-from superpoint_jax.visualization.features import draw_matches as draw_matches
-from superpoint_jax.visualization.features import draw_tracks as draw_tracks
+from superpoint_jax.visualization.drawing import draw_keypoints as draw_keypoints
+from superpoint_jax.visualization.drawing import draw_matches as draw_matches
+from superpoint_jax.visualization.drawing import draw_tracks as draw_tracks
 from superpoint_jax.visualization.maps import draw_descriptor_map as draw_descriptor_map
 from superpoint_jax.visualization.maps import draw_score_map as draw_score_map

@@ -15,11 +15,11 @@ from superpoint_jax.config import SuperPointConfig
 from superpoint_jax.hub import CONFIG_FILE, WEIGHT_FILES, fetch, is_hub_id
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.weights.assembly import assemble, sizes_of
+from superpoint_jax.weights.config_json import ORIGIN, OWN, from_config_json, from_metadata, make_config, parse_json
 from superpoint_jax.weights.errors import WeightsError
-from superpoint_jax.weights.files import read_file
 from superpoint_jax.weights.keys import HUGGING_FACE, MAGIC_LEAP, Layout, recognise
 from superpoint_jax.weights.licence import MAGIC_LEAP_HUB_ID, show_notice_once
-from superpoint_jax.weights.options import ORIGIN, OWN, from_config_json, from_metadata, make_config, parse_json
+from superpoint_jax.weights.state_dict import read_file
 
 BUNDLED = "data/superpoint_jax.safetensors"
 """The weights in the package: float16 on disk, Hugging Face's layout."""

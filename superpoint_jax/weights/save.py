@@ -14,7 +14,7 @@ from superpoint_jax.hub import CONFIG_FILE
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.processing import SuperPointImageProcessor
 from superpoint_jax.weights.assembly import state_dict
-from superpoint_jax.weights.options import ORIGIN, to_config_json, to_metadata
+from superpoint_jax.weights.config_json import ORIGIN, to_config_json, to_metadata
 
 TRANSFORMERS_FILE = "model.safetensors"
 OWN_FILE = "superpoint_jax.safetensors"

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from superpoint_jax.config import CELL_PX
-from superpoint_jax.processing.files import MAX_IMAGE_PIXELS, ImageError, load_image, read_size
+from superpoint_jax.processing.loading import MAX_IMAGE_PIXELS, ImageError, load_image, read_size
 from superpoint_jax.processing.processor import SuperPointImageProcessor
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ CHUNK = 64
 """Headers read by a process at a time."""
 
 
-class Decoder:
+class Reader:
     """Processes that read images of a folder. A context manager; no process, all in this one, for `workers` 0."""
 
     def __init__(
@@ -56,7 +56,7 @@ class Decoder:
         future = self._pool.submit(_pixels, *arguments)
         return lambda: _result(future)
 
-    def __enter__(self) -> Decoder:
+    def __enter__(self) -> Reader:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import superpoint_jax as sp
-from superpoint_jax import from_lightglue, to_lightglue, to_lightglue_pairs
+from superpoint_jax import from_torch_lightglue, to_torch_lightglue, to_torch_lightglue_pairs
 
 torch = pytest.importorskip("torch")
 
@@ -62,12 +62,14 @@ def test_lightglue_finds_what_it_finds_with_transformers_superpoint(lightglue, i
     with torch.no_grad():
         pixels = torch.from_numpy(np.array(images).transpose(0, 3, 1, 2)).repeat(1, 3, 1, 1)[None]
         expected = lightglue(pixels)
-        tensors = {name: _torch(x) for name, x in to_lightglue_pairs(features[:1], features[1:]).items()}
+        tensors = {name: _torch(x) for name, x in to_torch_lightglue_pairs(features[:1], features[1:]).items()}
         matches, scores, *_ = lightglue._match_image_pair(**tensors)
     counts = expected.mask.sum(-1)[0].tolist()
     assert min(counts) > 20
     assert counts == np.asarray(features.mask.sum(1)).tolist()
-    ours = from_lightglue(matches.reshape(1, 2, -1)[:, 0], scores.reshape(1, 2, -1)[:, 0], features[:1], features[1:])
+    ours = from_torch_lightglue(
+        matches.reshape(1, 2, -1)[:, 0], scores.reshape(1, 2, -1)[:, 0], features[:1], features[1:]
+    )
 
     # Transformers lists keypoints in raster order, we by score: compare the points that are matched.
     def pairs(points_a, points_b, rows, partners, scores):
@@ -97,31 +99,33 @@ def test_padding_rows_change_nothing(lightglue, features):
     )
     with torch.no_grad():
         plain, padded = (
-            lightglue._match_image_pair(**{name: _torch(x) for name, x in to_lightglue_pairs(f[:1], f[1:]).items()})
+            lightglue._match_image_pair(
+                **{name: _torch(x) for name, x in to_torch_lightglue_pairs(f[:1], f[1:]).items()}
+            )
             for f in (features, padded)
         )
 
     def answer(result):
         matches, scores = (x.reshape(1, 2, -1)[:, 0] for x in result[:2])
-        return from_lightglue(matches, scores, features[:1], features[1:])
+        return from_torch_lightglue(matches, scores, features[:1], features[1:])
 
     np.testing.assert_array_equal(answer(padded).indices, answer(plain).indices)
     np.testing.assert_allclose(answer(padded).scores, answer(plain).scores, atol=1e-5)
 
 
 def test_cvg_s_dictionary_has_its_shapes_and_no_padding(features):
-    one = to_lightglue(features[0])
+    one = to_torch_lightglue(features[0])
     count = int(features.mask[0].sum())
     assert one["keypoints"].shape == (1, count, 2)
     assert one["descriptors"].shape == (1, count, 256)
     np.testing.assert_array_equal(one["image_size"], [[200, 160]])  # (width, height)
-    np.testing.assert_array_equal(to_lightglue(features[0], (480, 640))["image_size"], [[640, 480]])
+    np.testing.assert_array_equal(to_torch_lightglue(features[0], (480, 640))["image_size"], [[640, 480]])
     np.testing.assert_array_equal(one["keypoints"][0], features.keypoints[0, :count])
     assert {str(value.dtype) for value in one.values()} == {"float32"}
 
 
 def test_dlpack_copies_nothing(features):
-    keypoints = to_lightglue(features[0])["keypoints"]
+    keypoints = to_torch_lightglue(features[0])["keypoints"]
     assert torch.from_dlpack(keypoints).data_ptr() == keypoints.unsafe_buffer_pointer()
 
 
@@ -141,22 +145,34 @@ def test_the_answer_becomes_matches_and_padding_none():
     a = _keypoints([True, True, True, False, False])
     b = _keypoints([True, True, True, False])
     indices, scores = torch.tensor([[2, -1, 3]]), torch.tensor([[0.9, 0.1, 0.4]])
-    matches = from_lightglue(indices, scores, a, b)
+    matches = from_torch_lightglue(indices, scores, a, b)
     np.testing.assert_array_equal(matches.indices, [[2, -1, -1, -1, -1]])
     np.testing.assert_array_equal(matches.mask, [[True, False, False, False, False]])
     np.testing.assert_allclose(matches.scores, [[0.9, 0, 0, 0, 0]], rtol=1e-6)
-    np.testing.assert_array_equal(from_lightglue(indices, scores, a[0], b[0]).indices, matches.indices[0])
+    np.testing.assert_array_equal(from_torch_lightglue(indices, scores, a[0], b[0]).indices, matches.indices[0])
 
 
 def test_a_wrong_call_says_what_is_wrong(features):
     assert int(features.mask[0].sum()) != int(features.mask[1].sum())
-    with pytest.raises(ValueError, match="LightGlue takes no mask: give one image at a time"):
-        to_lightglue(features)
+    with pytest.raises(ValueError, match="LightGlue takes no mask; give one image at a time"):
+        to_torch_lightglue(features)
     with pytest.raises(ValueError, match="a has 2 images and b has 1"):
-        to_lightglue_pairs(features, features[:1])
+        to_torch_lightglue_pairs(features, features[:1])
     other = sp.Keypoints(**{**vars(features[:1]), "image_sizes": jnp.array([[100, 100]])})
     with pytest.raises(ValueError, match="give image_size"):
-        to_lightglue_pairs(features[:1], other)
-    assert to_lightglue_pairs(features[:1], other, (160, 200))["width"] == 200
+        to_torch_lightglue_pairs(features[:1], other)
+    assert to_torch_lightglue_pairs(features[:1], other, (160, 200))["width"] == 200
     with pytest.raises(ValueError, match=r"indices have shape \(2, 3\)"):
-        from_lightglue(torch.zeros((2, 3), dtype=torch.int32), torch.zeros((2, 3)), features[:1], features[1:])
+        from_torch_lightglue(torch.zeros((2, 3), dtype=torch.int32), torch.zeros((2, 3)), features[:1], features[1:])
+
+
+def test_the_old_names_still_work_and_say_the_new_ones(features):
+    with pytest.warns(DeprecationWarning, match="to_torch_lightglue"):
+        old = sp.to_lightglue(features[0])
+    assert np.array_equal(old["keypoints"], sp.to_torch_lightglue(features[0])["keypoints"])
+    with pytest.warns(DeprecationWarning, match="to_torch_lightglue_pairs"):
+        tensors = sp.to_lightglue_pairs(features[:1], features[1:])
+    assert tensors["mask"].shape[:2] == (1, 2)
+    nothing = np.full((1, 4), -1), np.zeros((1, 4))
+    with pytest.warns(DeprecationWarning, match="from_torch_lightglue"):
+        assert not sp.from_lightglue(*nothing, features[:1], features[1:]).mask.any()

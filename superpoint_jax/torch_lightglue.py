@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
+from typing_extensions import deprecated
 
 from superpoint_jax.features import Keypoints
 from superpoint_jax.matching import Matches
 
 
-def to_lightglue(
+def to_torch_lightglue(
     keypoints: Keypoints, image_size: Int[Array | np.ndarray, "b 2"] | tuple[int, int] | None = None
 ) -> dict[str, Array]:
     """What cvg/LightGlue takes for its `image0` or `image1`: keypoints [B,M,2], descriptors [B,M,D], image_size [B,2].
@@ -37,8 +38,8 @@ def to_lightglue(
     counts = np.asarray(keypoints.mask.sum(axis=1))
     if len(set(counts.tolist())) > 1:
         raise ValueError(
-            f"the images have {counts.min()} to {counts.max()} keypoints, and LightGlue takes no mask: give one image "
-            f"at a time, to_lightglue(keypoints[i]), or use to_lightglue_pairs, whose mask transformers takes"
+            f"the images have {counts.min()} to {counts.max()} keypoints, and LightGlue takes no mask; give one "
+            f"image at a time, to_torch_lightglue(keypoints[i]), or use to_torch_lightglue_pairs, which has a mask"
         )
     # Valid rows come first.
     count = int(counts[0]) if len(counts) else 0
@@ -50,7 +51,7 @@ def to_lightglue(
     }
 
 
-def to_lightglue_pairs(a: Keypoints, b: Keypoints, image_size: tuple[int, int] | None = None) -> dict[str, Any]:
+def to_torch_lightglue_pairs(a: Keypoints, b: Keypoints, image_size: tuple[int, int] | None = None) -> dict[str, Any]:
     """What the matching of transformers' `LightGlueForKeypointMatching` takes: `_match_image_pair(**tensors)`.
 
     keypoints [B,2,K,2] in pixels, descriptors [B,2,K,D], mask int32 [B,2,K], height and width. K is the larger of both
@@ -89,7 +90,7 @@ def to_lightglue_pairs(a: Keypoints, b: Keypoints, image_size: tuple[int, int] |
     }
 
 
-def from_lightglue(indices: Int[Any, "b m"], scores: Float[Any, "b m"], a: Keypoints, b: Keypoints) -> Matches:
+def from_torch_lightglue(indices: Int[Any, "b m"], scores: Float[Any, "b m"], a: Keypoints, b: Keypoints) -> Matches:
     """LightGlue's answer as `Matches` of a's rows: its matches0 and matching_scores0.
 
     Transformers' have both images of a pair in turn: `matches.reshape(B, 2, -1)[:, 0]`, and the scores alike. It may
@@ -98,14 +99,14 @@ def from_lightglue(indices: Int[Any, "b m"], scores: Float[Any, "b m"], a: Keypo
     Args:
         indices: Row of the partner, -1 where none; any array that DLPack or numpy understands.
         scores: Of the matches.
-        a: The first images' keypoints, as they were given to `to_lightglue`: a batch, or one.
+        a: The first images' keypoints, as they were given to `to_torch_lightglue`: a batch, or one.
         b: The second images'.
 
     Raises:
         ValueError: An answer that is not of these keypoints.
     """
     if a.mask.ndim == 1:
-        return from_lightglue(indices, scores, _batch(a), _batch(b))[0]
+        return from_torch_lightglue(indices, scores, _batch(a), _batch(b))[0]
     found, confidence = jnp.asarray(indices).astype(jnp.int32), jnp.asarray(scores).astype(jnp.float32)
     count, rows = a.mask.shape
     if len(found) != count or (found.shape[1] > rows and bool((found[:, rows:] >= 0).any())):
@@ -120,3 +121,21 @@ def from_lightglue(indices: Int[Any, "b m"], scores: Float[Any, "b m"], a: Keypo
 
 def _batch(keypoints: Keypoints) -> Keypoints:
     return keypoints if keypoints.mask.ndim > 1 else jax.tree.map(lambda leaf: leaf[None], keypoints)
+
+
+@deprecated("to_lightglue is now called to_torch_lightglue")
+def to_lightglue(*arguments: Any, **options: Any) -> dict[str, Array]:
+    """The old name of `to_torch_lightglue`."""
+    return to_torch_lightglue(*arguments, **options)
+
+
+@deprecated("to_lightglue_pairs is now called to_torch_lightglue_pairs")
+def to_lightglue_pairs(*arguments: Any, **options: Any) -> dict[str, Any]:
+    """The old name of `to_torch_lightglue_pairs`."""
+    return to_torch_lightglue_pairs(*arguments, **options)
+
+
+@deprecated("from_lightglue is now called from_torch_lightglue")
+def from_lightglue(*arguments: Any, **options: Any) -> Matches:
+    """The old name of `from_torch_lightglue`."""
+    return from_torch_lightglue(*arguments, **options)

@@ -6,7 +6,6 @@ Similarities are computed a block of columns at a time, so memory grows with K a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -17,7 +16,8 @@ from jax import Array, lax
 from jax.core import Tracer
 from jaxtyping import Bool, Float, Int
 
-from superpoint_jax.features import Indexable, Keypoints, pytree
+from superpoint_jax.features import Keypoints
+from superpoint_jax.matching.matches import Matches
 from superpoint_jax.sharding import placed_like
 
 BLOCK_BYTES = {"cpu": 2**20}
@@ -26,36 +26,6 @@ BLOCK_BYTES_OTHERWISE = 64 * 2**20
 """On an accelerator, enough to fill it."""
 MIN_WIDTH = 32
 """Columns of a block at least: the products of narrower ones are slow."""
-
-
-@pytree
-@dataclass(frozen=True)
-class Matches(Indexable):
-    """For each keypoint of image a its partner in image b.
-
-    Attributes:
-        indices: Row of the partner in b; -1 where there is none.
-        scores: Cosine similarity of the two descriptors, or with a temperature the dual-softmax probability; 0 where
-            there is no partner.
-        mask: True where there is a partner.
-    """
-
-    indices: Int[Array, "*b k"]
-    scores: Float[Array, "*b k"]
-    mask: Bool[Array, "*b k"]
-
-    def _batched(self) -> bool:
-        return self.mask.ndim > 1
-
-    def to_list(self) -> list[dict[str, np.ndarray]]:
-        """The matches alone as numpy arrays, a dictionary a pair: indices [M,2] (row in a, row in b), scores [M]."""
-        indices, scores, mask = map(np.asarray, (self.indices, self.scores, self.mask))
-        if mask.ndim != 2:
-            raise ValueError(f"to_list needs a batch of pairs [B,K]; mask has shape {mask.shape}. Index with a slice")
-        return [
-            {"indices": np.stack([np.flatnonzero(m), i[m]], axis=-1).astype(np.int32), "scores": s[m]}
-            for i, s, m in zip(indices, scores, mask, strict=True)
-        ]
 
 
 def match(

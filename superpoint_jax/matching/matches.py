@@ -1,0 +1,41 @@
+"""Matches: which keypoint of image a is which of image b. Every matcher returns it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from superpoint_jax.features import Indexable, pytree
+
+
+@pytree
+@dataclass(frozen=True)
+class Matches(Indexable):
+    """For each keypoint of image a its partner in image b.
+
+    Attributes:
+        indices: Row of the partner in b; -1 where there is none.
+        scores: Cosine similarity of the two descriptors, or with a temperature the dual-softmax probability; 0 where
+            there is no partner.
+        mask: True where there is a partner.
+    """
+
+    indices: Int[Array, "*b k"]
+    scores: Float[Array, "*b k"]
+    mask: Bool[Array, "*b k"]
+
+    def _batched(self) -> bool:
+        return self.mask.ndim > 1
+
+    def to_list(self) -> list[dict[str, np.ndarray]]:
+        """The matches alone as numpy arrays, a dictionary a pair: indices [M,2] (row in a, row in b), scores [M]."""
+        indices, scores, mask = map(np.asarray, (self.indices, self.scores, self.mask))
+        if mask.ndim != 2:
+            raise ValueError(f"to_list needs a batch of pairs [B,K]; mask has shape {mask.shape}. Index with a slice")
+        return [
+            {"indices": np.stack([np.flatnonzero(m), i[m]], axis=-1).astype(np.int32), "scores": s[m]}
+            for i, s, m in zip(indices, scores, mask, strict=True)
+        ]
