@@ -22,13 +22,13 @@ AXES: dict[str, tuple[str, str, Callable[[dict[str, Any]], float], Callable[[dic
     "batch": ("images a batch", "images a second", lambda s: s["batch"], lambda s, seconds: s["batch"] / seconds),
     "resolution": (
         "megapixels",
-        "milliseconds an image",
+        "milliseconds per image",
         lambda s: s["height"] * s["width"] / 1e6,
         lambda s, seconds: 1e3 * seconds / s["batch"],
     ),
     "keypoints": (
         "keypoints an image",
-        "milliseconds an image",
+        "milliseconds per image",
         lambda s: s["max_keypoints"],
         lambda s, seconds: 1e3 * seconds / s["batch"],
     ),
