@@ -93,8 +93,8 @@ def files(folder: Path, max_keypoints: int) -> dict[str, Any]:
 def alone(folder: Path, max_keypoints: int) -> dict[str, Any]:
     """The same batches, decoded beforehand."""
     import superpoint_jax as sp
-    from superpoint_jax.bulk.plan import make_plan
     from superpoint_jax.bulk.sources import find_images
+    from superpoint_jax.photos.plan import make_plan
 
     model = sp.from_pretrained()
     images = {name: sp.load_image(folder / "images" / name) for name in find_images(folder / "images").names}

@@ -20,8 +20,8 @@ import tyro
 
 from benchmarks.__main__ import machine
 from superpoint_jax.training.augmentation import photometric
+from superpoint_jax.training.labelled import Photos
 from superpoint_jax.training.pairs import PairConfig, sample_pairs
-from superpoint_jax.training.photos import Photos
 from superpoint_jax.training.synthetic import render_shapes
 
 ROUNDS, CALLS = 5, 5

@@ -7,60 +7,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from convert.comparison import Row, compare, table, worst
-from convert.photos import load_photos
-from convert.stages import our_stages
-from superpoint_jax.config import SuperPointConfig
-from superpoint_jax.model import SuperPoint
-from superpoint_jax.weights import convert, from_pretrained
-from superpoint_jax.weights.config_json import HUGGING_FACE_FIELDS
-from superpoint_jax.weights.load import build, read
-
-if TYPE_CHECKING:
-    from convert.originals import Original
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The original with the source's weights, and ours with the converted ones; both decode by the same rules."""
-
-    title: str
-    original: Original
-    model: SuperPoint
-
-
-def load_pair(source: str, folder: Path, *, revision: str | None = None) -> Pair:
-    """Both networks, under the rules published with that kind of weights and without a cut to `max_keypoints`."""
-    from convert.originals import original
-
-    checkpoint = read(source, revision=revision)
-    converted = build(checkpoint).config
-    sizes = {name: getattr(converted, name) for name in (*HUGGING_FACE_FIELDS, "batch_norm", "batch_norm_eps")}
-    config = SuperPointConfig.preset(checkpoint.layout.name, **sizes).replace(max_keypoints=-1)
-    return Pair(
-        title=f"original: {checkpoint.layout.title}; rules: {checkpoint.layout.name!r}",
-        original=original(checkpoint.tensors, checkpoint.layout, config),
-        model=from_pretrained(folder, config=config),
-    )
-
-
-def verify(pair: Pair, photos: Mapping[str, np.ndarray]) -> list[Row]:
-    """Rows of every stage and photo; prints a line a photo on the way."""
-    print(pair.title, flush=True)
-    rows: list[Row] = []
-    for name, gray in photos.items():
-        found = compare(name, pair.original(gray), our_stages(pair.model, gray), pair.model.config)
-        points = next(row for row in found if row.stage == "keypoints")
-        print(f"{name}: {gray.shape[1]}x{gray.shape[0]}, keypoints: {points.note}", flush=True)
-        rows += found
-    return rows
+from .photos import load_photos
+from .verification import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,20 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", metavar="PHOTO", nargs="+", type=Path, default=[], help="photos to verify on")
     options = parser.parse_args(arguments)
     try:
-        photos = load_photos(options.images) if options.verify else {}
-        folder = convert(options.source, options.output, revision=options.revision)
-        print(f"{options.source} -> {folder}", flush=True)
-        if not options.verify:
-            return 0
-        pair = load_pair(options.source, folder, revision=options.revision)
+        photos = load_photos(options.images) if options.verify else None
+        return 0 if run(options.source, options.output, revision=options.revision, verify_photos=photos) else 1
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    rows = verify(pair, photos)
-    print(*table(worst(rows)), sep="\n")
-    passed = all(row.passed for row in rows)
-    print("the same within rounding" if passed else "NOT the same: see the stages that fail")
-    return 0 if passed else 1
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convert.stages import Stages
 from superpoint_jax.config import SuperPointConfig
+
+from .stages import Stages
 
 RELATIVE_TOLERANCE = 1e-5
 """Of the range of a map, for blocks and logits: two libraries sum up to 2304 float32 products in different orders,

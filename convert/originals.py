@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convert.stages import Stages
 from superpoint_jax.config import CELL_PX, SuperPointConfig
 from superpoint_jax.weights.config_json import HUGGING_FACE_FIELDS
 from superpoint_jax.weights.errors import WeightsError
 from superpoint_jax.weights.keys import HUGGING_FACE, MAGIC_LEAP, Layout
+
+from .stages import Stages
 
 Original = Callable[[np.ndarray], Stages]
 Weights = Mapping[str, Tensor]

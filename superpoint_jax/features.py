@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import jax
 import jax.export
@@ -13,6 +13,12 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 Class = TypeVar("Class", bound=type)
+
+if TYPE_CHECKING:
+    AnyArray = Array
+else:
+    AnyArray = Array | np.ndarray | np.generic
+"""An array on a device or on the host. Type checkers take it for JAX's, whose arithmetic numpy's arrays share."""
 
 
 def pytree(cls: Class) -> Class:
@@ -77,6 +83,8 @@ class DenseFeatures(Indexable):
 class Keypoints(Indexable):
     """Keypoints of a batch of images, padded to a fixed number of rows.
 
+    `extract` gives arrays of JAX; `extract_images` gives arrays of numpy, of one image each and without padding.
+
     Attributes:
         keypoints: (x, y) in pixels of the array passed in; pixel centres at integers.
         scores: Descending; ties in raster order.
@@ -87,12 +95,12 @@ class Keypoints(Indexable):
         hidden_states: Output of each encoder block, finest first; only when asked for.
     """
 
-    keypoints: Float[Array, "*b k 2"]
-    scores: Float[Array, "*b k"]
-    descriptors: Float[Array, "*b k d"]
-    mask: Bool[Array, "*b k"]
-    num_detected: Int[Array, "*b"]
-    image_sizes: Int[Array, "*b 2"]
+    keypoints: Float[AnyArray, "*b k 2"]
+    scores: Float[AnyArray, "*b k"]
+    descriptors: Float[AnyArray, "*b k d"]
+    mask: Bool[AnyArray, "*b k"]
+    num_detected: Int[AnyArray, "*b"]
+    image_sizes: Int[AnyArray, "*b 2"]
     hidden_states: tuple[Float[Array, "*b _h _w _c"], ...] | None = None
 
     def _batched(self) -> bool:

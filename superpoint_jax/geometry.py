@@ -14,10 +14,12 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key, UInt32
 
+from superpoint_jax.features import AnyArray
+
 PRNGKey = Key[Array, ""] | UInt32[Array, "2"]
 
 
-def exact_product(a: Float[Array, "*_a"], b: Float[Array, "*_b"]) -> Float[Array, "*_c"]:
+def exact_product(a: Float[AnyArray, "*_a"], b: Float[AnyArray, "*_b"]) -> Float[Array, "*_c"]:
     """`jnp.matmul` in float32 on every platform. Of coordinates, an accelerator's default would be off by pixels."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
@@ -93,7 +95,9 @@ def sample_homographies(
     return functools.reduce(exact_product, [*steps, _translation(-centers_xy)])
 
 
-def warp_points(homographies: Float[Array, "*b 3 3"], points_xy: Float[Array, "*b n 2"]) -> Float[Array, "*b n 2"]:
+def warp_points(
+    homographies: Float[AnyArray, "*b 3 3"], points_xy: Float[AnyArray, "*b n 2"]
+) -> Float[Array, "*b n 2"]:
     """Where the homographies bring the points. Points on the horizon go far away rather than to infinity."""
     mapped = exact_product(points_xy, homographies[..., :2].mT) + homographies[..., 2][..., None, :]
     depth = mapped[..., 2:]
@@ -101,7 +105,7 @@ def warp_points(homographies: Float[Array, "*b 3 3"], points_xy: Float[Array, "*
     return mapped[..., :2] / safe
 
 
-def in_front(homographies: Float[Array, "*b 3 3"], points_xy: Float[Array, "*b n 2"]) -> Bool[Array, "*b n"]:
+def in_front(homographies: Float[AnyArray, "*b 3 3"], points_xy: Float[AnyArray, "*b n 2"]) -> Bool[Array, "*b n"]:
     """True for points on the visible side of the horizon: the side on which the source's depth is positive."""
     depth = exact_product(points_xy, homographies[..., 2, :2, None]) + homographies[..., 2, 2][..., None, None]
     return depth[..., 0] > 0

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green, blue."""
+LUMA_BYTES = (19595, 38470, 7471)
+"""The same in 65536ths, as Pillow has them: integers, so that every platform rounds alike."""
 
 
 class Constant(nnx.Variable):
@@ -288,16 +290,23 @@ def _check_sizes(sizes: Any, shape: tuple[Any, ...]) -> None:
 def to_gray(
     images: Float[Array | np.ndarray, "b h w c"] | UInt8[Array | np.ndarray, "b h w c"], rule: ChannelRule
 ) -> Float[Array, "b h w 1"]:
-    """One float channel in [0, 1]: the luma (ITU-R BT.601) or the first channel; uint8 is divided by 255."""
+    """One float channel in [0, 1]: the luma (ITU-R BT.601) or the first channel; uint8 is divided by 255.
+
+    The luma of bytes is rounded to a byte, as in Pillow and OpenCV, so that a photo has the same pixels whether it is
+    made gray here, by the processor or by them.
+    """
     images = jnp.asarray(images)
-    scale = 255 if images.dtype == jnp.uint8 else 1
-    images = images.astype(jnp.float32) if images.dtype == jnp.uint8 else images
+    is_bytes = images.dtype == jnp.uint8
     if images.shape[-1] == 1 or rule == "first":
         gray = images[..., :1]
+    elif is_bytes:
+        red, green, blue = LUMA_BYTES
+        wide = images.astype(jnp.int32)
+        gray = (red * wide[..., 0:1] + green * wide[..., 1:2] + blue * wide[..., 2:3] + 2**15) >> 16
     else:
         red, green, blue = LUMA
         gray = red * images[..., 0:1] + green * images[..., 1:2] + blue * images[..., 2:3]
-    return gray / scale
+    return gray.astype(jnp.float32) / 255 if is_bytes else gray
 
 
 def valid_mask(sizes: Int[Array, "b 2"], shape: tuple[int, int]) -> Bool[Array, "b h w"]:

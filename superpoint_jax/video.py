@@ -52,22 +52,24 @@ class Frames:
         return self._frames
 
 
-def read_frames(source: str | os.PathLike[str], *, long_side: int = 640, max_frames: int | None = None) -> Frames:
+def read_frames(
+    source: str | os.PathLike[str], *, long_side: int | None = 640, max_frames: int | None = None
+) -> Frames:
     """The frames of a video file, a folder of images in the order of their names, or a camera given by its number.
 
     An image that can't be read, or that is not of the first one's size, comes as a frame with an `error`.
 
     Args:
         source: Path, or the number of a camera.
-        long_side: Larger frames are reduced to it, in pixels.
-        max_frames: End after so many.
+        long_side: Larger frames are reduced to it, in pixels; None or 0 leaves all as they are.
+        max_frames: End after this many frames.
 
     Raises:
         FileNotFoundError: No such file or folder.
         ValueError: A folder without images, a video or camera that can't be opened, or an option out of range.
         ImportError: A video, and OpenCV is not installed.
     """
-    if long_side < 8:
+    if long_side and long_side < 8:
         raise ValueError(f"long_side={long_side}; at least 8 pixels are needed")
     path = Path(source)
     if path.is_dir():
@@ -139,7 +141,7 @@ class FrameWriter:
             self._video.release()
 
 
-def _video(capture: Any, long_side: int, max_frames: int | None) -> Iterator[Frame]:
+def _video(capture: Any, long_side: int | None, max_frames: int | None) -> Iterator[Frame]:
     number = 0
     try:
         while max_frames is None or number < max_frames:
@@ -152,7 +154,7 @@ def _video(capture: Any, long_side: int, max_frames: int | None) -> Iterator[Fra
         capture.release()
 
 
-def _images(files: list[Path], long_side: int) -> Iterator[Frame]:
+def _images(files: list[Path], long_side: int | None) -> Iterator[Frame]:
     size = None
     for path in files:
         nothing = np.zeros((0, 0), np.uint8)
@@ -169,10 +171,10 @@ def _images(files: list[Path], long_side: int) -> Iterator[Frame]:
         yield _reduced(path.name, pixels, long_side)
 
 
-def _reduced(name: str | int, pixels: np.ndarray, long_side: int) -> Frame:
+def _reduced(name: str | int, pixels: np.ndarray, long_side: int | None) -> Frame:
     from PIL import Image
 
-    factor = max(pixels.shape[:2]) / long_side
+    factor = max(pixels.shape[:2]) / long_side if long_side else 1.0
     if factor <= 1:
         return Frame(name, pixels)
     size = tuple(max(round(side / factor), 8) for side in pixels.shape[1::-1])

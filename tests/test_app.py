@@ -16,11 +16,9 @@ import pytest
 from PIL import Image
 
 import superpoint_jax as sp
+from superpoint_jax.app.answers import MOST_KEYPOINTS, Page
 from superpoint_jax.bulk.hloc import names_in
 from superpoint_jax.cli import main
-from superpoint_jax.cli.errors import CommandError
-from superpoint_jax.cli.features import load_extractor
-from superpoint_jax.cli.page import MOST_KEYPOINTS, Page
 
 pytest.importorskip("gradio")
 
@@ -30,7 +28,7 @@ APP = [sys.executable, "-c", PROGRAM, "app", "--no-browser"]
 
 @pytest.fixture(scope="module")
 def page():
-    page = Page()
+    page = Page(sp.from_pretrained())
     yield page
     page.close()
 
@@ -41,10 +39,11 @@ def test_the_sliders_choose_what_extract_would(page, photos, tmp_path):
     shown = page.show([path], threshold=0.05, max_keypoints=100)
     assert shown.text == "**100 keypoints**"
     (entry,) = json.loads(shown.downloads[0].read_text())
-    direct = load_extractor(None, 100, keypoint_threshold=0.05)(photos["coffee"])
+    (direct,) = sp.extract_images(sp.from_pretrained(), [path], max_keypoints=100, keypoint_threshold=0.05)
     np.testing.assert_allclose(entry["keypoints"], np.asarray(direct.keypoints).round(3), atol=1e-3)
     few = page.show([path], threshold=0.5, max_keypoints=MOST_KEYPOINTS)
-    count = int(load_extractor(None, MOST_KEYPOINTS, keypoint_threshold=0.5)(photos["coffee"]).mask.sum())
+    (strong,) = sp.extract_images(sp.from_pretrained(), [path], max_keypoints=MOST_KEYPOINTS, keypoint_threshold=0.5)
+    count = len(strong.scores)
     assert 0 < count < MOST_KEYPOINTS
     assert few.text == f"**{count} keypoints**"
 
@@ -70,9 +69,9 @@ def test_what_cannot_be_shown_is_said(page, tmp_path, photos):
     (tmp_path / "a.jpg").write_text("no image")
     blank = tmp_path / "blank.png"
     Image.fromarray(np.zeros((80, 80), np.uint8)).save(blank)
-    with pytest.raises(CommandError, match=r"a\.jpg: not an image"):
+    with pytest.raises(sp.ImageError, match=r"a\.jpg: not an image"):
         page.show([tmp_path / "a.jpg"], threshold=0.0, max_keypoints=10)
-    with pytest.raises(CommandError, match="3 photos were given"):
+    with pytest.raises(ValueError, match="3 photos were given"):
         page.show([blank] * 3, threshold=0.0, max_keypoints=10)
     assert "**0 matches**, no homography was found" in page.show([blank, blank], threshold=0.1, max_keypoints=9).text
 
@@ -91,7 +90,7 @@ def test_what_is_remembered_is_bounded_and_follows_the_file(page, tmp_path, phot
 
 
 def test_without_its_extra_the_command_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr(sys.modules["superpoint_jax.cli.app"], "find_spec", lambda name: None)
+    monkeypatch.setattr("superpoint_jax.app.page.find_spec", lambda name: None)
     assert main(["app"]) == 2
     assert "pip install 'superpoint-jax[app]'" in capsys.readouterr().err
 

@@ -17,8 +17,8 @@ from superpoint_jax.bulk import BulkOptions, extract_files
 from superpoint_jax.bulk import parts as parts_module
 from superpoint_jax.bulk.hloc import ImageFeatures, names_in, read_features, write_features
 from superpoint_jax.bulk.parts import Conflict, Parts
-from superpoint_jax.bulk.plan import choose_shapes, make_plan, names_of
 from superpoint_jax.bulk.sources import find_images
+from superpoint_jax.photos.plan import choose_shapes, make_plan, names_of
 
 OPTIONS = BulkOptions(
     max_keypoints=30, batch=4, part=4, max_shapes=3, workers=0, devices=1, engine="xla", descriptors="float32"

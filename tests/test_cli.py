@@ -13,8 +13,8 @@ from PIL import Image
 import superpoint_jax as sp
 from superpoint_jax import geometry
 from superpoint_jax.cli import main
-from superpoint_jax.cli.demo import demo_homography
 from superpoint_jax.cli.saving import picture_paths
+from superpoint_jax.example import example_homography
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_demo_counts_what_the_homography_says(weights, tmp_path, capsys):
 
 
 def test_all_of_the_demo_s_second_view_is_in_the_photo():
-    homography = demo_homography(600, 512)
+    homography = example_homography(600, 512)
     _, valid = geometry.warp_images(jnp.ones((1, 600, 512, 1)), homography[None])
     assert valid.all()
     corners = jnp.array([[0.0, 0], [511, 0], [0, 599], [511, 599]])
@@ -162,7 +162,7 @@ def test_all_of_the_demo_s_second_view_is_in_the_photo():
 
 def test_convert_writes_a_folder_that_computes_the_same(weights, photo, tmp_path, capsys):
     assert main(["convert", f"{weights}/model.safetensors", "-o", str(tmp_path / "converted")]) == 0
-    assert capsys.readouterr().out == f"wrote {tmp_path / 'converted'}\n"
+    assert capsys.readouterr().out == f"{weights}/model.safetensors -> {tmp_path / 'converted'}\n"
     with Image.open(photo) as image:
         pixels = jnp.asarray(np.asarray(image))[None, ..., None]
     expected = sp.extract(sp.from_pretrained(weights), pixels, max_keypoints=20)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from superpoint_jax import Keypoints, extract, geometry
 from superpoint_jax.cli import evaluate as command
+from superpoint_jax.cli.arguments import Extraction
 from superpoint_jax.evaluation import (
     Evaluation,
     Pair,
@@ -387,7 +388,7 @@ def test_opencv_extractors_give_unit_descriptors_and_survive_a_blank_image(build
 
 def test_padding_changes_nothing(model, photos):
     photo = photos["astronaut"]
-    padded, alone = (superpoint_extractor(model, max_keypoints=80, pad_to=n)(photo) for n in (64, 1))
+    padded, alone = (superpoint_extractor(model, max_keypoints=80, pad_multiple=n)(photo) for n in (64, 1))
     assert len(alone["keypoints"]) == 80
     np.testing.assert_array_equal(padded["keypoints"].round(3), alone["keypoints"].round(3))
     # Another shape, another order of sums.
@@ -720,9 +721,8 @@ def test_command_prints_the_table_and_writes_both_files(sequences, tmp_path, cap
     save_pretrained(random_model(1), tmp_path / "weights")
     command.hpatches(
         sequences,
-        weights=str(tmp_path / "weights"),
+        extraction=Extraction(weights=str(tmp_path / "weights"), max_keypoints=100, keypoint_threshold=0.0),
         extractors="ours, orb",
-        max_keypoints=100,
         json=tmp_path / "figures.json",
         plot=tmp_path / "figures.svg",
     )
@@ -733,17 +733,19 @@ def test_command_prints_the_table_and_writes_both_files(sequences, tmp_path, cap
 
 
 def test_command_on_photos(photo_folder, capsys):
-    command.homographies(photo_folder, extractors="orb", long_side=128, photos=1, per_photo=2, photometric=0.5)
+    command.homographies(
+        photo_folder, extraction=Extraction(resize=128), extractors="orb", photos=1, per_photo=2, photometric=0.5
+    )
     assert "all (2 pairs)" in capsys.readouterr().out
 
 
 def test_command_needs_an_extractor(sequences):
-    with pytest.raises(ValueError, match="names none; for instance --extractors ours,sift,orb"):
+    with pytest.raises(ValueError, match="names none; for instance ours,sift,orb"):
         command.hpatches(sequences, extractors=" ,")
 
 
 def test_extraction_alone_is_what_the_extractor_gives(model, photos):
     photo = photos["coffee"]
     expected = extract(model, jnp.asarray(photo[None]), max_keypoints=20, keypoint_threshold=0.0).to_list()[0]
-    features = superpoint_extractor(model, max_keypoints=20, pad_to=1)(photo)
+    features = superpoint_extractor(model, max_keypoints=20, pad_multiple=1)(photo)
     np.testing.assert_array_equal(features["keypoints"], expected["keypoints"])

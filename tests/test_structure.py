@@ -17,10 +17,13 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [
     {"config", "features", "hub", "sharding"},
     {"model", "openvino", "detection", "description", "processing", "matching", "geometry"},
-    {"estimation", "stitching", "torch_lightglue", "tracking", "video"},
+    {"estimation", "example", "stitching", "torch_lightglue", "tracking", "video"},
     {"extraction", "weights"},
+    {"photos", "records"},
     {"huggingface", "training", "bulk", "evaluation", "visualization", "export"},
+    {"app"},
     {"cli"},
+    {"__main__"},
 ]
 """Later rooms import earlier ones and their own neighbours; nothing imports a later one."""
 

@@ -19,10 +19,12 @@ from PIL import Image
 
 import superpoint_jax as sp
 from superpoint_jax.cli import main
-from superpoint_jax.cli.train import read_labels, validator
+from superpoint_jax.evaluation import photo_validator
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.training.adaptation import corner_heat, homographic_adaptation, label_corners
 from superpoint_jax.training.augmentation import photometric
+from superpoint_jax.training.labelled import Photos, load_photos
+from superpoint_jax.training.labels import read_labels
 from superpoint_jax.training.loop import (
     Diverged,
     TrainConfig,
@@ -35,7 +37,6 @@ from superpoint_jax.training.loop import (
 )
 from superpoint_jax.training.metrics import Metrics
 from superpoint_jax.training.pairs import PairConfig, sample_pairs
-from superpoint_jax.training.photos import Photos, load_photos
 
 TINY = TrainConfig(
     steps=4, photos=2, shapes=1, dtype="float32", pairs=PairConfig(shape=(48, 64), labelled_points=8, random_points=4)
@@ -307,7 +308,7 @@ def test_validation_photos_of_any_size_become_figures(tmp_path, photos, model, c
     for name in ("camera", "coffee", "astronaut"):
         Image.fromarray(photos[name]).save(tmp_path / f"{name}.png")
     (tmp_path / "bad.png").write_bytes(b"no image")
-    validate = validator(tmp_path)
+    validate = photo_validator(tmp_path)
     assert validate.keywords["images"].shape == (3, 240, 320, 1)
     assert "bad.png" in caplog.text
     figures = validate(model)
@@ -317,7 +318,7 @@ def test_validation_photos_of_any_size_become_figures(tmp_path, photos, model, c
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.png").write_bytes(b"")
     with pytest.raises(ValueError, match="no photo that can be read"):
-        validator(tmp_path / "empty")
+        photo_validator(tmp_path / "empty")
 
 
 @pytest.mark.slow

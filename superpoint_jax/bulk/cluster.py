@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from typing_extensions import deprecated
+
 from superpoint_jax.bulk.parts import Parts
-from superpoint_jax.bulk.plan import Batch, Shape, names_of
 from superpoint_jax.bulk.reading import Reader
-from superpoint_jax.bulk.run import Extractor, Work, run_parts
+from superpoint_jax.bulk.run import PlacedNetwork, Work, run_parts
 from superpoint_jax.model import SuperPoint
+from superpoint_jax.photos.plan import Batch, Shape, names_of
 
 RETRIES = 3
 """Times that a part is given to another actor before the run fails."""
@@ -86,6 +88,11 @@ class RayExecutor:
         return sum(row["extracted"] for row in done), failures
 
 
+@deprecated("RayEngine is now called RayExecutor")
+class RayEngine(RayExecutor):
+    """The old name of `RayExecutor`."""
+
+
 class PartExtractor:
     """An actor: a warm model that does one part after the other."""
 
@@ -95,7 +102,7 @@ class PartExtractor:
         content = ray.get(setting) if isinstance(setting, ray.ObjectRef) else setting
         self.work, model = pickle.loads(content)
         self.node = ray.get_runtime_context().get_node_id()[:8]
-        self.extractor = Extractor(model, self.work.options)
+        self.network = PlacedNetwork(model, self.work.options)
         self.reader = Reader(self.work.root, self.work.processor, workers=0, max_pixels=self.work.options.max_pixels)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +113,6 @@ class PartExtractor:
         lock = f"actor-{self.node}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         with Parts(self.work.parts_folder, self.work.identity, lock=lock) as parts:
             extracted = run_parts(
-                (part,), self.extractor, self.reader, parts, originals, self.work.options, failures, progress=False
+                (part,), self.network, self.reader, parts, originals, self.work.options, failures, progress=False
             )
         return {"extracted": extracted, "failures": pickle.dumps(failures)}

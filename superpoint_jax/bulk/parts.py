@@ -7,7 +7,6 @@ killed, what it leaves is a set of whole parts, and files that the next run remo
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -127,11 +126,23 @@ def is_disk_full(error: OSError) -> bool:
 def _locked(path: Path) -> IO[str]:
     file = path.open("w")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        _lock(file)
+    except OSError as error:
         file.close()
         raise Conflict(f"{path.parent}: another run is writing here") from error
     return file
+
+
+def _lock(file: IO[str]) -> None:
+    """Lock a file until it is closed, or raise OSError where another process has."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        getattr(msvcrt, "locking")(file.fileno(), getattr(msvcrt, "LK_NBLCK"), 1)  # noqa: B009 (known on Windows only)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _same_options(path: Path, options: Mapping[str, Any]) -> None:

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from superpoint_jax.config import CELL_PX
-from superpoint_jax.processing.loading import MAX_IMAGE_PIXELS, ImageError, load_image, read_size
+from superpoint_jax.photos.pixels import network_size, read_pixels
+from superpoint_jax.processing.loading import MAX_IMAGE_PIXELS, ImageError, read_size
 from superpoint_jax.processing.processor import SuperPointImageProcessor
 
 T = TypeVar("T")
@@ -93,22 +93,14 @@ def _sizes(
     for name in names:
         try:
             size = read_size(root / name, max_pixels=max_pixels)
+            found.append((name, size, network_size(size, processor, str(root / name))))
         except ImageError as error:
             found.append((name, str(error)))
-            continue
-        if min(target := processor.target_size(*size)) < CELL_PX:
-            found.append((name, f"{root / name}: {target[1]}x{target[0]} pixels; at least {CELL_PX} are needed"))
-        else:
-            found.append((name, size, target))
     return found
 
 
 def _pixels(path: Path, processor: SuperPointImageProcessor, max_pixels: int | None) -> np.ndarray | str:
     try:
-        values = processor.preprocess([load_image(path, max_pixels=max_pixels)], return_tensors="np")
-    except (ImageError, ValueError) as error:
+        return read_pixels(path, processor, max_pixels=max_pixels)
+    except ValueError as error:
         return str(error)
-    height, width = values.image_sizes[0]
-    pixels = values.pixel_values[0, :height, :width]
-    # Hugging Face's gray has three equal channels.
-    return pixels[..., :1] if processor.do_grayscale else np.broadcast_to(pixels, (height, width, 3))

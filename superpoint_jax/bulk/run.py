@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,24 +20,23 @@ from tqdm import tqdm
 
 from superpoint_jax import openvino
 from superpoint_jax.bulk.colmap import Pairs
-from superpoint_jax.bulk.hloc import ImageFeatures, write_features
 from superpoint_jax.bulk.outputs import output_for
-from superpoint_jax.bulk.parts import Parts, is_disk_full
-from superpoint_jax.bulk.plan import Batch, Plan, Shape, make_plan, names_of
+from superpoint_jax.bulk.parts import Parts
 from superpoint_jax.bulk.reading import Reader
 from superpoint_jax.bulk.sources import find_images
+from superpoint_jax.bulk.writing import Writer, full_disk_explained
 from superpoint_jax.config import CELL_PX, ComputeDtype
-from superpoint_jax.extraction import extract
 from superpoint_jax.features import Keypoints
 from superpoint_jax.model import SuperPoint
-from superpoint_jax.processing import SuperPointImageProcessor, rescale_keypoints
+from superpoint_jax.photos.batches import default_batch, extract_batch
+from superpoint_jax.photos.pixels import prepared
+from superpoint_jax.photos.plan import Batch, Plan, Shape, make_plan, names_of
+from superpoint_jax.processing import SuperPointImageProcessor
 from superpoint_jax.processing.loading import MAX_IMAGE_PIXELS
 
 if TYPE_CHECKING:
-    import h5py
+    pass
 
-DETECTION_NOISE_PX = 2.0
-"""What hloc says of SuperPoint, for the attribute `uncertainty`: at the size that the network saw."""
 BATCHES_AHEAD = 3
 """Batches that are being decoded while one is extracted."""
 
@@ -47,15 +46,16 @@ class BulkOptions:
     """How a run extracts.
 
     Attributes:
-        max_keypoints: The best of each image.
-        keypoint_threshold: The model's own by default.
+        max_keypoints: The best of each image are kept; -1 keeps all.
+        keypoint_threshold: Smallest score of a keypoint; the model's own by default.
+        nms_radius: Radius of the suppression, in pixels; the model's own by default.
         resize: Images with a longer side are reduced to it, in pixels; 0 leaves all as they are. By default what the
             processor says.
         dtype: Compute type; the model's own by default.
-        engine: Who computes the network; see `superpoint_jax.openvino.choose`.
+        engine: What computes the network; see `superpoint_jax.openvino.choose`.
         descriptors: Type in which descriptors are kept.
         matches: For a COLMAP database: which images are matched; see `colmap.write_database`.
-        batch: Images a batch; 8 on a CPU, 32 otherwise.
+        batch: Images per batch; 1 per device on a CPU, 32 otherwise.
         part: Images that are lost at most when a run is killed, about, and done again.
         max_shapes: Shapes of arrays, and so compilations, at most.
         multiple: Sides of arrays are multiples of it, in pixels.
@@ -66,6 +66,7 @@ class BulkOptions:
 
     max_keypoints: int = 1024
     keypoint_threshold: float | None = None
+    nms_radius: int | None = None
     resize: int | None = None
     dtype: ComputeDtype | None = None
     engine: openvino.Engine = "auto"
@@ -80,13 +81,11 @@ class BulkOptions:
     max_pixels: int = MAX_IMAGE_PIXELS
 
     def __post_init__(self) -> None:
-        least = dict(max_keypoints=1, part=1, max_shapes=1, multiple=CELL_PX, max_pixels=1)
+        least = dict(max_keypoints=-1, part=1, max_shapes=1, multiple=CELL_PX, max_pixels=1)
         least |= {name: 1 for name in ("batch", "devices") if getattr(self, name) is not None}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name}={getattr(self, name)}; at least {value} is needed")
-        if self.resize is not None and self.resize != 0 and self.resize < CELL_PX:
-            raise ValueError(f"resize={self.resize}; at least {CELL_PX} pixels are needed, or 0 to leave images alone")
 
 
 @dataclass(frozen=True)
@@ -122,6 +121,7 @@ def extract_files(
     executor: Executor | None = None,
     progress: bool = False,
     tell: Callable[[str], object] = lambda _: None,
+    engine: Executor | None = None,
 ) -> BulkReport:
     """The features of all images of a source in one file, whatever happens in between.
 
@@ -141,7 +141,8 @@ def extract_files(
             made by a last run without. By default all, or under `jax.distributed` the process's share.
         executor: Who does the parts; this process by default, or `cluster.RayExecutor`.
         progress: Show a bar.
-        tell: Is told, in a line, about shapes and padding.
+        tell: Called with lines about shapes and padding.
+        engine: The old name of `executor`.
 
     Raises:
         ValueError: No images, an unknown kind of output, an option out of range.
@@ -149,11 +150,14 @@ def extract_files(
         OSError: A full disk, among others; what is done stays, and the same call goes on.
         ImportError: A package that the kind of output needs is missing.
     """
+    if engine is not None:
+        warnings.warn("extract_files(engine=) is now called executor=", DeprecationWarning, stacklevel=2)
+        executor = engine
     options = options or BulkOptions()
-    processor = _processor(processor, options)
+    processor = prepared(processor, options.resize)
     images = find_images(source, root=root)
-    extractor = Extractor(model, options)
-    identity = _identity(model, extractor.config_options, processor, options)
+    network = PlacedNetwork(model, options)
+    identity = _identity(model, network.config_options, processor, options)
     target = output_for(Path(output), identity, pairs=options.matches)
     target.check(images.root)
     index, count = shard or (jax.process_index(), jax.process_count())
@@ -171,7 +175,7 @@ def extract_files(
         originals, sizes = _read_sizes(reader, images.names, failures, progress)
         plan = make_plan(
             sizes,
-            batch=extractor.rows,
+            batch=network.rows,
             part=options.part,
             multiple=options.multiple,
             max_shapes=options.max_shapes,
@@ -179,15 +183,15 @@ def extract_files(
         mine = tuple(_without(part, done) for part in plan.parts[index::count])
         before = len(done.intersection(images.names))
         _tell_plan(tell, plan, before=before)
-        tell(extractor.description)
+        tell(network.description)
         work = Work(images.root, target.parts_folder, target.options, processor, options)
         if executor is None:
-            extracted = run_parts(mine, extractor, reader, parts, originals, options, failures, progress)
+            extracted = run_parts(mine, network, reader, parts, originals, options, failures, progress)
         else:
             extracted, failed = executor(work, model, [part for part in mine if part], originals, progress)
             failures |= failed
         if count == 1:
-            with _room(target.path):
+            with full_disk_explained(target.path):
                 target.finish(parts, images.root)
     return BulkReport(
         extracted=extracted,
@@ -222,7 +226,7 @@ Executor = Callable[[Work, SuperPoint, list[tuple[Batch, ...]], Mapping[str, Sha
 """(work, model, parts to do, sizes of the originals, whether to show progress) to (images extracted, failures)."""
 
 
-class Extractor:
+class PlacedNetwork:
     """The network on the devices of this process, for batches of a fixed number of rows."""
 
     def __init__(self, model: SuperPoint, options: BulkOptions) -> None:
@@ -230,7 +234,7 @@ class Extractor:
         if options.devices is not None and options.devices > len(local):
             raise ValueError(f"devices={options.devices}; there are {len(local)}")
         devices = local[: options.devices]
-        wanted = options.batch or (8 if devices[0].platform == "cpu" else 32)
+        wanted = options.batch or default_batch(devices[0].platform) * len(devices)
         self.rows = -(-wanted // len(devices)) * len(devices)
         mesh = Mesh(np.array(devices), ("images",))
         self._split = NamedSharding(mesh, PartitionSpec("images"))
@@ -238,21 +242,24 @@ class Extractor:
         self.description = openvino.describe(network)
         self._model = jax.device_put(network, NamedSharding(mesh, PartitionSpec()))
         given = dict(
-            max_keypoints=options.max_keypoints, keypoint_threshold=options.keypoint_threshold, dtype=options.dtype
+            max_keypoints=options.max_keypoints,
+            keypoint_threshold=options.keypoint_threshold,
+            nms_radius=options.nms_radius,
+            dtype=options.dtype,
         )
         self.config_options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         model.config.replace(**self.config_options)  # Refuses what is out of range, before any work.
 
-    def __call__(self, images: np.ndarray, sizes: np.ndarray) -> Keypoints:
-        """Dispatched, not waited for."""
-        capacity = min(self.config_options["max_keypoints"], images.shape[1] * images.shape[2])
-        found = extract(
+    def __call__(self, pixels: Sequence[np.ndarray], shape: Shape) -> Keypoints:
+        """Keypoints of at most `rows` images in arrays of a shape. Dispatched, not waited for."""
+        return extract_batch(
             self._model,
-            jax.device_put(images, self._split),
-            image_sizes=jax.device_put(sizes, self._split),
-            **{**self.config_options, "max_keypoints": capacity},
+            pixels,
+            shape,
+            self.rows,
+            place=partial(jax.device_put, device=self._split),
+            **self.config_options,
         )
-        return dataclasses.replace(found, hidden_states=None)
 
 
 def _read_sizes(
@@ -277,7 +284,7 @@ def _without(part: tuple[Batch, ...], done: set[str]) -> tuple[Batch, ...]:
 
 def run_parts(
     plan: tuple[tuple[Batch, ...], ...],
-    extractor: Extractor,
+    network: PlacedNetwork,
     reader: Reader,
     parts: Parts,
     originals: Mapping[str, Shape],
@@ -290,12 +297,12 @@ def run_parts(
     stream = _started_ahead(plan, reader)
     with (
         tqdm(desc="features", total=total, unit="image", disable=None if progress else True) as bar,
-        _Writer(parts, options, bar) as writer,
+        Writer(parts, options.descriptors, bar) as writer,
     ):
         for part in plan:
             for batch in part:
                 handles = next(stream)
-                pixels, sizes = [], []
+                pixels = []
                 for name, handle in zip(batch.names, handles, strict=True):
                     found = handle()
                     if isinstance(found, str):
@@ -305,11 +312,9 @@ def run_parts(
                         pixels.append((name, found))
                 if not pixels:
                     continue
-                images = _filled(extractor.rows, batch.shape, [image for _, image in pixels])
-                sizes = np.full((extractor.rows, 2), CELL_PX, np.int32)
-                sizes[: len(pixels)] = [image.shape[:2] for _, image in pixels]
                 names = [name for name, _ in pixels]
-                writer.add(names, [originals[name] for name in names], extractor(images, sizes))
+                found = network([image for _, image in pixels], batch.shape)
+                writer.add(names, [originals[name] for name in names], found)
             writer.end_part()
         return writer.finish()
 
@@ -322,105 +327,6 @@ def _started_ahead(plan: tuple[tuple[Batch, ...], ...], reader: Reader) -> Itera
         while batches and len(started) < BATCHES_AHEAD:
             started.append([reader.start(name) for name in batches.popleft().names])
         yield started.popleft()
-
-
-def _filled(rows: int, shape: Shape, images: list[np.ndarray]) -> np.ndarray:
-    """The images in the corners of one array; what is outside does not matter."""
-    array = np.zeros((rows, *shape, images[0].shape[2]), images[0].dtype)
-    for row, image in zip(array, images, strict=False):
-        row[: image.shape[0], : image.shape[1]] = image
-    return array
-
-
-class _Writer:
-    """Writes what the device has computed while it computes the next: one thread, and a bounded number of batches."""
-
-    def __init__(self, parts: Parts, options: BulkOptions, bar: tqdm) -> None:
-        self._parts, self._options, self._bar = parts, options, bar
-        self._thread = ThreadPoolExecutor(1)
-        self._waiting: deque[Future[None]] = deque()
-        self._part: AbstractContextManager[h5py.File] | None = None
-        self._file: h5py.File | None = None
-        self._written = 0
-
-    def add(self, names: list[str], originals: list[Shape], found: Keypoints) -> None:
-        """Rows of a batch that are images, by name."""
-        self._submit(self._write, names, originals, found)
-
-    def end_part(self) -> None:
-        """What was added since the last end is one part."""
-        self._submit(self._end)
-
-    def finish(self) -> int:
-        """Wait for all, and count the images."""
-        while self._waiting:
-            self._waiting.popleft().result()
-        return self._written
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
-        if self._part is not None:  # Given up in the middle of a part: nothing of it stays.
-            self._part.__exit__(kind or RuntimeError, error or RuntimeError("given up"), trace)
-
-    def _submit(self, function: Callable[..., None], *arguments: Any) -> None:
-        while len(self._waiting) > 2:
-            self._waiting.popleft().result()
-        self._waiting.append(self._thread.submit(function, *arguments))
-
-    def _write(self, names: list[str], originals: list[Shape], found: Keypoints) -> None:
-        with _room(self._parts.folder):
-            if self._file is None:
-                self._part = self._parts.writing()
-                self._file = self._part.__enter__()
-            for name, original, one in zip(names, originals, found.to_list(), strict=False):
-                seen = one["image_size"]
-                features = ImageFeatures(
-                    keypoints_xy=np.asarray(rescale_keypoints(one["keypoints"], seen, original)),
-                    scores=one["scores"],
-                    descriptors=one["descriptors"],
-                    size=original,
-                    uncertainty_px=DETECTION_NOISE_PX * float(np.mean(np.array(original) / np.asarray(seen))),
-                )
-                write_features(self._file, name, features, descriptor_type=self._options.descriptors)
-                self._written += 1
-                self._bar.update()
-
-    def _end(self) -> None:
-        if self._part is not None:
-            part, self._part, self._file = self._part, None, None
-            with _room(self._parts.folder):
-                part.__exit__(None, None, None)
-
-
-class _room(AbstractContextManager):
-    """Tells a full disk, and how to go on."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError) and is_disk_full(error):
-            raise OSError(
-                error.errno,
-                "no space left on the disk; make room, and the same command goes on where it was",
-                str(self.path),
-            ) from error
-
-
-def _processor(processor: SuperPointImageProcessor, options: BulkOptions) -> SuperPointImageProcessor:
-    """Bytes rather than floats where the model divides by 255 itself: a quarter of what travels."""
-    changes: dict[str, Any] = {}
-    if abs(processor.rescale_factor * 255 - 1) < 1e-6:
-        changes["do_rescale"] = False
-    if options.resize is not None:
-        size = {"height": options.resize, "width": options.resize}
-        changes |= (
-            dict(do_resize=False) if options.resize == 0 else dict(size=size, do_resize=True, resize_mode="shrink")
-        )
-    return dataclasses.replace(processor, **changes)
 
 
 def _identity(

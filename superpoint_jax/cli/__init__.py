@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import itertools
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +23,7 @@ from superpoint_jax.cli.detect import detect
 from superpoint_jax.cli.errors import CommandError, complain, told
 from superpoint_jax.cli.export import export
 from superpoint_jax.cli.extract import extract
+from superpoint_jax.cli.info import info
 from superpoint_jax.cli.match import match
 from superpoint_jax.cli.stitch import stitch
 from superpoint_jax.cli.track import track
@@ -36,6 +38,7 @@ COMMANDS = {
     "demo": demo,
     "convert": convert,
     "export": export,
+    "info": info,
 }
 
 LATER = {"train": "superpoint_jax.cli.train", "evaluate": "superpoint_jax.cli.evaluate"}
@@ -48,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"superpoint-jax {importlib.metadata.version('superpoint-jax')}")
         return 0
+    arguments = _renamed(arguments)
     keep_compilations()
     if arguments and arguments[0] in LATER:
         return _run_later(*arguments)
@@ -64,6 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandError as error:
         complain(error)
         return 2
+
+
+def _renamed(arguments: list[str]) -> list[str]:
+    """`extract --engine local|ray` is called --executor now; the old name works until the next release."""
+    for i, (name, value) in enumerate(itertools.pairwise(arguments)):
+        if arguments[0] == "extract" and name == "--engine" and value in ("local", "ray"):
+            print(f"superpoint-jax: warning: --engine {value} is now called --executor {value}", file=sys.stderr)
+            return [*arguments[:i], "--executor", *arguments[i + 1 :]]
+    return arguments
 
 
 def _run_later(name: str, *arguments: str) -> int:

@@ -1,109 +1,43 @@
-"""`superpoint-jax app`: a page to try it on, in the browser, from this machine alone."""
+"""`superpoint-jax app`."""
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from superpoint_jax.cli.arguments import Engine, Weights
+from superpoint_jax import openvino
+from superpoint_jax.cli.arguments import Extraction, Weights
 from superpoint_jax.cli.errors import CommandError, told
-
-if TYPE_CHECKING:
-    from gradio import Blocks
-
-    from superpoint_jax.cli.page import Page
-
-TITLE = "SuperPoint in JAX"
 
 
 def app(
-    *, weights: Weights = None, engine: Engine = "auto", host: str = "127.0.0.1", port: int = 7860, browser: bool = True
+    *,
+    weights: Weights = None,
+    resize: int | None = None,
+    engine: openvino.Engine = "auto",
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    browser: bool = True,
 ) -> int:
     """A page in the browser: drop one photo for its keypoints or two for their matches; needs no network.
 
     Args:
         weights: Folder, file or Hugging Face id; those in the package by default.
-        engine: Who computes the network; by default OpenVINO where it is installed and there is no accelerator.
+        resize: Reduce photos with a longer side to it, in pixels; 0 never does. By default what belongs to the weights
+            says. The page itself asks for the number of keypoints and their smallest score.
+        engine: What computes the network; by default OpenVINO where it is installed and there is no accelerator.
         host: Address to listen at; 0.0.0.0 lets other machines in.
-        port: To listen at.
+        port: Port to listen at.
         browser: Open the page in the browser.
     """
-    for module in ("gradio", "cv2", "h5py"):
-        if find_spec(module) is None:
-            raise CommandError(f"the page needs {module}: pip install 'superpoint-jax[app]'")
-    # Before gradio is imported, which would ask its makers for news.
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from superpoint_jax.cli.page import Page
-
     with told():
-        page = Page(weights, engine=engine)
+        from superpoint_jax.app.page import require_gradio, serve
+
+        require_gradio()
+        from superpoint_jax.app.answers import Page
+
+        loaded = Extraction(weights=weights, resize=resize, engine=engine).load()
+        page = Page(loaded.network, processor=loaded.processor, resize=loaded.resize)
         print(f"the page is at http://{host}:{port}/ until Ctrl+C", flush=True)
         try:
-            build(page).launch(
-                server_name=host, server_port=port, inbrowser=browser, share=False, quiet=True, **appearance()
-            )
+            serve(page, host=host, port=port, browser=browser)
         except OSError as error:
             raise CommandError(f"no page at {host}:{port}, which may be in use; choose another --port") from error
-        finally:
-            page.close()
     return 0
-
-
-def appearance() -> dict[str, Any]:
-    """Options of `launch`: fonts of the system, since those of the default theme come from the network."""
-    from gradio.themes import Default
-
-    fonts = ["system-ui", "sans-serif"]
-    return dict(theme=Default(font=fonts, font_mono=["monospace"]), footer_links=[])
-
-
-def build(page: Page) -> Blocks:
-    """The page, not yet served."""
-    import gradio as gr
-
-    from superpoint_jax.cli.page import MOST_KEYPOINTS
-
-    def show(photos: list[str] | None, threshold: float, max_keypoints: float) -> tuple[Any, str, Any]:
-        if not photos:
-            return None, "", None
-        try:
-            shown = page.show(photos, threshold=float(threshold), max_keypoints=int(max_keypoints))
-        except CommandError as error:
-            # Names of uploaded files only: where they lie is of no use.
-            message = str(error)
-            for photo in photos:
-                message = message.replace(str(photo), Path(photo).name)
-            raise gr.Error(message, duration=None, print_exception=False) from error
-        return str(shown.picture), shown.text, [str(path) for path in shown.downloads]
-
-    with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
-        gr.Markdown(f"# {TITLE}\nOne photo shows its keypoints, two their matches. Nothing leaves this machine.")
-        with gr.Row():
-            with gr.Column(scale=1):
-                photos = gr.File(label="One or two photos", file_count="multiple", elem_id="photos")
-                example = gr.Button("Try an example", elem_id="example")
-                count = gr.Slider(
-                    16, MOST_KEYPOINTS, value=1024, step=16, label="Keypoints, at most", elem_id="max_keypoints"
-                )
-                threshold = gr.Slider(
-                    0, 0.2, value=page.threshold, step=0.001, label="Smallest score", elem_id="threshold"
-                )
-            with gr.Column(scale=3):
-                picture = gr.Image(
-                    label="Keypoints or matches",
-                    interactive=False,
-                    type="filepath",
-                    buttons=["download", "fullscreen"],
-                    elem_id="picture",
-                )
-                text = gr.Markdown(elem_id="text")
-                files = gr.File(label="Download", file_count="multiple", interactive=False, elem_id="downloads")
-        inputs, outputs = [photos, threshold, count], [picture, text, files]
-        example.click(lambda: [str(path) for path in page.example()], outputs=photos)
-        photos.change(show, inputs, outputs)
-        for slider in (count, threshold):
-            slider.release(show, inputs, outputs)
-    # One after the other: the model keeps all cores busy with one photo.
-    return blocks.queue(default_concurrency_limit=1)

@@ -1,16 +1,93 @@
-"""Options that several commands have."""
+"""Options that several commands have, with one name and one meaning everywhere."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
+import superpoint_jax as sp
 from superpoint_jax import openvino
+from superpoint_jax.cli.errors import told
+from superpoint_jax.config import ComputeDtype
+from superpoint_jax.photos.batches import extract_batch
+from superpoint_jax.photos.pixels import prepared, read_pixels
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 OptionalOutput = Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")]
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 Weights = Annotated[str | None, tyro.conf.arg(metavar="SOURCE")]
-Engine = openvino.Engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """Which weights, and which keypoints."""
+
+    weights: Weights = None
+    """Folder, file or Hugging Face id; those in the package by default."""
+    max_keypoints: int = 1024
+    """Keep the best of each image; -1 keeps all."""
+    keypoint_threshold: float | None = None
+    """Smallest score of a keypoint; by default that of the weights."""
+    nms_radius: int | None = None
+    """Of two keypoints within this distance, in pixels, the better one stays; by default that of the weights."""
+    dtype: ComputeDtype | None = None
+    """Type that the network computes in; by default that of the weights."""
+
+    def given(self) -> dict[str, Any]:
+        """Options of the configuration that were given."""
+        options = dict(
+            max_keypoints=self.max_keypoints,
+            keypoint_threshold=self.keypoint_threshold,
+            nms_radius=self.nms_radius,
+            dtype=self.dtype,
+        )
+        return {name: value for name, value in options.items() if value is not None}
+
+    def model(self) -> sp.SuperPoint:
+        """The weights with these options."""
+        with told():
+            return sp.from_pretrained(self.weights, **self.given())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction(Decoding):
+    """How keypoints are found in photos."""
+
+    resize: Annotated[int | None, tyro.conf.arg(aliases=["--long-side"])] = None
+    """Reduce images with a longer side to it, in pixels; 0 never does. By default what belongs to the weights says."""
+    engine: openvino.Engine = "auto"
+    """What computes the network; by default OpenVINO where it is installed and there is no accelerator."""
+
+    def load(self) -> Network:
+        """The network, and what is done to photos before it. Says on stderr what computes it."""
+        model = self.model()
+        with told():
+            processor = sp.SuperPointImageProcessor.for_weights(self.weights, model.config)
+            network = openvino.choose(model, self.engine)
+        print(openvino.describe(network), file=sys.stderr)
+        return Network(network, processor, self.resize)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with its weights, engine and processor."""
+
+    network: sp.SuperPoint | openvino.CompiledSuperPoint
+    processor: sp.SuperPointImageProcessor
+    resize: int | None
+
+    def __call__(self, images: Sequence[Any]) -> list[sp.Keypoints]:
+        """See `superpoint_jax.extract_images`."""
+        with told():
+            return sp.extract_images(self.network, images, processor=self.processor, resize=self.resize)
+
+    def frame(self, pixels: np.ndarray) -> sp.Keypoints:
+        """The keypoints of a frame at its own size, with a fixed number of rows."""
+        seen = read_pixels(pixels, prepared(self.processor, 0))
+        return extract_batch(self.network, [seen], seen.shape[:2], 1)[0]

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import tyro
 
-import superpoint_jax as sp
 from superpoint_jax import visualization
-from superpoint_jax.cli.arguments import Engine, OptionalOutput, OptionalPath, Weights
+from superpoint_jax.cli.arguments import Extraction, OptionalOutput, OptionalPath
 from superpoint_jax.cli.errors import CommandError, complain, told
-from superpoint_jax.cli.features import load_extractor
 from superpoint_jax.cli.saving import check_outputs, picture_paths, save_json, save_picture
 from superpoint_jax.processing import load_image
+from superpoint_jax.records import keypoints_record
 
 
 def detect(
     images: tyro.conf.Positional[tuple[Path, ...]],
     *,
     output: OptionalOutput = None,
-    weights: Weights = None,
-    engine: Engine = "auto",
-    max_keypoints: int = 1024,
+    extraction: tyro.conf.OmitArgPrefixes[Extraction] = Extraction(),
     json: OptionalPath = None,
     descriptors: bool = False,
 ) -> int:
@@ -33,10 +28,8 @@ def detect(
         images: Files of any format that Pillow reads. EXIF rotation is respected. 16-bit values count over their full
             range: 12 bits in a 16-bit file are nearly black.
         output: Draw the keypoints, size and colour by score. For one image, the picture to write (.png, .jpg, .pdf,
-            .svg); for several, or if it has no suffix, a folder for a picture NAME.png each.
-        weights: Folder, file or Hugging Face id; those in the package by default.
-        engine: Who computes the network; by default OpenVINO where it is installed and there is no accelerator.
-        max_keypoints: Keep the best; -1 keeps all (but for crowds of exactly equal scores).
+            .svg); for several, or if it has no suffix, a folder with a picture NAME.png for each image.
+        extraction: How keypoints are found.
         json: Write the keypoints to this file: a list with an object for each image that could be read, of "image" (the
             path as given), "width", "height" (of the upright image), "num_detected" (before the cut to
             --max-keypoints), "keypoints" ([[x, y], ...] in pixels of the original image, pixel centres at integers) and
@@ -48,40 +41,23 @@ def detect(
     # Before the work, so that none of it is lost.
     pictures = picture_paths(images, output)
     check_outputs([path for path in (*pictures, json) if path is not None], images)
-    features_of = load_extractor(weights, max_keypoints, engine=engine)
-    entries, failed = [], False
+    network = extraction.load()
+    records, failed = [], False
     for path, picture in zip(images, pictures, strict=True):
         try:
-            with told():
-                found = features_of(pixels := load_image(path))
+            (found,) = network([path])
             if picture is not None:
+                with told():
+                    pixels = load_image(path)
                 save_picture(visualization.draw_keypoints(pixels, found), picture)
         except CommandError as error:
             complain(error)
             failed = True
             continue
-        entries.append(detected_entry(path, found, with_descriptors=descriptors))
-        count, entry = len(entries[-1]["keypoints"]), entries[-1]
-        of = f" of {entry['num_detected']}" if entry["num_detected"] > count else ""
+        records.append(record := keypoints_record(str(path), found, with_descriptors=descriptors))
+        count, detected = len(record["keypoints"]), record["num_detected"]
+        of = f" of {detected}" if detected > count else ""
         wrote = "" if picture is None else f" -> {picture}"
-        print(f"{path}: {entry['width']}x{entry['height']}, {count}{of} keypoints{wrote}")
-    save_json(entries, json)
+        print(f"{path}: {record['width']}x{record['height']}, {count}{of} keypoints{wrote}")
+    save_json(records, json)
     return 2 if failed else 0
-
-
-def detected_entry(path: Path, found: sp.Keypoints, *, with_descriptors: bool) -> dict[str, Any]:
-    """An object of the JSON file; see `detect`."""
-    mask = np.asarray(found.mask)
-    height, width = found.image_sizes.tolist()
-    entry = {
-        "image": str(path),
-        "width": width,
-        "height": height,
-        "num_detected": int(found.num_detected),
-        # Nine digits tell any two float32 apart; a thousandth of a pixel is enough to read.
-        "keypoints": np.asarray(found.keypoints, np.float64)[mask].round(3).tolist(),
-        "scores": np.asarray(found.scores)[mask].tolist(),
-    }
-    if with_descriptors:
-        entry["descriptors"] = np.asarray(found.descriptors)[mask].tolist()
-    return entry

@@ -6,18 +6,17 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from superpoint_jax.cli.arguments import Output, Weights
-from superpoint_jax.cli.errors import told
+from superpoint_jax.cli.arguments import Decoding, Output
+from superpoint_jax.cli.errors import CommandError, told
 
 
 def export(
     *,
     output: Output,
     format: Annotated[Literal["stablehlo", "onnx"], tyro.conf.arg(aliases=["-f"])] = "stablehlo",
-    weights: Weights = None,
+    decoding: tyro.conf.OmitArgPrefixes[Decoding] = Decoding(),
     shape: tuple[int, int] = (480, 640),
     channels: Literal[1, 3] = 1,
-    max_keypoints: int = 1024,
     batch: int = 1,
     beside: bool = False,
     config: str | None = None,
@@ -29,22 +28,23 @@ def export(
 
     Args:
         output: File to write.
-        format: Of the file.
-        weights: Folder, file or Hugging Face id; those in the package by default.
+        format: stablehlo or onnx.
+        decoding: Which weights, and which keypoints. The output has --max-keypoints rows, so it can't be -1.
         shape: (height, width) of the largest image.
         channels: 1 for gray images, 3 for RGB.
-        max_keypoints: Rows of the output.
-        batch: Images a call, of onnx; stablehlo takes any number.
+        batch: Images per call, for onnx; stablehlo takes any number.
         beside: Write the weights to a file of their own.
         config: Preset to decode by: huggingface, magicleap, rpautrat, superglue, ...; that of the weights by default.
     """
     from superpoint_jax.export import export_onnx, export_stablehlo
     from superpoint_jax.weights import from_pretrained
 
+    if decoding.max_keypoints < 1:
+        raise CommandError(f"max_keypoints={decoding.max_keypoints}; an exported program has a fixed number of rows")
     with told():
-        model = from_pretrained(weights, config=config) if weights else from_pretrained(config=config)
+        model = from_pretrained(decoding.weights, config=config)
         options: dict[str, Any] = dict(
-            shape=shape, channels=channels, max_keypoints=max_keypoints, weights="beside" if beside else "inside"
+            shape=shape, channels=channels, weights="beside" if beside else "inside", **decoding.given()
         )
         if format == "onnx":
             written = export_onnx(model, output, batch=batch, **options)

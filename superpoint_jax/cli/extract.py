@@ -10,11 +10,9 @@ import superpoint_jax as sp
 from superpoint_jax.bulk import BulkOptions, extract_files
 from superpoint_jax.bulk.cluster import RayExecutor
 from superpoint_jax.bulk.colmap import Pairs
-from superpoint_jax.cli.arguments import Engine, OptionalPath, Output, Weights
+from superpoint_jax.cli.arguments import Extraction, OptionalPath, Output
 from superpoint_jax.cli.errors import CommandError, complain, told
-from superpoint_jax.cli.features import processor_for
 from superpoint_jax.cli.saving import save_json
-from superpoint_jax.config import ComputeDtype
 
 FAILURES_SHOWN = 20
 
@@ -23,12 +21,7 @@ def extract(
     source: tyro.conf.Positional[str],
     *,
     output: Output,
-    weights: Weights = None,
-    max_keypoints: int = 1024,
-    keypoint_threshold: float | None = None,
-    resize: int | None = None,
-    dtype: ComputeDtype | None = None,
-    engine: Engine = "auto",
+    extraction: tyro.conf.OmitArgPrefixes[Extraction] = Extraction(),
     descriptors: Literal["float16", "float32"] = "float16",
     matches: Pairs = "none",
     root: OptionalPath = None,
@@ -50,37 +43,33 @@ def extract(
     it is whole; until then OUTPUT.parts keeps what is done. Given again on a finished output, it adds new images.
 
     Args:
-        source: Folder (with all below it), text file with a path a line, or pattern such as 'photos/**/*.jpg'.
+        source: Folder (with all below it), text file with one path per line, or pattern such as 'photos/**/*.jpg'.
         output: Its name says what it is: .h5 hloc's HDF5; .db a COLMAP database; no suffix a folder of Parquet files.
-        weights: Folder, file or Hugging Face id; those in the package by default.
-        max_keypoints: Keep the best of each image.
-        keypoint_threshold: Smallest score; the model's own by default.
-        resize: Reduce larger images to this long side, in pixels; 0 never does. By default what belongs to the weights
-            says (1024 for ours).
-        dtype: Compute type.
-        engine: Who computes the network; by default OpenVINO where it is installed and there is no accelerator.
+        extraction: How keypoints are found.
         descriptors: Type in which descriptors are kept.
         matches: For a COLMAP database: match all images with all, or each with the next 10 by name.
         root: The folder that names are relative to; by default the folder, or that of the list, or the pattern's first.
-        batch: Images a batch; 8 on a CPU, 32 otherwise.
-        part: Images that are done again at most after a kill, about.
-        max_shapes: Compilations, at most. Images are padded to so many shapes; no result changes by it.
+        batch: Images per batch; by default 1 on a CPU and 32 otherwise.
+        part: About how many images are done again after a kill, at most.
+        max_shapes: Images are padded to at most this many shapes, each of which is compiled. No result depends on it.
         workers: Processes that decode.
-        devices: Devices that are used; all by default.
-        max_pixels: Refuse larger files unread.
-        shard: i n: every n-th part alone, for several machines with a common file system; then once without.
-        executor: Who does the work: this process, or a Ray cluster, whose nodes must see both files and output.
-        address: Of the Ray cluster, "auto" for the running one; a new one on this machine by default.
-        actors: Of the Ray cluster: models at work at once; by default one a GPU, or one for two CPUs.
+        devices: How many devices are used; all by default.
+        max_pixels: Larger files are refused before they are decoded.
+        shard: With `i n`, extract every n-th part alone, for several machines with a common file system; run once more
+            without it to finish.
+        executor: What does the work: this process, or a Ray cluster, whose nodes must see both files and output.
+        address: Address of the Ray cluster, "auto" for the running one; by default a new one on this machine.
+        actors: Models at work at once in the Ray cluster; by default one per GPU, or one for two CPUs.
         json: Write what was done, and what failed and why, to this file.
     """
     with told():
         options = BulkOptions(
-            max_keypoints=max_keypoints,
-            keypoint_threshold=keypoint_threshold,
-            resize=resize,
-            dtype=dtype,
-            engine=engine,
+            max_keypoints=extraction.max_keypoints,
+            keypoint_threshold=extraction.keypoint_threshold,
+            nms_radius=extraction.nms_radius,
+            resize=extraction.resize,
+            dtype=extraction.dtype,
+            engine=extraction.engine,
             descriptors=descriptors,
             matches=matches,
             batch=batch,
@@ -90,12 +79,12 @@ def extract(
             devices=devices,
             max_pixels=max_pixels,
         )
-        model = sp.from_pretrained(weights)
+        model = sp.from_pretrained(extraction.weights)
         report = extract_files(
             source,
             output,
             model=model,
-            processor=processor_for(weights, model.config),
+            processor=sp.SuperPointImageProcessor.for_weights(extraction.weights, model.config),
             options=options,
             root=root,
             shard=shard,

@@ -8,11 +8,11 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from superpoint_jax.cli.arguments import Engine, OptionalPath, Output, Weights
+import superpoint_jax as sp
+from superpoint_jax.cli.arguments import Extraction, OptionalPath, Output
 from superpoint_jax.cli.errors import CommandError, told
-from superpoint_jax.cli.pair import match_images
 from superpoint_jax.cli.saving import check_outputs, save_json
-from superpoint_jax.estimation import estimate_homography
+from superpoint_jax.processing import load_image
 from superpoint_jax.stitching import stitch_images
 
 
@@ -22,9 +22,7 @@ def stitch(
     *,
     output: Output,
     threshold_px: float = 3.0,
-    weights: Weights = None,
-    engine: Engine = "auto",
-    max_keypoints: int = 2048,
+    extraction: tyro.conf.OmitArgPrefixes[Extraction] = Extraction(max_keypoints=2048),
     json: OptionalPath = None,
 ) -> int:
     """Warp the second image onto the first by the homography between them, and blend both into one picture.
@@ -36,22 +34,21 @@ def stitch(
         image_b: The image that is warped.
         output: The picture to write, by its suffix in any format that Pillow writes.
         threshold_px: Largest error of an inlier, in pixels.
-        weights: Folder, file or Hugging Face id; those in the package by default.
-        engine: Who computes the network; by default OpenVINO where it is installed and there is no accelerator.
-        max_keypoints: Keep the best of each image; -1 keeps all.
+        extraction: How keypoints are found.
         json: Write to this file: "homography" (a to b, in pixels, centres at integers), "inliers" and "matches" (their
             numbers), "width" and "height" of the picture, "offset" ((x, y) of the first image's corner in it).
     """
     check_outputs([path for path in (output, json) if path is not None], (image_a, image_b))
     if output.suffix.lower() not in Image.registered_extensions():
         raise CommandError(f"{output}: Pillow writes no file of that suffix")
-    pair = match_images(image_a, image_b, weights, max_keypoints, engine=engine)
+    a, b = extraction.load()([image_a, image_b])
+    matches = sp.match(a, b)
     with told():
-        estimate = estimate_homography(*pair.features, pair.matches, threshold_px=threshold_px)
-        total, inliers = int(pair.matches.mask.sum()), int(estimate.inliers.sum())
+        estimate = sp.estimate_homography(a, b, matches, threshold_px=threshold_px)
+        total, inliers = int(matches.mask.sum()), int(estimate.inliers.sum())
         if not estimate.found:
             raise CommandError(f"{image_a} and {image_b}: no homography was found in {total} matches")
-        picture, offset = stitch_images(*pair.pixels, np.asarray(estimate.matrix))
+        picture, offset = stitch_images(load_image(image_a), load_image(image_b), np.asarray(estimate.matrix))
         Image.fromarray(picture).save(output)
     height, width = picture.shape[:2]
     print(f"{image_a} and {image_b}: {inliers} inliers of {total} matches, {width}x{height} -> {output}")

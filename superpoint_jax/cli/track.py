@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,8 @@ import tyro
 from tqdm import tqdm
 
 from superpoint_jax import visualization
-from superpoint_jax.cli.arguments import Engine, OptionalPath, Output, Weights
+from superpoint_jax.cli.arguments import Extraction, OptionalPath, Output
 from superpoint_jax.cli.errors import CommandError, complain, told
-from superpoint_jax.cli.features import load_extractor
 from superpoint_jax.cli.saving import check_outputs, save_json
 from superpoint_jax.tracking import Tracker, Tracks
 from superpoint_jax.video import FrameWriter, read_frames
@@ -24,16 +22,13 @@ def track(
     source: tyro.conf.Positional[str],
     *,
     output: Output,
-    max_keypoints: int = 512,
-    long_side: int = 640,
+    extraction: tyro.conf.OmitArgPrefixes[Extraction] = Extraction(max_keypoints=512, resize=640),
     length: int = 8,
     min_age: int = 1,
     max_distance: float = 0.7,
     max_move_px: float | None = None,
     fps: float | None = None,
     max_frames: int | None = None,
-    weights: Weights = None,
-    engine: Engine = "auto",
     json: OptionalPath = None,
 ) -> int:
     """Follow keypoints through a video, a folder of images or a camera, and draw their tracks.
@@ -42,30 +37,30 @@ def track(
 
     Args:
         source: Video file, folder of images (in the order of their names, all of one size), or the number of a camera.
-        output: Video to write (.mp4, .avi), or without a suffix a folder for a picture each frame.
-        max_keypoints: Of a frame, the best.
-        long_side: Larger frames are reduced to it, in pixels.
+        output: Video to write (.mp4, .avi), or without a suffix a folder with a picture for each frame.
+        extraction: How keypoints are found. A tracker needs a fixed number of rows, so --max-keypoints can't be -1.
         length: Positions of a track that are drawn.
         min_age: Younger tracks, in frames, are not drawn.
         max_distance: Largest L2 distance between the descriptors in successive frames.
         max_move_px: Largest distance between positions in successive frames, in pixels; any by default.
-        fps: Frames a second of the video written; by default that of the video read, 10 for a folder, 30 for a camera.
-        max_frames: Stop after so many.
-        weights: Folder, file or Hugging Face id; those in the package by default.
-        engine: Who computes the network; by default OpenVINO where it is installed and there is no accelerator.
-        json: Write to this file: a list with an object a frame of "frame" (its number or name) and "tracks" (objects
+        fps: Frames per second of the video written; by default those of the video read, 10 for a folder and 30 for a
+            camera.
+        max_frames: Stop after this many frames.
+        json: Write to this file: a list with an object per frame of "frame" (its number or name) and "tracks" (objects
             of "id", "age" in frames, "x", "y" in pixels of the original frame), those below --min-age included.
     """
-    if max_keypoints < 1:
-        raise CommandError(f"max_keypoints={max_keypoints}; a tracker needs a fixed number of rows, at least 1")
+    if extraction.max_keypoints < 1:
+        raise CommandError(
+            f"max_keypoints={extraction.max_keypoints}; a tracker needs a fixed number of rows, at least 1"
+        )
     if max_frames is not None and max_frames < 1:
         raise CommandError(f"max_frames={max_frames}; at least one frame is needed")
     check_outputs([path for path in (json, output if output.suffix else None) if path is not None], (Path(source),))
     with told():
         tracker = Tracker(length=length, max_distance=max_distance, max_move_px=max_move_px)
-        frames = read_frames(source, long_side=long_side, max_frames=max_frames)
+        frames = read_frames(source, long_side=extraction.resize, max_frames=max_frames)
         writer = FrameWriter(output, fps=fps or frames.fps)
-    features_of = load_extractor(weights, max_keypoints, engine=engine)
+    network = extraction.load()
 
     tracks, entries, failed = None, [], False
     with writer:
@@ -76,7 +71,7 @@ def track(
                     complain(CommandError(frame.error))
                     failed = True
                     continue
-                found = dataclasses.replace(features_of(frame.pixels), hidden_states=None)
+                found = network.frame(frame.pixels)
                 tracks = tracker.start(found) if tracks is None else tracker.update(tracks, found)
                 axes = visualization.draw_tracks(frame.pixels, tracks, min_age=min_age)
                 with told():

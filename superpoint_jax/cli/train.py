@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import tyro
-from flax import nnx
-from PIL import Image
 
-from superpoint_jax import openvino
-from superpoint_jax.config import ComputeDtype, SuperPointConfig
-from superpoint_jax.geometry import sample_homographies
-from superpoint_jax.model import SuperPoint
-from superpoint_jax.processing import ImageError, list_images, load_image
-from superpoint_jax.training.adaptation import NetworkHeat, corner_heat, label_photos
+from superpoint_jax.config import ComputeDtype
+from superpoint_jax.evaluation.validation import photo_validator
+from superpoint_jax.training.labels import PACKAGE, Labelling, label_folder, load_model, new_model, read_labels
 from superpoint_jax.training.loop import TrainConfig, train
-from superpoint_jax.training.photos import Photos, load_photos
-from superpoint_jax.weights import from_pretrained, save_pretrained
-
-MIN_CORNERS = 20
-"""Photos with fewer labels teach nothing: a view of them is mostly empty."""
-
-PACKAGE = "ours"
-"""Name of the weights in the package, where a model is asked for."""
-
-log = logging.getLogger(__name__)
+from superpoint_jax.weights import save_pretrained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +31,7 @@ class Progress:
     def options(self) -> dict[str, Any]:
         """Options of `train`."""
         return dict(
-            validate=None if self.validate is None else validator(self.validate),
+            validate=None if self.validate is None else photo_validator(self.validate),
             validate_every=self.validate_every,
             checkpoint_every=self.checkpoint_every,
         )
@@ -80,43 +61,6 @@ class MagicPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelling:
-    """How photos are labelled by homographic adaptation."""
-
-    homographies: int = 40
-    """Views of a photo."""
-    threshold: float | None = None
-    """Smallest mean heat of a label; 0.12 for corners and 0.015 for a model by default."""
-    max_corners: int = 512
-    """The strongest corners of a photo are kept, at most this many."""
-    side: int = 480
-    """Long side of the photos, in pixels."""
-
-    def label(self, data: Path, out: Path, *, detector: str, dtype: ComputeDtype, seed: int) -> None:
-        """Label the photos of a folder, and write a file of them; files that cannot be read are named and skipped."""
-        images, sizes, paths = load_photos(data, side=self.side)
-        corners = detector == "corners"
-        heat = corner_heat
-        if not corners:
-            heat = NetworkHeat(openvino.choose(load_model(detector), dtype=dtype), dtype)
-        corners_xy, mask = label_photos(
-            jax.random.key(seed),
-            images,
-            sizes,
-            detector=heat,
-            num_homographies=self.homographies,
-            threshold=self.threshold if self.threshold is not None else (0.12 if corners else 0.015),
-            max_corners=self.max_corners,
-        )
-        names = [str(path.relative_to(data)) for path in paths]
-        # Whole or not at all: who finds the file may trust it.
-        partial = out.with_suffix(".partial.npz")
-        np.savez(partial, images=images, sizes=sizes, corners_xy=corners_xy, corners_mask=mask, names=names)
-        partial.replace(out)
-        log.info("%d photos, %.0f corners a photo -> %s", len(paths), mask.sum(1).mean(), out)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Adapt:
     """Label a folder of photos by homographic adaptation (stage 2)."""
 
@@ -135,10 +79,14 @@ class Adapt:
 
     def run(self) -> None:
         """Label and save."""
-        self.labelling.label(
-            self.data, self.out,
-            detector=self.detector, dtype=self.dtype, seed=self.seed,
-        )  # fmt: skip
+        label_folder(
+            self.data,
+            self.out,
+            labelling=self.labelling,
+            detector=self.detector,
+            dtype=self.dtype,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,11 +133,14 @@ class Joint:
         made = self.out / "labels.npz"
         if not made.exists():
             self.out.mkdir(parents=True, exist_ok=True)
-            config = self.config
-            self.labelling.label(
-                self.data, made,
-                detector=self.start or PACKAGE, dtype=config.dtype, seed=config.seed,
-            )  # fmt: skip
+            label_folder(
+                self.data,
+                made,
+                labelling=self.labelling,
+                detector=self.start or PACKAGE,
+                dtype=self.config.dtype,
+                seed=self.config.seed,
+            )
         return made
 
 
@@ -205,73 +156,3 @@ def main(arguments: Sequence[str]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("superpoint_jax").setLevel(logging.INFO)
     tyro.cli(Command, prog="superpoint-jax train", args=arguments).run()
-
-
-def load_model(name: str) -> SuperPoint:
-    """A model to start or to label with: that of the package, or one for `from_pretrained`."""
-    return from_pretrained() if name == PACKAGE else from_pretrained(name)
-
-
-def new_model(seed: int) -> SuperPoint:
-    """Random weights with the decoding that ours are shipped with."""
-    return SuperPoint(SuperPointConfig.preset("superpoint_jax"), rngs=nnx.Rngs(seed))
-
-
-VALIDATION_SHAPE = (240, 320)
-"""(height, width) of the middle of a photo that is validated on; the paper's evaluation is at this size."""
-VALIDATION_PHOTOS = 64
-
-
-def validator(folder: Path) -> Callable[[SuperPoint], dict[str, float]]:
-    """From a model to its figures on the first photos of a folder and one fixed homography of each.
-
-    Homographies are estimated where OpenCV is installed.
-
-    Raises:
-        ValueError: No photo in the folder that can be read.
-    """
-    from superpoint_jax.evaluation.validation import validation_metrics
-
-    height, width = VALIDATION_SHAPE
-    crops = []
-    for path in list_images(folder):
-        try:
-            pixels = Image.fromarray(load_image(path)).convert("L")
-        except ImageError as error:
-            log.warning("%s; left out", error)
-            continue
-        zoom = max(height / pixels.height, width / pixels.width)
-        size = max(width, round(pixels.width * zoom)), max(height, round(pixels.height * zoom))
-        x, y = (size[0] - width) // 2, (size[1] - height) // 2
-        resized = pixels.resize(size, Image.Resampling.LANCZOS)
-        crops.append(np.asarray(resized.crop((x, y, x + width, y + height)), np.float32)[..., None] / 255)
-        if len(crops) == VALIDATION_PHOTOS:
-            break
-    if not crops:
-        raise ValueError(f"{folder}: no photo that can be read; --validate needs some")
-    homographies = sample_homographies(jax.random.key(0), len(crops), VALIDATION_SHAPE, perspective=0.2)
-    return partial(
-        validation_metrics,
-        images=jnp.asarray(np.stack(crops)),
-        homographies=homographies,
-        homography=find_spec("cv2") is not None,
-    )
-
-
-def read_labels(path: Path) -> Photos:
-    """Labelled photos of a file that `superpoint-jax train adapt` wrote, without those that have hardly any corner."""
-    with np.load(path) as file:
-        missing = {"images", "sizes", "corners_xy", "corners_mask"} - set(file)
-        if missing:
-            raise ValueError(
-                f"{path} holds no labels ({', '.join(sorted(missing))} missing); make it with `train adapt`"
-            )
-        use = file["corners_mask"].sum(axis=1) >= MIN_CORNERS
-        if not use.any():
-            raise ValueError(f"{path}: no photo has {MIN_CORNERS} corners; lower --threshold of `train adapt`")
-        return Photos(
-            images=jnp.asarray(file["images"][use]),
-            sizes=jnp.asarray(file["sizes"][use]),
-            corners_xy=jnp.asarray(file["corners_xy"][use]),
-            corners_mask=jnp.asarray(file["corners_mask"][use]),
-        )

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from superpoint_jax.evaluation.images import reduce_image, to_gray, warp_photo
 from superpoint_jax.geometry import PRNGKey, sample_homographies
 from superpoint_jax.processing import IMAGE_SUFFIXES, ImageError, list_images, load_image
+from superpoint_jax.training.augmentation import photometric as change_photos
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ def homography_pairs(
     seed: int = 0,
     per_photo: int = 1,
     limit: int | None = None,
-    long_side: int = 640,
+    long_side: int | None = 640,
+    photometric: float = 0.0,
     change: Callable[[PRNGKey, Float[Array, "b h w 1"]], Float[Array, "b h w 1"]] | None = None,
     scale: tuple[float, float] = (0.8, 1.6),
     **homography_options: Any,
@@ -104,12 +106,12 @@ def homography_pairs(
 
     Args:
         folder: Photos, at any depth.
-        seed: Of the random homographies and changes.
-        per_photo: Warps of a photo.
-        limit: Photos at most, the first by name.
-        long_side: Of a photo, at most.
-        change: (key, images [B,H,W,1] in [0, 1]) -> images, applied to the warp, for instance
-            `superpoint_jax.training.augmentation.photometric`.
+        seed: Seed of the random homographies and changes.
+        per_photo: Warps per photo.
+        limit: Only this many photos, the first by name.
+        long_side: Larger photos are reduced to it, in pixels; None or 0 leaves all as they are.
+        photometric: Strength of blur, shade, contrast, brightness and noise in the warps; 1 is that of training.
+        change: Another change of the warps: (key, images [B,H,W,1] in [0, 1]) -> images.
         scale: See `sample_homographies`. Below 0.5 the warps would alias.
         **homography_options: Other options of `sample_homographies`.
 
@@ -131,7 +133,9 @@ def homography_pairs(
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), i), 2)
         shape = (image.shape[0], image.shape[1])
         homographies = sample_homographies(keys[0], per_photo, shape, scale=scale, **homography_options)
-        warped = warp_photo(image, homographies, side=long_side)
+        warped = warp_photo(image, homographies, side=long_side or max(shape))
+        if photometric:
+            warped = change_photos(keys[1], warped, strength=photometric)
         if change is not None:
             warped = change(keys[1], warped)
         pixels = np.asarray(jnp.round(255 * warped[:, : shape[0], : shape[1], 0])).astype(np.uint8)

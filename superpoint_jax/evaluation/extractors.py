@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-import jax.numpy as jnp
 import numpy as np
 
 from superpoint_jax import openvino
 from superpoint_jax.estimation.opencv import require_opencv
-from superpoint_jax.extraction import extract
 from superpoint_jax.model import SuperPoint
+from superpoint_jax.photos import extract_images
+from superpoint_jax.processing import SuperPointImageProcessor
+from superpoint_jax.weights import from_pretrained
 
 Features: TypeAlias = Mapping[str, np.ndarray]
 Extractor: TypeAlias = Callable[[np.ndarray], Features]
@@ -26,7 +27,7 @@ def superpoint_extractor(
     *,
     max_keypoints: int = 1000,
     keypoint_threshold: float | None = 0.0,
-    pad_to: int = 64,
+    resize: int | None = 0,
     **options: Any,
 ) -> Extractor:
     """The extractor of a model.
@@ -36,19 +37,16 @@ def superpoint_extractor(
         max_keypoints: Number of keypoints.
         keypoint_threshold: 0 fills that number wherever the suppression leaves enough, so that extractors are compared
             at an equal count; None is the model's own.
-        pad_to: Images are padded to multiples of it, which changes no result and saves compilations.
-        **options: Other options of `extract`.
+        resize: As in `extract_images`; an evaluation has resized its images already.
+        **options: Other options of `extract_images`.
     """
-    options["max_keypoints"] = max_keypoints
+    options |= dict(max_keypoints=max_keypoints, resize=resize)
     if keypoint_threshold is not None:
         options["keypoint_threshold"] = keypoint_threshold
 
     def run(image: np.ndarray) -> Features:
-        pixels = image if image.ndim == 3 else image[..., None]
-        height, width = pixels.shape[:2]
-        padded = np.pad(pixels, ((0, -height % pad_to), (0, -width % pad_to), (0, 0)))
-        sizes = jnp.array([[height, width]], jnp.int32)
-        return extract(model, jnp.asarray(padded[None]), image_sizes=sizes, **options).to_list()[0]
+        (found,) = extract_images(model, [image], **options)
+        return {name: np.asarray(getattr(found, name)) for name in ("keypoints", "scores", "descriptors")}
 
     return run
 
@@ -92,19 +90,35 @@ def make_extractor(
 
     Args:
         name: "sift"; "orb"; "ours" for `weights`; else a checkpoint: whatever `from_pretrained` takes.
-        weights: Of "ours": whatever `from_pretrained` takes; None for the weights in the package.
+        weights: What "ours" means: whatever `from_pretrained` takes; None for the weights in the package.
         max_keypoints: Number of keypoints.
-        engine: Who computes a SuperPoint's network; see `superpoint_jax.openvino.choose`.
-        **options: Of `superpoint_extractor`; SIFT and ORB have none.
+        engine: What computes a SuperPoint's network; see `superpoint_jax.openvino.choose`.
+        **options: Options of `superpoint_extractor`; SIFT and ORB have none.
     """
     if name == "sift":
         return sift_extractor(max_keypoints=max_keypoints)
     if name == "orb":
         return orb_extractor(max_keypoints=max_keypoints)
-    from superpoint_jax.weights import from_pretrained
+    source = weights if name == "ours" else name
+    model = from_pretrained(source)
+    return superpoint_extractor(
+        openvino.choose(model, engine, dtype=options.pop("dtype", None)),
+        processor=SuperPointImageProcessor.for_weights(source, model.config),
+        max_keypoints=max_keypoints,
+        **options,
+    )
 
-    model = openvino.choose(from_pretrained(weights if name == "ours" else name), engine)
-    return superpoint_extractor(model, max_keypoints=max_keypoints, **options)
+
+def make_extractors(names: str, **options: Any) -> dict[str, Extractor]:
+    """The extractors of several names, separated by commas: see `make_extractor`.
+
+    Raises:
+        ValueError: No name.
+    """
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    if not chosen:
+        raise ValueError(f"extractors={names!r} names none; for instance ours,sift,orb")
+    return {name: make_extractor(name, **options) for name in chosen}
 
 
 def _detect(detector: Any, image: np.ndarray, *, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

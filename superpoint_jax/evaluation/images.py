@@ -15,15 +15,17 @@ from superpoint_jax.geometry import exact_product, warp_images
 
 
 def reduce_image(
-    image: UInt8[np.ndarray, "h w *c"], long_side: int
+    image: UInt8[np.ndarray, "h w *c"], long_side: int | None
 ) -> tuple[UInt8[np.ndarray, "h2 w2 *c"], Float[np.ndarray, "3 3"]]:
     """The image with a long side of at most `long_side`, averaged over areas, and the matrix of the pixel-centre map.
+
+    None or 0 leaves it as it is.
 
     Raises:
         ImportError: OpenCV is not installed.
     """
     height, width = image.shape[:2]
-    factor = min(1.0, long_side / max(height, width))
+    factor = min(1.0, long_side / max(height, width)) if long_side else 1.0
     if factor == 1:
         return image, np.eye(3)
     cv2 = require_opencv()

@@ -57,7 +57,7 @@ def evaluate_homographies(
     extractors: Mapping[str, Extractor],
     *,
     pair_options: Mapping[str, Any] | None = None,
-    long_side: int = 640,
+    long_side: int | None = 640,
     progress: bool = False,
     **options: Any,
 ) -> list[Evaluation]:
@@ -86,7 +86,7 @@ def evaluate_pairs(
     *,
     name: str = "extractor",
     max_keypoints: int = 1000,
-    long_side: int = 640,
+    long_side: int | None = 640,
     threshold_px: float = 3.0,
     estimator: Method = "ransac",
 ) -> Evaluation:
@@ -196,7 +196,7 @@ class _Viewer:
 
     extractor: Extractor
     max_keypoints: int
-    long_side: int
+    long_side: int | None
     seconds: list[float] = field(default_factory=list)
 
     def see(self, source: Path | np.ndarray) -> _View:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,9 +21,16 @@ from superpoint_jax.evaluation.metrics import corner_error
 from superpoint_jax.evaluation.report import FIGURES_PX
 from superpoint_jax.extraction import extract
 from superpoint_jax.features import Keypoints
-from superpoint_jax.geometry import in_front, inverse, warp_points
+from superpoint_jax.geometry import in_front, inverse, sample_homographies, warp_points
 from superpoint_jax.matching import Matches, match
 from superpoint_jax.model import SuperPoint
+from superpoint_jax.processing import ImageError, list_images, load_image
+
+log = logging.getLogger(__name__)
+
+VALIDATION_SHAPE = (240, 320)
+"""(height, width) of the middle of a photo that is validated on; the paper's evaluation is at this size."""
+VALIDATION_PHOTOS = 64
 
 
 def validation_metrics(
@@ -152,3 +164,39 @@ def _corner_errors(
 def _mean(values: np.ndarray) -> float:
     known = values[~np.isnan(values)]
     return float(np.mean(known)) if len(known) else float("nan")
+
+
+def photo_validator(folder: str | Path) -> Callable[[SuperPoint], dict[str, float]]:
+    """A function from a model to its figures on the first photos of a folder and one fixed homography of each.
+
+    Homographies are estimated where OpenCV is installed.
+
+    Raises:
+        ValueError: No photo in the folder that can be read.
+    """
+    from PIL import Image
+
+    height, width = VALIDATION_SHAPE
+    crops = []
+    for path in list_images(folder):
+        try:
+            pixels = Image.fromarray(load_image(path)).convert("L")
+        except ImageError as error:
+            log.warning("skipped: %s", error)
+            continue
+        zoom = max(height / pixels.height, width / pixels.width)
+        size = max(width, round(pixels.width * zoom)), max(height, round(pixels.height * zoom))
+        x, y = (size[0] - width) // 2, (size[1] - height) // 2
+        resized = pixels.resize(size, Image.Resampling.LANCZOS)
+        crops.append(np.asarray(resized.crop((x, y, x + width, y + height)), np.float32)[..., None] / 255)
+        if len(crops) == VALIDATION_PHOTOS:
+            break
+    if not crops:
+        raise ValueError(f"{folder}: none of the photos can be read; some are needed to validate on")
+    homographies = sample_homographies(jax.random.key(0), len(crops), VALIDATION_SHAPE, perspective=0.2)
+    return partial(
+        validation_metrics,
+        images=jnp.asarray(np.stack(crops)),
+        homographies=homographies,
+        homography=find_spec("cv2") is not None,
+    )

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from superpoint_jax.features import Indexable, pytree
+from superpoint_jax.features import AnyArray, Indexable, pytree
 
 
 @pytree
@@ -23,9 +22,9 @@ class Matches(Indexable):
         mask: True where there is a partner.
     """
 
-    indices: Int[Array, "*b k"]
-    scores: Float[Array, "*b k"]
-    mask: Bool[Array, "*b k"]
+    indices: Int[AnyArray, "*b k"]
+    scores: Float[AnyArray, "*b k"]
+    mask: Bool[AnyArray, "*b k"]
 
     def _batched(self) -> bool:
         return self.mask.ndim > 1

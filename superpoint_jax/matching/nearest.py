@@ -5,6 +5,7 @@ Similarities are computed a block of columns at a time, so memory grows with K a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -64,8 +65,11 @@ def match(
     tests = _checked_tests(ratio, max_distance, temperature, min_score)
     _check_descriptors(a, b)
     if (a.mask.ndim, b.mask.ndim) == (1, 1):
-        matches = match(_batch_of_one(a), _batch_of_one(b), mutual=mutual, **tests._asdict())
-        return matches[0]
+        matches = match(_batch_of_one(a), _batch_of_one(b), mutual=mutual, **tests._asdict())[0]
+        rows = a.mask.shape[0]
+        if isinstance(a.mask, np.ndarray):  # In host arrays, as a is: without a compilation for this number of rows.
+            return jax.tree.map(lambda leaf: np.asarray(leaf)[:rows], matches)
+        return matches if matches.mask.shape[0] == rows else jax.tree.map(lambda leaf: leaf[:rows], matches)
     if (a.mask.ndim, b.mask.ndim) != (2, 2):
         raise ValueError(
             f"a.mask has shape {a.mask.shape} and b.mask {b.mask.shape}; both must be [B,K], or both [K]. "
@@ -317,7 +321,25 @@ def _distance(cosine: Array) -> Array:
 
 
 def _batch_of_one(features: Keypoints) -> Keypoints:
+    """With a batch axis. Rows on the host are padded to one of few numbers, so that lists of photos compile seldom."""
+    if isinstance(features.mask, np.ndarray):
+        missing = _few_sizes(len(features.mask)) - len(features.mask)
+        rows = ("keypoints", "scores", "descriptors", "mask")
+        padded = {name: _padded(np.asarray(getattr(features, name)), missing) for name in rows}
+        features = dataclasses.replace(features, **padded)
     return jax.tree.map(lambda leaf: leaf[None], features)
+
+
+def _padded(array: np.ndarray, missing: int) -> np.ndarray:
+    return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+
+
+def _few_sizes(count: int) -> int:
+    """The least of 128, 192, 256, 384, 512, ... that is not below a number."""
+    size = 128
+    while size < count:
+        size *= 2
+    return size * 3 // 4 if size > 128 and count <= size * 3 // 4 else size
 
 
 def _check_descriptors(a: Keypoints, b: Keypoints) -> None:

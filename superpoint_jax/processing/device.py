@@ -22,8 +22,8 @@ def preprocess_on_device(
 ) -> Float[Array, "b h2 w2 c2"]:
     """Images resized to (height, width) `size`, float32 in [0, 1]: what the processor does on the host, jittable.
 
-    Within one gray level of Pillow's filter of that name; Pillow rounds to 8 bits twice, this never does. Aspect ratios
-    are the caller's business; `rescale_keypoints(keypoints, size, original_size)` maps back.
+    Within one gray level of Pillow's filter of that name: Pillow rounds to 8 bits twice, this rounds the luma of
+    bytes alone. Aspect ratios are the caller's business; `rescale_keypoints(keypoints, size, original_size)` maps back.
 
     Args:
         images: 1 or 3 channels, float in [0, 1] or uint8.

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from superpoint_jax.model import LUMA
+from superpoint_jax.model import LUMA, LUMA_BYTES
 from superpoint_jax.processing.loading import load_image, to_uint8
 
 GrayscaleRule = Literal["luma", "huggingface"]
@@ -51,8 +51,9 @@ def to_gray(image: ImageArray, rule: GrayscaleRule) -> ImageArray:
     """The image in gray, in its own range; an image that is gray already is returned as it is.
 
     Args:
-        rule: "luma": one channel, 0.299 R + 0.587 G + 0.114 B, of the image's type. "huggingface": three equal channels
-            of float32, 0.2989 R + 0.5870 G + 0.1140 B, which darkens by 0.01 %.
+        rule: "luma": one channel, 0.299 R + 0.587 G + 0.114 B, of the image's type; bytes are rounded as Pillow rounds
+            them. "huggingface": three equal channels of float32, 0.2989 R + 0.5870 G + 0.1140 B, which darkens by
+            0.01 %.
     """
     if image.shape[2] == 1:
         return image
@@ -61,8 +62,12 @@ def to_gray(image: ImageArray, rule: GrayscaleRule) -> ImageArray:
             return image
         gray = image[..., :1] * 0.2989 + image[..., 1:2] * 0.5870 + image[..., 2:] * 0.1140
         return np.repeat(gray.astype(np.float32), 3, axis=2)
-    gray = sum(np.float32(weight) * image[..., i : i + 1] for i, weight in enumerate(LUMA))
-    return np.round(gray).astype(np.uint8) if image.dtype == np.uint8 else np.asarray(gray)
+    if image.dtype == np.uint8:
+        red, green, blue = LUMA_BYTES
+        wide = image.astype(np.int32)
+        total = red * wide[..., 0:1] + green * wide[..., 1:2] + blue * wide[..., 2:3]
+        return ((total + 2**15) >> 16).astype(np.uint8)
+    return np.asarray(sum(np.float32(weight) * image[..., i : i + 1] for i, weight in enumerate(LUMA)))
 
 
 def pad_to_batch(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from superpoint_jax.config import CELL_PX
+from superpoint_jax.config import CELL_PX, SuperPointConfig
 from superpoint_jax.features import Keypoints
 from superpoint_jax.processing.coordinates import PostProcessRule, post_process_keypoint_detection
 from superpoint_jax.processing.host import GrayscaleRule, as_array, pad_to_batch, resize, to_gray
@@ -110,6 +110,26 @@ class SuperPointImageProcessor:
             grayscale_rule="huggingface",
         )
         return cls(**{**options, **changes})
+
+    @classmethod
+    def for_config(cls, config: SuperPointConfig) -> Self:
+        """What belongs before a network of that configuration: Hugging Face's processing where its rules are kept, else
+        this project's."""
+        return cls() if config.channel_rule == "luma" else cls.huggingface()
+
+    @classmethod
+    def for_weights(cls, source: str | Path | None, config: SuperPointConfig) -> Self:
+        """What is stored with the weights of a source; for a lone weights file, what their configuration asks for.
+
+        Raises:
+            OSError: As `from_pretrained`.
+            ValueError: As `from_pretrained`.
+        """
+        if source is not None and (path := Path(source).expanduser()).exists():
+            folder = path if path.is_dir() else path.parent
+            if not (folder / FILE_NAME).exists():
+                return cls.for_config(config)
+        return cls.from_pretrained(source)
 
     @classmethod
     def from_pretrained(cls, source: str | Path | None = None, *, revision: str | None = None, **changes: Any) -> Self:
@@ -209,7 +229,7 @@ class SuperPointImageProcessor:
         if unknown := sorted(set(overrides) - set(names)):
             raise TypeError(f"unknown option {', '.join(unknown)}; the options are {', '.join(names)}")
         processor = dataclasses.replace(self, **overrides)
-        processed = [processor._one(as_array(image, max_pixels=max_pixels)) for image in _as_list(images)]
+        processed = [processor._one(as_array(image, max_pixels=max_pixels)) for image in as_list(images)]
         pixel_values, image_sizes = pad_to_batch(processed, processor.pad_multiple)
         library = jnp if return_tensors == "jax" else np
         return BatchFeature(pixel_values=library.asarray(pixel_values), image_sizes=library.asarray(image_sizes))
@@ -235,15 +255,24 @@ class SuperPointImageProcessor:
         return resized[0], resized[1]
 
     def _one(self, image: np.ndarray) -> np.ndarray:
-        """[H,W,1 or 3]: resized, rescaled, gray, in the order of transformers' Pillow backend."""
+        """[H,W,1 or 3]. By Hugging Face's gray rule: resized, rescaled, gray, as in transformers' Pillow backend."""
+        if self.do_grayscale and self.grayscale_rule == "luma":
+            image = to_gray(image, "luma")  # Bytes stay bytes, as where Pillow or OpenCV read a photo in gray.
         image = resize(image, self.target_size(*image.shape[:2]), self.resample)
         if self.do_rescale and image.dtype == np.uint8:
             # A table of the 256 products, rounded once from float64 as transformers does.
             image = (np.arange(256) * self.rescale_factor).astype(np.float32)[image]
-        return to_gray(image, self.grayscale_rule) if self.do_grayscale else image
+        if self.do_grayscale and self.grayscale_rule == "huggingface":
+            image = to_gray(image, "huggingface")
+        return image
 
 
-def _as_list(images: Any) -> list[Any]:
+def as_list(images: Any) -> list[Any]:
+    """The images one by one: of a list, of an array [B,H,W,C], or the only one.
+
+    Raises:
+        ValueError: There is none.
+    """
     if isinstance(images, list | tuple):
         items = list(images)
     elif getattr(images, "ndim", None) == 4:

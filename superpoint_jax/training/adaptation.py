@@ -21,7 +21,7 @@ from superpoint_jax.detection import score_map, select_keypoints, window_max
 from superpoint_jax.geometry import PRNGKey, inverse, sample_homographies, warp_images
 from superpoint_jax.model import SuperPoint, valid_mask
 from superpoint_jax.openvino import CompiledSuperPoint
-from superpoint_jax.training.photos import as_float
+from superpoint_jax.training.labelled import as_float
 
 Detector = Callable[[Array], Array]
 """Images [B,H,W,1] in [0, 1] to a heat map [B,H,W] in [0, 1]: a function, or a pytree that can be called."""

@@ -34,11 +34,11 @@ from superpoint_jax.geometry import PRNGKey, exact_product, inverse
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.sharding import vary_like
 from superpoint_jax.training.augmentation import photometric
+from superpoint_jax.training.labelled import Photos
 from superpoint_jax.training.layers import for_training_on_cpu
 from superpoint_jax.training.losses import corner_targets, descriptor_hinge_loss, detector_loss, info_nce_loss
 from superpoint_jax.training.metrics import Metrics
 from superpoint_jax.training.pairs import PairConfig, Pairs, sample_pairs
-from superpoint_jax.training.photos import Photos
 from superpoint_jax.training.synthetic import render_shapes
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 from superpoint_jax.config import CELL_PX
 from superpoint_jax.geometry import PRNGKey, in_front, inverse, sample_homographies, warp_images, warp_points
 from superpoint_jax.training.augmentation import photometric
+from superpoint_jax.training.labelled import Photos, as_float
 from superpoint_jax.training.losses import corner_targets
-from superpoint_jax.training.photos import Photos, as_float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from superpoint_jax.config import SuperPointConfig
 from superpoint_jax.hub import CONFIG_FILE
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.processing import SuperPointImageProcessor
@@ -45,7 +44,7 @@ def save_pretrained(model: SuperPoint, folder: str | os.PathLike[str]) -> Path:
     save_weights(model, folder / name)
     (folder / stale).unlink(missing_ok=True)  # Else the next reader might take the weights of the model before.
     _write_json(folder / CONFIG_FILE, {**to_config_json(model.config), **_origin(model)})
-    processor_of(model.config).save_pretrained(folder)
+    SuperPointImageProcessor.for_config(model.config).save_pretrained(folder)
     return folder
 
 
@@ -66,11 +65,6 @@ def save_weights(
     # Not save_file, whose files nobody else may read.
     path.write_bytes(save(tensors, metadata={**to_metadata(model.config), **_origin(model)}))
     return path
-
-
-def processor_of(config: SuperPointConfig) -> SuperPointImageProcessor:
-    """What belongs before the network: Hugging Face's processing where its rules are kept, else this project's."""
-    return SuperPointImageProcessor() if config.channel_rule == "luma" else SuperPointImageProcessor.huggingface()
 
 
 def _origin(model: SuperPoint) -> dict[str, str]:

@@ -6,26 +6,29 @@ import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 Shape = tuple[int, int]
 """(height, width) in pixels."""
 
+Name = TypeVar("Name", str, int)
+
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Generic[Name]):
     """Images that are extracted together in arrays of one shape.
 
     Attributes:
         shape: (height, width) of the arrays.
-        names: Of the images, at most as many as the batch has rows.
+        names: What the images are called; at most as many as the batch has rows.
     """
 
     shape: Shape
-    names: tuple[str, ...]
+    names: tuple[Name, ...]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Generic[Name]):
     """What is to be done, as parts that are done wholly or not at all.
 
     Attributes:
@@ -34,23 +37,25 @@ class Plan:
         padding: Fraction of all pixels that is padding.
     """
 
-    parts: tuple[tuple[Batch, ...], ...]
+    parts: tuple[tuple[Batch[Name], ...], ...]
     shapes: Mapping[Shape, int]
     padding: float
 
 
-def make_plan(sizes: Mapping[str, Shape], *, batch: int, part: int, multiple: int = 64, max_shapes: int = 8) -> Plan:
+def make_plan(
+    sizes: Mapping[Name, Shape], *, batch: int, part: int, multiple: int = 64, max_shapes: int = 8
+) -> Plan[Name]:
     """The same plan for the same images, whatever has been done of it already.
 
     Args:
         sizes: (height, width) of each image as the network will see it, by name.
-        batch: Images a batch.
-        part: Images a part, about.
+        batch: Images per batch.
+        part: Images per part, about.
         multiple: Heights and widths of arrays are multiples of it.
         max_shapes: Shapes at most; those that cost the least padding are joined.
     """
     shape_of = choose_shapes(Counter(sizes.values()), multiple=multiple, max_shapes=max_shapes)
-    members: dict[Shape, list[str]] = {}
+    members: dict[Shape, list[Name]] = {}
     for name in sorted(sizes):
         members.setdefault(shape_of[sizes[name]], []).append(name)
     # The largest first: what does not fit in memory fails at once.
@@ -133,6 +138,6 @@ def _coarsened(images: Mapping[Shape, int], multiple: int) -> dict[Shape, Shape]
         multiple *= 2
 
 
-def names_of(part: Sequence[Batch]) -> list[str]:
+def names_of(part: Sequence[Batch[Name]]) -> list[Name]:
     """All images of a part."""
     return [name for batch in part for name in batch.names]

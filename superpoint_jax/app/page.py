@@ -1,0 +1,98 @@
+"""The page itself, in Gradio: what is shown where. `answers` knows what the answer to some photos is."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from superpoint_jax.app.answers import MOST_KEYPOINTS, Page
+
+if TYPE_CHECKING:
+    from gradio import Blocks
+
+TITLE = "SuperPoint in JAX"
+
+
+def serve(page: Page, *, host: str, port: int, browser: bool) -> None:
+    """Serve the page until Ctrl+C, then delete its files.
+
+    Raises:
+        OSError: The port is in use.
+    """
+    try:
+        build(page).launch(
+            server_name=host, server_port=port, inbrowser=browser, share=False, quiet=True, **appearance()
+        )
+    finally:
+        page.close()
+
+
+def require_gradio() -> None:
+    """Prepare to import gradio.
+
+    Raises:
+        ImportError: What the page needs is not installed.
+    """
+    for module in ("gradio", "cv2", "h5py"):
+        if find_spec(module) is None:
+            raise ImportError(f"the page needs {module}: pip install 'superpoint-jax[app]'")
+    # Before gradio is imported, which would ask its makers for news.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+
+def appearance() -> dict[str, Any]:
+    """Options of `launch`: fonts of the system, since those of the default theme come from the network."""
+    from gradio.themes import Default
+
+    fonts = ["system-ui", "sans-serif"]
+    return dict(theme=Default(font=fonts, font_mono=["monospace"]), footer_links=[])
+
+
+def build(page: Page) -> Blocks:
+    """The page, not yet served."""
+    import gradio as gr
+
+    def show(photos: list[str] | None, threshold: float, max_keypoints: float) -> tuple[Any, str, Any]:
+        if not photos:
+            return None, "", None
+        try:
+            shown = page.show(photos, threshold=float(threshold), max_keypoints=int(max_keypoints))
+        except (OSError, ValueError) as error:
+            # Names of uploaded files only: where they lie is of no use.
+            message = str(error)
+            for photo in photos:
+                message = message.replace(str(photo), Path(photo).name)
+            raise gr.Error(message, duration=None, print_exception=False) from error
+        return str(shown.picture), shown.text, [str(path) for path in shown.downloads]
+
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
+        gr.Markdown(f"# {TITLE}\nOne photo shows its keypoints, two their matches. Nothing leaves this machine.")
+        with gr.Row():
+            with gr.Column(scale=1):
+                photos = gr.File(label="One or two photos", file_count="multiple", elem_id="photos")
+                example = gr.Button("Try an example", elem_id="example")
+                count = gr.Slider(
+                    16, MOST_KEYPOINTS, value=1024, step=16, label="Keypoints, at most", elem_id="max_keypoints"
+                )
+                threshold = gr.Slider(
+                    0, 0.2, value=page.threshold, step=0.001, label="Smallest score", elem_id="threshold"
+                )
+            with gr.Column(scale=3):
+                picture = gr.Image(
+                    label="Keypoints or matches",
+                    interactive=False,
+                    type="filepath",
+                    buttons=["download", "fullscreen"],
+                    elem_id="picture",
+                )
+                text = gr.Markdown(elem_id="text")
+                files = gr.File(label="Download", file_count="multiple", interactive=False, elem_id="downloads")
+        inputs, outputs = [photos, threshold, count], [picture, text, files]
+        example.click(lambda: [str(path) for path in page.example()], outputs=photos)
+        photos.change(show, inputs, outputs)
+        for slider in (count, threshold):
+            slider.release(show, inputs, outputs)
+    # One after the other: the model keeps all cores busy with one photo.
+    return blocks.queue(default_concurrency_limit=1)

@@ -1,0 +1,103 @@
+"""Features into the files of parts, in a thread of their own while the device computes the next ones."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from superpoint_jax.bulk.hloc import ImageFeatures, write_features
+from superpoint_jax.bulk.parts import Parts, is_disk_full
+from superpoint_jax.features import Keypoints
+from superpoint_jax.photos.batches import per_image
+from superpoint_jax.photos.plan import Shape
+
+if TYPE_CHECKING:
+    import h5py
+
+DETECTION_NOISE_PX = 2.0
+"""What hloc says of SuperPoint, for the attribute `uncertainty`: at the size that the network saw."""
+
+
+class Writer:
+    """Writes what the device has computed while it computes the next: one thread, and a bounded number of batches."""
+
+    def __init__(self, parts: Parts, descriptors: str, bar: tqdm) -> None:
+        self._parts, self._descriptors, self._bar = parts, descriptors, bar
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: deque[Future[None]] = deque()
+        self._part: AbstractContextManager[h5py.File] | None = None
+        self._file: h5py.File | None = None
+        self._written = 0
+
+    def add(self, names: list[str], originals: list[Shape], found: Keypoints) -> None:
+        """Rows of a batch that are images, by name."""
+        self._submit(self._write, names, originals, found)
+
+    def end_part(self) -> None:
+        """What was added since the last end is one part."""
+        self._submit(self._end)
+
+    def finish(self) -> int:
+        """Wait for all, and count the images."""
+        while self._waiting:
+            self._waiting.popleft().result()
+        return self._written
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        if self._part is not None:  # Given up in the middle of a part: nothing of it stays.
+            self._part.__exit__(kind or RuntimeError, error or RuntimeError("given up"), trace)
+
+    def _submit(self, function: Callable[..., None], *arguments: Any) -> None:
+        while len(self._waiting) > 2:
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(function, *arguments))
+
+    def _write(self, names: list[str], originals: list[Shape], found: Keypoints) -> None:
+        with full_disk_explained(self._parts.folder):
+            if self._file is None:
+                self._part = self._parts.writing()
+                self._file = self._part.__enter__()
+            sizes = np.asarray(found.image_sizes)
+            for name, original, seen, one in zip(names, originals, sizes, per_image(found, originals), strict=False):
+                features = ImageFeatures(
+                    keypoints_xy=np.asarray(one.keypoints),
+                    scores=np.asarray(one.scores),
+                    descriptors=np.asarray(one.descriptors),
+                    size=original,
+                    uncertainty_px=DETECTION_NOISE_PX * float(np.mean(np.array(original) / seen)),
+                )
+                write_features(self._file, name, features, descriptor_type=self._descriptors)
+                self._written += 1
+                self._bar.update()
+
+    def _end(self) -> None:
+        if self._part is not None:
+            part, self._part, self._file = self._part, None, None
+            with full_disk_explained(self._parts.folder):
+                part.__exit__(None, None, None)
+
+
+class full_disk_explained(AbstractContextManager):
+    """Where an error says that the disk is full, its message says how to go on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError) and is_disk_full(error):
+            raise OSError(
+                error.errno,
+                "no space left on the disk; make room, and the same command goes on where it was",
+                str(self.path),
+            ) from error

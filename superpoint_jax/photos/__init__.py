@@ -1,0 +1,3 @@
+"""From photos of any kind and size to keypoints in pixels of each photo."""
+
+from superpoint_jax.photos.extract_images import extract_images as extract_images

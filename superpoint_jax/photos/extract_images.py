@@ -1,0 +1,89 @@
+"""`extract_images`: photos of any kind and size in, a list of their keypoints out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from superpoint_jax.features import Keypoints
+from superpoint_jax.model import SuperPoint
+from superpoint_jax.openvino import CompiledSuperPoint
+from superpoint_jax.photos.batches import default_batch, extract_batch, per_image
+from superpoint_jax.photos.pixels import network_size, prepared, read_pixels, size_of
+from superpoint_jax.photos.plan import make_plan
+from superpoint_jax.processing.host import as_array
+from superpoint_jax.processing.loading import MAX_IMAGE_PIXELS
+from superpoint_jax.processing.processor import SuperPointImageProcessor, as_list
+
+
+def extract_images(
+    model: SuperPoint | CompiledSuperPoint,
+    images: Any,
+    *,
+    processor: SuperPointImageProcessor | None = None,
+    resize: int | None = None,
+    pad_multiple: int = 64,
+    max_shapes: int = 8,
+    batch: int | None = None,
+    max_pixels: int | None = MAX_IMAGE_PIXELS,
+    **options: Any,
+) -> list[Keypoints]:
+    """The keypoints of each image, without padding, in pixels of that image as it was given.
+
+    The images are resized and made gray as the weights need it, sorted into a few shapes and extracted in batches. The
+    result for an image does not depend on the others. Its fields are numpy arrays: keypoints [N,2], scores [N],
+    descriptors [N,D], mask [N] (all True), num_detected, and image_sizes [2], the (height, width) of the given image.
+
+    Not for inside `jit`: use `extract`. For more images than their keypoints fit in memory: `bulk.extract_files`.
+
+    Args:
+        model: A model, or what `openvino.choose` or `openvino.compile` makes of it.
+        images: A list of paths, open files, Pillow images or arrays ([H,W], or [H,W,C] with 1, 3 or 4 channels; uint8,
+            uint16, bool, or float in [0, 1]). One image, or an array [B,H,W,C], will do as well. Files are turned
+            upright by their EXIF data; Pillow images are taken as they stand.
+        processor: What is done to the images first. By default what the model's configuration asks for, which is also
+            what `save_pretrained` writes; a folder with another preprocessor_config.json needs
+            `SuperPointImageProcessor.from_pretrained(folder)` here.
+        resize: Images whose longer side is above it are reduced to it, in pixels; 0 leaves all as they are. By default
+            what the processor says (1024 for the weights in the package).
+        pad_multiple: Heights and widths of arrays are multiples of it, in pixels. No result depends on it.
+        max_shapes: Shapes, and so compilations, at most. No result depends on it.
+        batch: Images per batch; by default 1 on a CPU and 32 otherwise.
+        max_pixels: Larger files are refused before they are decoded.
+        **options: Any option of `extract`: `max_keypoints`, `keypoint_threshold`, `nms_radius`, `dtype`, ...
+
+    Raises:
+        ImageError: A file that can't be read as an image, or an image that is too small; the message names it.
+        ValueError: An array that is no image, or an option out of range.
+        TypeError: An option that does not exist.
+    """
+    processor = prepared(processor or SuperPointImageProcessor.for_config(model.config), resize)
+    # Paths and Pillow images are decoded batch by batch; the rest is here already.
+    sources = [
+        image if isinstance(image, str | Path) or hasattr(image, "getbands") else as_array(image, max_pixels=max_pixels)
+        for image in as_list(images)
+    ]
+    originals = [size_of(image, max_pixels=max_pixels) for image in sources]
+    sizes = {
+        index: network_size(original, processor, _name(sources, index)) for index, original in enumerate(originals)
+    }
+    rows = default_batch(jax.default_backend()) if batch is None else batch
+    if rows < 1:
+        raise ValueError(f"batch={batch}; at least 1 is needed")
+    plan = make_plan(sizes, batch=rows, part=rows, multiple=pad_multiple, max_shapes=max_shapes)
+    found: dict[int, Keypoints] = {}
+    for part in plan.parts:
+        for group in part:
+            pixels = [read_pixels(sources[index], processor, max_pixels=max_pixels) for index in group.names]
+            keypoints = extract_batch(model, pixels, group.shape, min(rows, plan.shapes[group.shape]), **options)
+            found |= zip(group.names, per_image(keypoints, [originals[i] for i in group.names]), strict=True)
+    return [found[index] for index in range(len(sources))]
+
+
+def _name(sources: Sequence[Any], index: int) -> str:
+    """How messages call an image."""
+    source = sources[index]
+    return str(source) if isinstance(source, str | Path) else f"image {index}"

@@ -1,0 +1,113 @@
+"""Labels of photos by homographic adaptation, as a file that training reads."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from superpoint_jax import openvino
+from superpoint_jax.config import ComputeDtype, SuperPointConfig
+from superpoint_jax.model import SuperPoint
+from superpoint_jax.training.adaptation import NetworkHeat, corner_heat, label_photos
+from superpoint_jax.training.labelled import Photos, load_photos
+from superpoint_jax.weights import from_pretrained
+
+PACKAGE = "ours"
+"""Name of the weights in the package, where a model is asked for."""
+CORNERS = "corners"
+"""Name of the detector that needs no training: the corners of Shi and Tomasi."""
+MIN_CORNERS = 20
+"""Photos with fewer labels teach nothing: a view of them is mostly empty."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelling:
+    """How photos are labelled by homographic adaptation."""
+
+    homographies: int = 40
+    """Views per photo."""
+    threshold: float | None = None
+    """Smallest mean heat of a label; by default 0.12 for corners and 0.015 for a model."""
+    max_corners: int = 512
+    """The strongest corners of a photo are kept, at most this many."""
+    side: int = 480
+    """Long side of the photos, in pixels."""
+
+
+def label_folder(
+    data: Path, out: Path, *, labelling: Labelling, detector: str = CORNERS, dtype: ComputeDtype = "float32", seed: int
+) -> None:
+    """Label the photos of a folder and write them, gray, with sizes, corners and a mask, to a file (.npz).
+
+    Photos that can't be read are named in the log and left out. The file appears whole or not at all.
+
+    Args:
+        data: Folder of photos.
+        out: File to write.
+        labelling: See there.
+        detector: "corners", "ours", or a model for `from_pretrained`.
+        dtype: Compute type of a model.
+        seed: Seed of the homographies.
+
+    Raises:
+        ValueError: No photo in the folder that can be read.
+    """
+    images, sizes, paths = load_photos(data, side=labelling.side)
+    heat, threshold = corner_heat, 0.12
+    if detector != CORNERS:
+        heat, threshold = NetworkHeat(openvino.choose(load_model(detector), dtype=dtype), dtype), 0.015
+    corners_xy, mask = label_photos(
+        jax.random.key(seed),
+        images,
+        sizes,
+        detector=heat,
+        num_homographies=labelling.homographies,
+        threshold=threshold if labelling.threshold is None else labelling.threshold,
+        max_corners=labelling.max_corners,
+    )
+    names = [str(path.relative_to(data)) for path in paths]
+    unfinished = out.with_suffix(".partial.npz")
+    np.savez(unfinished, images=images, sizes=sizes, corners_xy=corners_xy, corners_mask=mask, names=names)
+    unfinished.replace(out)
+    log.info("%d photos, %.0f corners per photo -> %s", len(paths), mask.sum(1).mean(), out)
+
+
+def read_labels(path: Path) -> Photos:
+    """The photos of a file that `label_folder` wrote, without those that have hardly any corner.
+
+    Raises:
+        ValueError: A file that holds something else, or no photo with enough corners.
+    """
+    with np.load(path) as file:
+        missing = {"images", "sizes", "corners_xy", "corners_mask"} - set(file)
+        if missing:
+            raise ValueError(
+                f"{path} holds no labels ({', '.join(sorted(missing))} missing); make it with `train adapt`"
+            )
+        use = file["corners_mask"].sum(axis=1) >= MIN_CORNERS
+        if not use.any():
+            raise ValueError(f"{path}: no photo has {MIN_CORNERS} corners; lower --threshold of `train adapt`")
+        return Photos(
+            images=jnp.asarray(file["images"][use]),
+            sizes=jnp.asarray(file["sizes"][use]),
+            corners_xy=jnp.asarray(file["corners_xy"][use]),
+            corners_mask=jnp.asarray(file["corners_mask"][use]),
+        )
+
+
+def load_model(name: str) -> SuperPoint:
+    """A model to start or to label with: "ours", the one in the package, or one for `from_pretrained`."""
+    return from_pretrained() if name == PACKAGE else from_pretrained(name)
+
+
+def new_model(seed: int) -> SuperPoint:
+    """Random weights with the decoding of the weights in the package."""
+    return SuperPoint(SuperPointConfig.preset("superpoint_jax"), rngs=nnx.Rngs(seed))
