@@ -8,7 +8,10 @@ from pathlib import Path
 
 PACKAGE = r"superpoint_jax/(?:[\w/]+\.py|py\.typed|weights/data/(?:superpoint_jax\.safetensors|MODEL_CARD\.md))"
 WHEEL = rf"{PACKAGE}|superpoint_jax-[\w.]+\.dist-info/(?:METADATA|WHEEL|RECORD|entry_points\.txt|licenses/LICENSE)"
-SDIST = rf"{PACKAGE}|README\.md|LICENSE|CHANGELOG\.md|CITATION\.cff|SECURITY\.md|pyproject\.toml|PKG-INFO|\.gitignore"
+SDIST = (
+    rf"{PACKAGE}|convert/\w+\.py|README\.md|LICENSE|CHANGELOG\.md|"
+    r"CITATION\.cff|SECURITY\.md|pyproject\.toml|PKG-INFO|\.gitignore"
+)
 
 folder = Path(sys.argv[1])
 (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
@@ -22,4 +25,6 @@ for path, allowed, names in listings:
         sys.exit(f"{path.name} holds what it should not: {', '.join(extra)}")
     if "superpoint_jax/weights/data/superpoint_jax.safetensors" not in names:
         sys.exit(f"{path.name} holds no weights")
+    if path == wheel and "superpoint_jax/verification/verification.py" not in names:
+        sys.exit(f"{path.name} holds no proof of conversions")
     print(f"{path.name}: {len(names)} files, {path.stat().st_size / 1e6:.1f} MB")

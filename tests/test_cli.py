@@ -392,3 +392,91 @@ def test_what_can_not_be_tracked_is_told(tmp_path, capsys):
     assert "max_keypoints=-1" in errors_of(capsys)[-1]
     assert main(["track", str(tmp_path / "text.avi"), "-o", str(tmp_path / "text.avi")]) == 2
     assert "would be overwritten" in errors_of(capsys)[-1]
+
+
+# The command line as a whole
+
+
+@pytest.mark.parametrize("command", ["detect", "match", "stitch", "track", "extract", "demo", "evaluate hpatches"])
+def test_options_have_one_name_everywhere(command, capsys):
+    names = ("--max-keypoints", "--keypoint-threshold", "--nms-radius", "--resize", "--weights", "--engine", "--dtype")
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    printed = capsys.readouterr().out
+    assert [name for name in names if name not in printed] == []
+
+
+def test_an_option_reaches_the_keypoints(photo, weights, tmp_path):
+    def count(*options):
+        command = ["detect", str(photo), "--weights", str(weights), "--json", str(tmp_path / "k.json")]
+        assert main([*command, *options]) == 0
+        return len(json.loads((tmp_path / "k.json").read_text())[0]["keypoints"])
+
+    everything = count()
+    assert count("--keypoint-threshold", "0.2") < everything
+    assert count("--nms-radius", "12") < everything
+    assert count("--resize", "96") < everything
+    assert count("--max-keypoints", "-1") >= everything
+
+
+def test_info_says_what_a_bug_report_needs(weights, capsys):
+    assert main(["info", "--weights", str(weights)]) == 0
+    printed = capsys.readouterr().out
+    for words in (
+        "python: 3.",
+        "\njax: ",
+        "\nflax: ",
+        "\nnumpy: ",
+        "devices: ",
+        f"weights: {weights}",
+        "is computed by",
+    ):
+        assert words in printed
+
+
+def test_python_m_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "superpoint_jax", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout[:15]) == (0, "superpoint-jax ")
+
+
+def test_the_old_name_of_the_executor_still_works(photo, weights, tmp_path, capsys):
+    command = ["extract", str(Path(photo).parent), "-o", str(tmp_path / "f.h5"), "--weights", str(weights)]
+    assert main([*command, "--workers", "0", "--engine", "local", "--max-keypoints", "10"]) == 0
+    assert "--engine local is now called --executor local" in capsys.readouterr().err
+
+
+def test_convert_proves_its_result(tmp_path, capsys, photos):
+    pytest.importorskip("torch")
+    sp.save_pretrained(sp.from_pretrained(config="huggingface"), tmp_path / "source")
+    Image.fromarray(photos["coffee"][:96, :120]).save(tmp_path / "photo.png")
+    command = ["convert", str(tmp_path / "source"), "-o", str(tmp_path / "out"), "--verify"]
+    assert main([*command, "--images", str(tmp_path / "photo.png")]) == 0
+    assert "the same within rounding" in capsys.readouterr().out
+
+
+def test_it_imports_where_there_is_no_fcntl(tmp_path):
+    """As on Windows: a lock is taken by other means, and a second run is refused all the same."""
+    program = """
+import sys, types
+sys.modules["fcntl"] = None
+import superpoint_jax.cli
+locked = set()
+def locking(descriptor, mode, count):
+    import os
+    key = os.fstat(descriptor).st_ino
+    if key in locked:
+        raise OSError("locked")
+    locked.add(key)
+sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
+from superpoint_jax.bulk.parts import Conflict, Parts
+from pathlib import Path
+folder = Path(sys.argv[1]) / "f.parts"
+with Parts(folder, {}):
+    try:
+        Parts(folder, {})
+    except Conflict as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "another run is writing here" in done.stdout
