@@ -75,6 +75,9 @@ class SuperPointConfig:
         channel_rule: How three channels become one: "luma" (0.299, 0.587, 0.114) or the "first" channel alone.
         refinement: Sub-pixel refinement of the score peak: "none", or "soft_argmax" over a small window.
         refinement_radius: Half side of that window, in pixels.
+        enlarge: `extract` enlarges images by this factor first, from 1 to 8, and gives coordinates in pixels of the
+            images as they were. `nms_radius`, borders and windows count pixels of the enlarged image. With 2, keypoints
+            of small images are placed more exactly, for four times the work; docs/performance.md has figures.
         dtype: Compute type of the network. Scores, coordinates and descriptors are float32 in any case.
     """
 
@@ -97,6 +100,7 @@ class SuperPointConfig:
     channel_rule: ChannelRule = "luma"
     refinement: RefinementRule = "none"
     refinement_radius: int = 2
+    enlarge: float = 1.0
     dtype: ComputeDtype = "float32"
 
     def __post_init__(self):
@@ -127,6 +131,8 @@ class SuperPointConfig:
         for name in ("nms_radius", "border_removal_distance", "refinement_radius"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if not 1 <= self.enlarge <= 8:
+            raise ValueError(f"enlarge={self.enlarge}; a factor from 1 to 8 is needed")
         if not self.keypoint_threshold >= 0:
             raise ValueError(f"keypoint_threshold={self.keypoint_threshold} must be a number that is not negative")
 

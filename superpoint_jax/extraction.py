@@ -16,9 +16,11 @@ from jaxtyping import Float, Int, UInt8
 from superpoint_jax.config import CELL_PX, NETWORK_FIELDS, SuperPointConfig
 from superpoint_jax.description import sample_descriptors
 from superpoint_jax.detection import Threshold, checked_threshold, detect
+from superpoint_jax.enlargement import enlarge
 from superpoint_jax.features import DenseFeatures, Keypoints
 from superpoint_jax.model import SuperPoint, check_images, to_gray
 from superpoint_jax.openvino import CompiledSuperPoint
+from superpoint_jax.processing.coordinates import rescale_keypoints
 from superpoint_jax.sharding import placed_like
 
 
@@ -135,8 +137,19 @@ def _extract(
 ) -> Keypoints:
     # Here and not in the model, which knows its own rule alone.
     images = to_gray(images, rules.channel_rule)
-    dense = model(images, image_sizes=image_sizes, dtype=rules.dtype, output_hidden_states=output_hidden_states)
-    if image_sizes is None:
-        image_sizes = jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
-    sizes = jnp.asarray(image_sizes, jnp.int32)
-    return decode(dense, sizes, config=rules, keypoint_threshold=keypoint_threshold)
+    whole = jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
+    given = whole if image_sizes is None else jnp.asarray(image_sizes, jnp.int32)
+    seen = given
+    if rules.enlarge != 1:
+        images, seen = placed_like(images, partial(enlarge, factor=rules.enlarge))(images, given)
+    dense = model(
+        images,
+        image_sizes=None if image_sizes is None else seen,
+        dtype=rules.dtype,
+        output_hidden_states=output_hidden_states,
+    )
+    found = decode(dense, seen, config=rules, keypoint_threshold=keypoint_threshold)
+    if rules.enlarge == 1:
+        return found
+    keypoints_xy = jnp.where(found.mask[..., None], rescale_keypoints(found.keypoints, seen, given), 0)
+    return dataclasses.replace(found, keypoints=keypoints_xy, image_sizes=given)

@@ -132,7 +132,7 @@ def test_the_commands_of_a_page_have_these_options(path, monkeypatch):
         return functools.wraps(function)(lambda *_, **__: 0)
 
     monkeypatch.setattr(cli, "COMMANDS", {name: stub(function) for name, function in cli.COMMANDS.items()})
-    for name in ("hpatches", "homographies", "shapes"):
+    for name in ("hpatches", "homographies", "shapes", "stereo"):
         monkeypatch.setattr(evaluate, name, stub(getattr(evaluate, name)))
     for command, *arguments in commands(path.read_text(encoding="utf-8")):
         if command == "train":

@@ -51,6 +51,8 @@ class BulkOptions:
         nms_radius: Radius of the suppression, in pixels; the model's own by default.
         resize: Images with a longer side are reduced to it, in pixels; 0 leaves all as they are. By default what the
             processor says.
+        upscale: Images whose longer side is below `resize` are enlarged to it, too.
+        enlarge: Factor by which images are enlarged inside the network's program; the model's own by default.
         dtype: Compute type; the model's own by default.
         engine: What computes the network; see `superpoint_jax.openvino.choose`.
         descriptors: Type in which descriptors are kept.
@@ -68,6 +70,8 @@ class BulkOptions:
     keypoint_threshold: float | None = None
     nms_radius: int | None = None
     resize: int | None = None
+    upscale: bool = False
+    enlarge: float | None = None
     dtype: ComputeDtype | None = None
     engine: openvino.Engine = "auto"
     descriptors: Literal["float16", "float32"] = "float16"
@@ -154,7 +158,7 @@ def extract_files(
         warnings.warn("extract_files(engine=) is now called executor=", DeprecationWarning, stacklevel=2)
         executor = engine
     options = options or BulkOptions()
-    processor = prepared(processor, options.resize)
+    processor = prepared(processor, options.resize, upscale=options.upscale)
     images = find_images(source, root=root)
     network = PlacedNetwork(model, options)
     identity = _identity(model, network.config_options, processor, options)
@@ -245,6 +249,7 @@ class PlacedNetwork:
             max_keypoints=options.max_keypoints,
             keypoint_threshold=options.keypoint_threshold,
             nms_radius=options.nms_radius,
+            enlarge=options.enlarge,
             dtype=options.dtype,
         )
         self.config_options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

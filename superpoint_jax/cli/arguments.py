@@ -61,8 +61,16 @@ class Extraction(Decoding):
 
     resize: Annotated[int | None, tyro.conf.arg(aliases=["--long-side"])] = None
     """Reduce images with a longer side to it, in pixels; 0 never does. By default what belongs to the weights says."""
+    upscale: bool = False
+    """Also enlarge images whose longer side is below --resize to it."""
+    enlarge: float | None = None
+    """Enlarge images by this factor before the network, for more exact positions; 2 takes four times as long."""
     engine: openvino.Engine = "auto"
     """What computes the network; by default OpenVINO where it is installed and there is no accelerator."""
+
+    def given(self) -> dict[str, Any]:
+        """Options of the configuration that were given."""
+        return super().given() | ({} if self.enlarge is None else {"enlarge": self.enlarge})
 
     def load(self) -> Network:
         """The network, and what is done to photos before it. Says on stderr what computes it."""
@@ -71,7 +79,7 @@ class Extraction(Decoding):
             processor = sp.SuperPointImageProcessor.for_weights(self.weights, model.config)
             network = openvino.choose(model, self.engine)
         print(openvino.describe(network), file=sys.stderr)
-        return Network(network, processor, self.resize)
+        return Network(network, processor, self.resize, self.upscale)
 
 
 @dataclass(frozen=True)
@@ -81,11 +89,14 @@ class Network:
     network: sp.SuperPoint | openvino.CompiledSuperPoint
     processor: sp.SuperPointImageProcessor
     resize: int | None
+    upscale: bool = False
 
     def __call__(self, images: Sequence[Any]) -> list[sp.Keypoints]:
         """See `superpoint_jax.extract_images`."""
         with told():
-            return sp.extract_images(self.network, images, processor=self.processor, resize=self.resize)
+            return sp.extract_images(
+                self.network, images, processor=self.processor, resize=self.resize, upscale=self.upscale
+            )
 
     def frame(self, pixels: np.ndarray) -> sp.Keypoints:
         """The keypoints of a frame at its own size, with a fixed number of rows."""

@@ -1,4 +1,4 @@
-"""`superpoint-jax evaluate hpatches | homographies | shapes`: thin functions for tyro, mounted by the command line."""
+"""`superpoint-jax evaluate hpatches | homographies | stereo | shapes`: thin functions for tyro, mounted by the command line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from superpoint_jax.evaluation.detector import evaluate_shapes, shapes_table
 from superpoint_jax.evaluation.extractors import Extractor, make_extractors
 from superpoint_jax.evaluation.protocol import evaluate_homographies, evaluate_hpatches
 from superpoint_jax.evaluation.report import Evaluation, plot, save_json, table
+from superpoint_jax.evaluation.stereo import evaluate_stereo, stereo_table
 
 Folder = Annotated[Path, tyro.conf.Positional]
 EXTRACTORS = "ours,sift,orb"
 PAIRS = Extraction(max_keypoints=1000, keypoint_threshold=0.0, resize=640)
+STEREO = Extraction(max_keypoints=1000, keypoint_threshold=0.0, resize=0)
 SHAPES = Extraction(max_keypoints=300, keypoint_threshold=0.0, resize=0)
 """Extractors are compared at an equal number of keypoints, so the threshold is 0."""
 
@@ -140,9 +142,31 @@ def shapes(
         save_json(results, json)
 
 
+def stereo(
+    folder: Folder,
+    *,
+    extraction: tyro.conf.OmitArgPrefixes[Extraction] = STEREO,
+    extractors: str = EXTRACTORS,
+    json: Path | None = None,
+) -> None:
+    """Matching on rectified stereo pairs of known disparities: real parallax. Images keep their own size.
+
+    Args:
+        folder: A folder with pairs.txt, whose lines name left image, right image, disparities and their scale.
+        extraction: How keypoints are found; --weights are those of the extractor "ours".
+        extractors: Comma-separated: ours, sift, orb, or any other checkpoint's hub id, folder or file.
+        json: Write the figures of every pair to this file.
+    """
+    named = _extractors(extractors, extraction)
+    results = evaluate_stereo(folder, named, max_keypoints=extraction.max_keypoints, progress=True)
+    print(stereo_table(results))
+    if json is not None:
+        save_json(results, json)
+
+
 def main(arguments: Sequence[str]) -> None:
     """`superpoint-jax evaluate ARGUMENTS`."""
-    commands = {"hpatches": hpatches, "homographies": homographies, "shapes": shapes}
+    commands = {"hpatches": hpatches, "homographies": homographies, "shapes": shapes, "stereo": stereo}
     tyro.extras.subcommand_cli_from_dict(commands, prog="superpoint-jax evaluate", args=arguments)
 
 

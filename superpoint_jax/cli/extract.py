@@ -68,6 +68,8 @@ def extract(
             keypoint_threshold=extraction.keypoint_threshold,
             nms_radius=extraction.nms_radius,
             resize=extraction.resize,
+            upscale=extraction.upscale,
+            enlarge=extraction.enlarge,
             dtype=extraction.dtype,
             engine=extraction.engine,
             descriptors=descriptors,

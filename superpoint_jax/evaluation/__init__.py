@@ -20,6 +20,10 @@ from superpoint_jax.evaluation.report import PairResult as PairResult
 from superpoint_jax.evaluation.report import plot as plot
 from superpoint_jax.evaluation.report import save_json as save_json
 from superpoint_jax.evaluation.report import table as table
+from superpoint_jax.evaluation.stereo import StereoResult as StereoResult
+from superpoint_jax.evaluation.stereo import evaluate_stereo as evaluate_stereo
+from superpoint_jax.evaluation.stereo import stereo_pairs as stereo_pairs
+from superpoint_jax.evaluation.stereo import stereo_table as stereo_table
 from superpoint_jax.evaluation.validation import pair_figures as pair_figures
 from superpoint_jax.evaluation.validation import photo_validator as photo_validator
 from superpoint_jax.evaluation.validation import validation_metrics as validation_metrics

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
     from superpoint_jax.evaluation.detector import ShapesResult
+    from superpoint_jax.evaluation.stereo import StereoResult
 
 CURVE_PX = tuple(range(1, 11))
 """Thresholds of the curves, in pixels."""
@@ -118,13 +119,15 @@ def table(evaluations: Sequence[Evaluation]) -> str:
     return "\n".join(lines[1:])
 
 
-def save_json(evaluations: Sequence[Evaluation] | Sequence[ShapesResult], path: str | Path) -> None:
+def save_json(
+    evaluations: Sequence[Evaluation] | Sequence[ShapesResult] | Sequence[StereoResult], path: str | Path
+) -> None:
     """What was found as JSON: of pairs their means, groups and every pair. What is infinite or not a number is null."""
     content = [asdict(evaluation) | _means(evaluation) for evaluation in evaluations]
     Path(path).write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
 
 
-def _means(evaluation: Evaluation | ShapesResult) -> dict[str, Any]:
+def _means(evaluation: Evaluation | ShapesResult | StereoResult) -> dict[str, Any]:
     if not isinstance(evaluation, Evaluation):
         return {}
     groups = {group: evaluation.summary(group) for group in evaluation.groups()}

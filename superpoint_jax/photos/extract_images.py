@@ -25,6 +25,7 @@ def extract_images(
     *,
     processor: SuperPointImageProcessor | None = None,
     resize: int | None = None,
+    upscale: bool = False,
     pad_multiple: int = 64,
     max_shapes: int = 8,
     batch: int | None = None,
@@ -49,6 +50,7 @@ def extract_images(
             `SuperPointImageProcessor.from_pretrained(folder)` here.
         resize: Images whose longer side is above it are reduced to it, in pixels; 0 leaves all as they are. By default
             what the processor says (1024 for the weights in the package).
+        upscale: Images whose longer side is below `resize` are enlarged to it, too.
         pad_multiple: Heights and widths of arrays are multiples of it, in pixels. No result depends on it.
         max_shapes: Shapes, and so compilations, at most. No result depends on it.
         batch: Images per batch; by default 1 on a CPU and 32 otherwise.
@@ -60,7 +62,7 @@ def extract_images(
         ValueError: An array that is no image, or an option out of range.
         TypeError: An option that does not exist.
     """
-    processor = prepared(processor or SuperPointImageProcessor.for_config(model.config), resize)
+    processor = prepared(processor or SuperPointImageProcessor.for_config(model.config), resize, upscale=upscale)
     # Paths and Pillow images are decoded batch by batch; the rest is here already.
     sources = [
         image if isinstance(image, str | Path) or hasattr(image, "getbands") else as_array(image, max_pixels=max_pixels)

@@ -16,7 +16,9 @@ from superpoint_jax.processing.loading import ImageError, read_size
 from superpoint_jax.processing.processor import SuperPointImageProcessor
 
 
-def prepared(processor: SuperPointImageProcessor, resize: int | None) -> SuperPointImageProcessor:
+def prepared(
+    processor: SuperPointImageProcessor, resize: int | None, *, upscale: bool = False
+) -> SuperPointImageProcessor:
     """The processor with another long side, and with bytes as its result where the model divides them by 255 itself.
 
     Bytes are a quarter of what travels between processes and to the device.
@@ -25,20 +27,25 @@ def prepared(processor: SuperPointImageProcessor, resize: int | None) -> SuperPo
         processor: What belongs to the weights.
         resize: Images whose longer side is above it are reduced to it, in pixels; 0 leaves all as they are; None keeps
             the processor's rule.
+        upscale: Images whose longer side is below `resize` are enlarged to it, too.
 
     Raises:
-        ValueError: A `resize` below one cell of the network.
+        ValueError: A `resize` below one cell of the network, or `upscale` without one.
     """
     changes: dict[str, Any] = {}
     makes_floats = processor.do_grayscale and processor.grayscale_rule == "huggingface"
     if abs(processor.rescale_factor * 255 - 1) < 1e-6 and not makes_floats:
         changes["do_rescale"] = False
+    if upscale and not resize:
+        raise ValueError("upscale needs a resize: the long side, in pixels, that images are brought to")
     if resize == 0:
         changes["do_resize"] = False
     elif resize is not None:
         if resize < CELL_PX:
             raise ValueError(f"resize={resize}; at least {CELL_PX} pixels are needed, or 0 to leave images as they are")
-        changes |= dict(size={"height": resize, "width": resize}, do_resize=True, resize_mode="shrink")
+        changes |= dict(
+            size={"height": resize, "width": resize}, do_resize=True, resize_mode="fit" if upscale else "shrink"
+        )
     return dataclasses.replace(processor, **changes)
 
 

@@ -1,0 +1,150 @@
+"""Matching on rectified stereo pairs, whose disparities are known: real parallax, where homographies show none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from superpoint_jax.evaluation.extractors import Extractor
+from superpoint_jax.evaluation.metrics import mutual_matches
+from superpoint_jax.processing import load_image
+
+THRESHOLDS_PX = (1, 3)
+"""Largest errors of a match that is right, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StereoPair:
+    """A rectified pair.
+
+    Attributes:
+        name: What the pair is called.
+        left: Left image.
+        right: Right image.
+        disparities: What the left image's columns exceed the right one's by, in pixels; 0 where it is not known.
+    """
+
+    name: str
+    left: Path
+    right: Path
+    disparities: Float[np.ndarray, "h w"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StereoResult:
+    """An extractor on one pair.
+
+    Attributes:
+        extractor: Its name.
+        pair: The pair's name.
+        keypoints: Their number in the left and in the right image.
+        matches: Mutual nearest neighbours at places of known disparity.
+        right: How many of these are right within each of `THRESHOLDS_PX`.
+    """
+
+    extractor: str
+    pair: str
+    keypoints: tuple[int, int]
+    matches: int
+    right: tuple[int, ...]
+
+
+def stereo_pairs(folder: str | Path) -> list[StereoPair]:
+    """The pairs that a folder's pairs.txt lists: left image, right image, disparities and their scale in each line.
+
+    A point (x, y) of the left image lies at (x - disparity / scale, y) in the right one; 0 is an unknown disparity.
+
+    Raises:
+        ValueError: No such file, or a line that says something else.
+        ImageError: An image that can't be read.
+    """
+    from PIL import Image
+
+    folder = Path(folder)
+    listing = folder / "pairs.txt"
+    if not listing.is_file():
+        raise ValueError(
+            f"{folder} holds no pairs.txt, whose lines name left image, right image, disparities and scale"
+        )
+    pairs = []
+    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+        if not (words := line.split()):
+            continue
+        try:
+            left, right, disparities, scale = words[0], words[1], words[2], float(words[3])
+        except (IndexError, ValueError):
+            raise ValueError(f"{listing}:{number}: left image, right image, disparities and scale are needed") from None
+        with Image.open(folder / disparities) as image:
+            values = np.asarray(image, np.float64) / scale
+        pairs.append(
+            StereoPair(name=Path(left).parent.name, left=folder / left, right=folder / right, disparities=values)
+        )
+    if not pairs:
+        raise ValueError(f"{listing} names no pair")
+    return pairs
+
+
+def evaluate_stereo(
+    folder: str | Path, extractors: Mapping[str, Extractor], *, max_keypoints: int = 1000, progress: bool = False
+) -> list[StereoResult]:
+    """Mutual nearest neighbours of each pair of a folder against its disparities, at the images' own size.
+
+    Args:
+        folder: See `stereo_pairs`.
+        extractors: By name.
+        max_keypoints: Only keypoints of the highest scores count.
+        progress: Show a bar.
+    """
+    from tqdm import tqdm
+
+    results = []
+    pairs = stereo_pairs(folder)
+    for name, extractor in extractors.items():
+        for pair in tqdm(pairs, desc=name, unit="pair", disable=None if progress else True):
+            features = []
+            for path in (pair.left, pair.right):
+                found = extractor(load_image(path))
+                best = np.argsort(-found["scores"], kind="stable")[:max_keypoints]
+                features.append((found["keypoints"][best].astype(np.float64), found["descriptors"][best]))
+            (points_a, descriptors_a), (points_b, descriptors_b) = features
+            i, j = mutual_matches(descriptors_a, descriptors_b).T
+            errors_px, known = stereo_errors(points_a[i], points_b[j], pair.disparities)
+            results.append(
+                StereoResult(
+                    extractor=name,
+                    pair=pair.name,
+                    keypoints=(len(points_a), len(points_b)),
+                    matches=int(known.sum()),
+                    right=tuple(int((errors_px[known] <= px).sum()) for px in THRESHOLDS_PX),
+                )
+            )
+    return results
+
+
+def stereo_errors(
+    left_xy: Float[np.ndarray, "n 2"], right_xy: Float[np.ndarray, "n 2"], disparities: Float[np.ndarray, "h w"]
+) -> tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """How far matches are from where the disparities bring them, in pixels, and where a disparity is known.
+
+    The disparity is that of the pixel nearest to the left point.
+    """
+    height, width = disparities.shape
+    columns, rows = np.round(left_xy).astype(int).T
+    disparity = disparities[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]
+    expected = left_xy - np.stack([disparity, np.zeros_like(disparity)], axis=1)
+    return np.linalg.norm(right_xy - expected, axis=1), disparity > 0
+
+
+def stereo_table(results: Sequence[StereoResult]) -> str:
+    """Means over the pairs as text, one line per extractor."""
+    lines = [f"{'':24}{'right within 1 px':>18}{'3 px':>8}{'matches':>9}{'right within 1 px':>19}{'pairs':>7}"]
+    for name in dict.fromkeys(result.extractor for result in results):
+        own = [result for result in results if result.extractor == name]
+        fractions = np.mean([np.array(result.right) / max(result.matches, 1) for result in own], axis=0)
+        matches, right = np.mean([(result.matches, result.right[0]) for result in own], axis=0)
+        lines.append(f"{name:24}{fractions[0]:18.3f}{fractions[1]:8.3f}{matches:9.0f}{right:19.0f}{len(own):7d}")
+    return "\n".join(lines)
