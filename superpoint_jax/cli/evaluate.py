@@ -1,4 +1,4 @@
-"""`superpoint-jax evaluate hpatches | homographies | stereo | shapes`: thin functions for tyro, mounted by the command line."""
+"""`superpoint-jax evaluate hpatches | homographies | stereo | shapes`."""
 
 from __future__ import annotations
 

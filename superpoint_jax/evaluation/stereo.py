@@ -80,6 +80,7 @@ def stereo_pairs(folder: str | Path) -> list[StereoPair]:
             raise ValueError(f"{listing}:{number}: left image, right image, disparities and scale are needed") from None
         with Image.open(folder / disparities) as image:
             values = np.asarray(image, np.float64) / scale
+        values = values if values.ndim == 2 else values[..., 0]  # gray, stored in three equal channels
         pairs.append(
             StereoPair(name=Path(left).parent.name, left=folder / left, right=folder / right, disparities=values)
         )
