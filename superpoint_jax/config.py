@@ -76,6 +76,9 @@ class SuperPointConfig:
         refinement: Sub-pixel refinement of the score peak: "none", or "soft_argmax" over a small window.
         refinement_radius: Half side of that window, in pixels.
         dtype: Compute type of the network. Scores, coordinates and descriptors are float32 in any case.
+        preprocessor_json: What the preprocessor_config.json beside the weights says, as JSON text, so that it is there
+            again when they are saved. Empty where it says what belongs to these rules anyway. Nothing computes with it.
+        extra_json: Fields of config.json that no option stands for, as JSON text, for the same purpose.
     """
 
     encoder_hidden_sizes: tuple[int, ...] = (64, 64, 128, 128)
@@ -98,6 +101,8 @@ class SuperPointConfig:
     refinement: RefinementRule = "none"
     refinement_radius: int = 2
     dtype: ComputeDtype = "float32"
+    preprocessor_json: str = ""
+    extra_json: str = ""
 
     def __post_init__(self):
         object.__setattr__(self, "encoder_hidden_sizes", tuple(int(size) for size in self.encoder_hidden_sizes))

@@ -9,18 +9,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from superpoint_jax.config import SuperPointConfig
-from superpoint_jax.hub import CONFIG_FILE
+from superpoint_jax.hub import CONFIG_FILE, PREPROCESSOR_FILE
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.processing import SuperPointImageProcessor
 from superpoint_jax.weights.assembly import state_dict
 from superpoint_jax.weights.config_json import ORIGIN, to_config_json, to_metadata
+from superpoint_jax.weights.preprocessing import preprocessor_config
+from superpoint_jax.weights.preprocessing import processor_of as processor_of
 
 TRANSFORMERS_FILE = "model.safetensors"
 OWN_FILE = "superpoint_jax.safetensors"
 
 
-def save_pretrained(model: SuperPoint, folder: str | os.PathLike[str]) -> Path:
+def save_pretrained(
+    model: SuperPoint, folder: str | os.PathLike[str], *, processor: SuperPointImageProcessor | None = None
+) -> Path:
     """The folder, now with config.json, preprocessor_config.json and the weights; replaces a model saved there before.
 
     `from_pretrained(folder)` gives the same model back. transformers' `SuperPointForKeypointDetection` opens it too and
@@ -30,9 +33,13 @@ def save_pretrained(model: SuperPoint, folder: str | os.PathLike[str]) -> Path:
     "superpoint_jax.safetensors" with the `model_type` "superpoint_jax", which transformers refuses to open: under its
     own names it would drop the batch norm and compute something else.
 
+    What stood in the config.json and the preprocessor_config.json that the model was loaded with is written again, each
+    field of them, whether anything here stands for it or not.
+
     Args:
         model: Any SuperPoint.
         folder: Made if need be.
+        processor: What is to be done to images, in place of what came with the weights.
 
     Raises:
         NotADirectoryError: `folder` is a file.
@@ -45,7 +52,8 @@ def save_pretrained(model: SuperPoint, folder: str | os.PathLike[str]) -> Path:
     save_weights(model, folder / name)
     (folder / stale).unlink(missing_ok=True)  # Else the next reader might take the weights of the model before.
     _write_json(folder / CONFIG_FILE, {**to_config_json(model.config), **_origin(model)})
-    processor_of(model.config).save_pretrained(folder)
+    options = preprocessor_config(model.config) if processor is None else processor.to_dict()
+    _write_json(folder / PREPROCESSOR_FILE, options)
     return folder
 
 
@@ -66,11 +74,6 @@ def save_weights(
     # Not save_file, whose files nobody else may read.
     path.write_bytes(save(tensors, metadata={**to_metadata(model.config), **_origin(model)}))
     return path
-
-
-def processor_of(config: SuperPointConfig) -> SuperPointImageProcessor:
-    """What belongs before the network: Hugging Face's processing where its rules are kept, else this project's."""
-    return SuperPointImageProcessor() if config.channel_rule == "luma" else SuperPointImageProcessor.huggingface()
 
 
 def _origin(model: SuperPoint) -> dict[str, str]:
