@@ -40,8 +40,8 @@ def extract(
 
     Args:
         model: The network with the rules that its output is decoded by; or what `openvino.compile` makes of it.
-        images: 1 or 3 channels, float in [0, 1] or uint8, at least 8x8. Values of numpy arrays are looked at, since 0 to
-            255 in floats saturates the network; arrays of a device are not waited for. What is not finite gives no
+        images: 1 or 3 channels, float in [0, 1] or uint8, at least 8x8. Values in numpy are looked at, since 0 to 255
+            as floats saturates the network; arrays of a device are not waited for. What is not finite gives no
             keypoints around it.
         image_sizes: True (height, width) of each image, in the top-left corner of its array. What lies outside is
             ignored, whatever it holds.

@@ -50,7 +50,7 @@ def test_every_field_of_both_files_survives_saving_and_converting(folder, tmp_pa
     assert read(again, "preprocessor_config.json") == GRAY
     before, after = read(folder, "config.json"), read(again, "config.json")
     assert {name: after[name] for name in before} == before
-    assert set(after) - set(before) == {"superpoint_jax"}
+    assert set(after) - set(before) == {"superpoint_jax", "superpoint_jax_origin"}
 
 
 def test_the_same_keypoints_before_and_after(folder, tmp_path, photos):

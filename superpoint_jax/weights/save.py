@@ -44,6 +44,14 @@ def save_pretrained(
     Raises:
         NotADirectoryError: `folder` is a file.
     """
+    path = save_network(model, folder)
+    options = preprocessor_config(model.config) if processor is None else processor.to_dict()
+    _write_json(path / PREPROCESSOR_FILE, options)
+    return path
+
+
+def save_network(model: SuperPoint, folder: str | os.PathLike[str]) -> Path:
+    """`save_pretrained` without the preprocessor_config.json."""
     folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; save_pretrained needs a folder")
@@ -52,8 +60,6 @@ def save_pretrained(
     save_weights(model, folder / name)
     (folder / stale).unlink(missing_ok=True)  # Else the next reader might take the weights of the model before.
     _write_json(folder / CONFIG_FILE, {**to_config_json(model.config), **_origin(model)})
-    options = preprocessor_config(model.config) if processor is None else processor.to_dict()
-    _write_json(folder / PREPROCESSOR_FILE, options)
     return folder
 
 
