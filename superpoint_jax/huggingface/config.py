@@ -73,6 +73,7 @@ class SuperPointConfig(Pushable):
 
     @num_labels.setter
     def num_labels(self, count: int) -> None:
+        """New names for so many labels."""
         self.id2label = {i: f"LABEL_{i}" for i in range(count)}
         self.label2id = {name: i for i, name in self.id2label.items()}
 
@@ -151,7 +152,7 @@ class SuperPointConfig(Pushable):
             ValueError: The file holds something else.
         """
         values, options = cls.get_config_dict(source, **options)
-        return cls.from_dict({**values, "name_or_path": source}, **options)
+        return cls.from_dict(values, **options)
 
     @classmethod
     def get_config_dict(cls, source: str | os.PathLike[str], **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:

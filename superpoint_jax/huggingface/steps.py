@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from superpoint_jax.huggingface.resizing import WIDTHS, resize_bytes, resize_floats
+
 RED, GREEN, BLUE = 0.2989, 0.5870, 0.1140
 METHODS = {0: "nearest", 1: "lanczos3", 2: "linear", 3: "cubic"}
 """Pillow's filters that jax.image has."""
@@ -70,10 +72,12 @@ def on_device(
     if size is not None and size != images.shape[2:]:
         # Three equal channels are resized once.
         once = values[:, :1] if do_grayscale and images.shape[1] > 1 else values
-        once = jax.image.resize(
-            once, (*once.shape[:2], *size), METHODS[resample], antialias=True, precision=jax.lax.Precision.HIGHEST
-        )
-        once = jnp.clip(jnp.round(once), 0, 255) if in_bytes else once
+        method = METHODS[resample]
+        if in_bytes and method in WIDTHS:
+            once = resize_bytes(once, size, method)
+        else:
+            once = resize_floats(once, size, method)
+            once = jnp.clip(jnp.round(once), 0, 255) if in_bytes else once
         values = jnp.broadcast_to(once, (images.shape[0], values.shape[1], *size))
     if factor is not None:
         return values * factor

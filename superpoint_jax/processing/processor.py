@@ -216,7 +216,7 @@ class SuperPointImageProcessor:
         return BatchFeature(pixel_values=library.asarray(pixel_values), image_sizes=library.asarray(image_sizes))
 
     def post_process_keypoint_detection(
-        self, outputs: Keypoints, target_sizes: Any, *, rule: PostProcessRule | str = "exact"
+        self, outputs: Keypoints | Any, target_sizes: Any, *, rule: PostProcessRule | str = "exact"
     ) -> list[dict[str, np.ndarray]]:
         """Keypoints in pixels of the original images: see the function of the same name in `coordinates`."""
         return post_process_keypoint_detection(outputs, target_sizes, rule=rule)
