@@ -68,7 +68,7 @@ def post_process_keypoint_detection(
     if rule not in ("exact", "huggingface"):
         raise ValueError(f"rule={rule!r} is not known; choose 'exact' or 'huggingface'")
     # What the Hugging Face door returns has relative coordinates, and knows of what.
-    outputs = outputs.in_pixels() if hasattr(outputs, "in_pixels") else outputs
+    outputs = getattr(outputs, "in_pixels", lambda: outputs)()
     if outputs.mask.ndim != 2:
         raise ValueError(
             f"outputs of a batch are needed [B,K]; mask has shape {outputs.mask.shape}. Index with a slice"

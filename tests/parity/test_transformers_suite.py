@@ -342,7 +342,7 @@ def images_of(kind, photos):
     arrays = [photos[name] for name in ("coffee", "astronaut", "rocket")]
     convert = {
         "pil": Image.fromarray,
-        "numpy": lambda array: array,
+        "numpy": lambda array: array.copy(),
         "torch": lambda array: torch.from_numpy(np.moveaxis(array, -1, 0).copy()),
     }
     return [convert[kind](array) for array in arrays]
