@@ -250,6 +250,16 @@ def test_a_number_of_parameters_is_that_of_the_published_network():
 # Processors
 
 
+def test_gray_without_rescaling_is_refused_or_found_and_never_silent(facade, photos):
+    options = dict(size={"height": 72, "width": 104}, do_grayscale=True)
+    expected = facade(**hf.SuperPointImageProcessor(**options)(photos["coffee"])).mask.sum()
+    in_bytes = hf.SuperPointImageProcessor(**options)(photos["coffee"], do_rescale=False)
+    assert facade(**in_bytes).mask.sum() == expected > 10
+    in_floats = hf.SuperPointImageProcessorPil(**options)(photos["coffee"], do_rescale=False)
+    with pytest.raises(ValueError, match="leave do_rescale on"):
+        facade(**in_floats)
+
+
 @pytest.mark.parametrize("cls", [hf.SuperPointImageProcessor, hf.SuperPointImageProcessorPil])
 def test_pairs_lists_and_batches_are_lists(cls, photos):
     processor = cls(size={"height": 24, "width": 32})

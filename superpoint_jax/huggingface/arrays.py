@@ -65,7 +65,10 @@ def to_kind(value: Any, kind: str) -> Any:
         array = np.asarray(value)
         # A copy where numpy may not write: torch would warn of it.
         return torch.from_numpy(array if array.flags.writeable else array.copy())
-    return torch.from_dlpack(value)
+    try:
+        return torch.from_dlpack(value)
+    except Exception:  # What torch can't take as it lies there: a device that this torch knows nothing of.
+        return torch.from_numpy(np.array(value))
 
 
 def to_like(value: Any, like: Any) -> Any:
