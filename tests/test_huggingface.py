@@ -3,6 +3,7 @@
 Against transformers itself: tests/parity/test_transformers_suite.py. The page's snippets: docs/from_huggingface.md.
 """
 
+import copy
 import pickle
 import warnings
 from pathlib import Path
@@ -234,6 +235,14 @@ def test_a_configuration_stands_in_for_the_stored_one(folder, pixels, tmp_path):
     assert hf.SuperPointForKeypointDetection.from_pretrained(folder, config=config)(pixels)[0].shape == (2, 3, 2)
     config.save_pretrained(tmp_path)
     assert hf.SuperPointForKeypointDetection.from_pretrained(folder, config=tmp_path).config.max_keypoints == 3
+
+
+def test_a_configuration_can_be_copied_and_compared():
+    config = hf.SuperPointConfig(nms_radius=3, note={"a": 1})
+    for again in (copy.deepcopy(config), pickle.loads(pickle.dumps(config)), hf.SuperPointConfig(**config.to_dict())):
+        assert again == config
+    again.update({"nms_radius": 2})
+    assert again != config
 
 
 def test_a_configuration_says_what_is_wrong():

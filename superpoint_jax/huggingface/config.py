@@ -13,7 +13,7 @@ import superpoint_jax.config
 from superpoint_jax.hub import CONFIG_FILE, fetch_file, is_hub_id, split_options
 from superpoint_jax.huggingface.arrays import type_name
 from superpoint_jax.huggingface.pushing import Pushable
-from superpoint_jax.weights.config_json import HUGGING_FACE_FIELDS, OWN, from_config_json, make_config, to_config_json
+from superpoint_jax.weights.config_json import HUGGING_FACE_FIELDS, from_config_json, make_config, to_config_json
 
 COMMON: dict[str, Any] = {
     "architectures": None,
@@ -195,10 +195,6 @@ class SuperPointConfig(Pushable):
 
     def _save_for_hub(self, folder: Path) -> None:
         self.save_pretrained(folder)
-
-
-OWN_OPTIONS = OWN
-"""The attribute that holds our own options."""
 
 
 def _made(folder: str | os.PathLike[str]) -> Path:

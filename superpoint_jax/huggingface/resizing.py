@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-WIDTHS = {"linear": 2, "cubic": 4}
-"""Width of a filter in pixels, for the filters that torch has for bytes."""
+WIDTHS = {"linear": 2, "cubic": 4, "lanczos3": 6}
+"""Width of a filter in pixels. torch has the first two for bytes; the third is Pillow's, by the same arithmetic."""
 
 LARGEST_WEIGHT = 1 << 15
 MOST_BITS = 22
@@ -67,6 +67,8 @@ def _filter(x: np.ndarray, method: str) -> np.ndarray:
     x = np.abs(x)
     if method == "linear":
         return np.maximum(1 - x, 0)
+    if method == "lanczos3":
+        return np.where(x < 3, np.sinc(x) * np.sinc(x / 3), 0)
     a = -0.5
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a

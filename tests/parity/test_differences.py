@@ -1,5 +1,6 @@
 """Each row of the table "What differs" in docs/from_huggingface.md: what transformers does, and what is done here."""
 
+import importlib.util
 import re
 import types
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 import superpoint_jax as sp
 import superpoint_jax.huggingface as hf
 from tests.parity.test_transformers_suite import Pil, batch, pair
+from tests.parity.torchvision_way import processor_class
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -31,6 +33,7 @@ ROWS = {
     "values from 0 to 255": "test_values_from_0_to_255",
     "floats in [0, 1]": "test_floats_are_divided_again",
     "an unknown filter": "test_an_unknown_filter",
+    "before torchvision 0.27": "test_lanczos",
     "a palette's numbers": "test_a_palette",
     "gray and coloured": "test_gray_among_coloured",
     "addresses of images": "test_addresses",
@@ -150,6 +153,19 @@ def test_an_unknown_filter(photos):
     Pil()(photos["coffee"], resample="sharp")
     with pytest.raises(ValueError, match="resample='sharp' is no filter of Pillow"):
         hf.SuperPointImageProcessorPil()(photos["coffee"], resample="sharp")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="which has Lanczos, if it is new")
+def test_lanczos(photos):
+    options = dict(return_tensors="np", size={"height": 97, "width": 131})
+    photo = photos["coffee"].copy()
+    theirs = np.asarray(processor_class()(resample=1)(photo, **options).pixel_values)
+    bicubic = hf.SuperPointImageProcessor(resample=3)(photo, **options).pixel_values
+    lanczos = hf.SuperPointImageProcessor(resample=1)(photo, **options).pixel_values
+    on_host = hf.SuperPointImageProcessorPil(resample=1)(photo, **options).pixel_values
+    np.testing.assert_array_equal(bicubic, theirs)
+    np.testing.assert_allclose(lanczos, on_host, atol=1.01 / 255)
+    assert np.abs(lanczos - bicubic).max() > 5 / 255
 
 
 def test_a_palette(photos):

@@ -76,6 +76,7 @@ def _stand_in() -> None:
         Resampling.NEAREST: InterpolationMode.NEAREST_EXACT,
         Resampling.BILINEAR: InterpolationMode.BILINEAR,
         Resampling.BICUBIC: InterpolationMode.BICUBIC,
+        Resampling.LANCZOS: InterpolationMode.LANCZOS,
     }
     # For the import below alone: whoever asks whether torchvision is there must hear no.
     stand_ins = {"torchvision": types.ModuleType("torchvision"), "torchvision.transforms.v2": v2}
