@@ -34,20 +34,15 @@ def as_images(pixel_values: Any, *, first_channel: bool) -> Any:
     pixels = to_jax(pixel_values)
     if pixels.dtype == np.float64:
         pixels = pixels.astype(np.float32)
-    images = (
-        pixels
-        if shape[1] not in CHANNELS
-        else jnp.moveaxis(pixels, 1, -1)
-        if not isinstance(pixels, np.ndarray)
-        else np.moveaxis(pixels, 1, -1)
-    )
+    library = np if isinstance(pixels, np.ndarray) else jnp
+    images = library.moveaxis(pixels, 1, -1) if shape[1] in CHANNELS else pixels
     images = images[..., :1] if first_channel else images[..., :3]
     _check_values(images)
     return images
 
 
 def _check_values(images: Any) -> None:
-    """Floats far outside [0, 1] saturate the network: transformers computes with them, and finds nothing there is."""
+    """Floats far outside [0, 1] saturate the network: transformers computes with them, and what it finds is noise."""
     if is_traced(images) or images.dtype == np.uint8 or 0 in images.shape:
         return
     library = jnp if isinstance(images, jax.Array) else np
