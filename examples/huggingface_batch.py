@@ -1,7 +1,7 @@
 """Hugging Face's snippets for images of different sizes, by the mask and by post-processing.
 
-Changed: the imports, photos that are there already, no `return_tensors`, `jnp.nonzero` for `torch.nonzero`. The
-coordinates in `outputs` are pixels of `inputs["pixel_values"]`, where transformers has fractions of its size.
+Changed: the imports, photos that are there already, and jax in place of torch: no `return_tensors="pt"`, which is taken
+as well, and `jnp.nonzero` for `torch.nonzero`.
 """
 
 import jax.numpy as jnp

@@ -79,6 +79,10 @@ class SuperPointConfig:
             images as they were. `nms_radius`, borders and windows count pixels of the enlarged image. With 2, keypoints
             of small images are placed more exactly, for four times the work; docs/performance.md has figures.
         dtype: Compute type of the network. Scores, coordinates and descriptors are float32 in any case.
+        preprocessor_json: What the preprocessor_config.json beside the weights says, as JSON text, so that it is there
+            again when they are saved. Empty where it says what belongs to these rules anyway. Nothing computes with it.
+        extra_json: Fields of config.json that no option stands for, as JSON text, for the same purpose. Configurations
+            that differ in these two are equal, so that their models share compilations.
     """
 
     encoder_hidden_sizes: tuple[int, ...] = (64, 64, 128, 128)
@@ -102,6 +106,8 @@ class SuperPointConfig:
     refinement_radius: int = 2
     enlarge: float = 1.0
     dtype: ComputeDtype = "float32"
+    preprocessor_json: str = dataclasses.field(default="", compare=False, repr=False)
+    extra_json: str = dataclasses.field(default="", compare=False, repr=False)
 
     def __post_init__(self):
         object.__setattr__(self, "encoder_hidden_sizes", tuple(int(size) for size in self.encoder_hidden_sizes))

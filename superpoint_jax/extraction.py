@@ -21,6 +21,7 @@ from superpoint_jax.features import DenseFeatures, Keypoints
 from superpoint_jax.model import SuperPoint, check_images, to_gray
 from superpoint_jax.openvino import CompiledSuperPoint
 from superpoint_jax.processing.coordinates import rescale_keypoints
+from superpoint_jax.processing.host import check_range
 from superpoint_jax.sharding import placed_like
 
 
@@ -41,8 +42,9 @@ def extract(
 
     Args:
         model: The network with the rules that its output is decoded by; or what `openvino.compile` makes of it.
-        images: 1 or 3 channels, float in [0, 1] or uint8, at least 8x8. Values of floats are not looked at: 0 to 255 in
-            a float array saturates the network, and what is not finite gives no keypoints around it.
+        images: 1 or 3 channels, float in [0, 1] or uint8, at least 8x8. Values in numpy are looked at, since 0 to 255
+            as floats saturates the network; arrays of a device are not waited for. What is not finite gives no
+            keypoints around it.
         image_sizes: True (height, width) of each image, in the top-left corner of its array. What lies outside is
             ignored, whatever it holds.
         keypoint_threshold: Smallest score of a keypoint, one for all images or one per image [B]; the model's by
@@ -52,10 +54,12 @@ def extract(
             `max_keypoints`, `nms_radius`, `dtype`, ...
 
     Raises:
-        ValueError: Images of another shape or type, an option out of range, or one that the weights fix.
+        ValueError: Images of another shape or type, floats far outside [0, 1], an option out of range, or one that the
+            weights fix.
         TypeError: An option that does not exist.
     """
     check_images(images, image_sizes)
+    check_values(images)
     rules = model.rules.replace(**options)
     for name in NETWORK_FIELDS:
         given, fixed = getattr(rules, name), getattr(model.rules, name)
@@ -70,6 +74,16 @@ def extract(
         rules=rules,
         output_hidden_states=output_hidden_states,
     )
+
+
+def check_values(images: Any) -> None:
+    """Raise a ValueError if a numpy array of floats reaches far outside [0, 1]."""
+    if not isinstance(images, np.ndarray) or images.dtype == np.uint8:
+        return
+    if not (images.min() >= -1 and images.max() <= 2):  # NaN too, which is allowed and looked at more closely.
+        finite = images[np.isfinite(images)]
+        if finite.size:
+            check_range(finite, "images have")
 
 
 def decode(

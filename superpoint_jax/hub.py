@@ -5,10 +5,16 @@ Its own settings hold: HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN.
 
 from __future__ import annotations
 
+import inspect
+import os
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypedDict, Unpack, cast
 
 CONFIG_FILE = "config.json"
+PREPROCESSOR_FILE = "preprocessor_config.json"
 WEIGHT_FILES = ("model.safetensors", "superpoint_jax.safetensors", "pytorch_model.bin")
 """Names under which a folder or a repository of the hub holds weights, in the order in which they are looked for."""
 
@@ -28,56 +34,107 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and not name.endswith((".safetensors", ".bin", ".pth", ".pt"))
 
 
-def fetch(repo_id: str, *, revision: str | None = None) -> Path:
-    """The folder of the cache that holds the repository's config.json (if it has one) and its weights.
+class HubOptions(TypedDict, total=False):
+    """What `huggingface_hub` is told of a download, by the names that transformers has for it.
 
-    Args:
+    Attributes:
         revision: A branch, a tag or a commit; None for the main branch.
+        token: Of an account on the hub; True for the one of `hf auth login`, False for none.
+        cache_dir: The cache's folder, in place of the one of HF_HOME.
+        local_files_only: Take what the cache has, and ask nobody.
+        force_download: Download again what is in the cache.
+        subfolder: Of the repository, that holds the files.
+        proxies: By protocol; for versions of huggingface_hub before 1.0. Later ones read HTTPS_PROXY instead.
+    """
+
+    revision: str | None
+    token: str | bool | None
+    cache_dir: str | os.PathLike[str] | None
+    local_files_only: bool
+    force_download: bool
+    subfolder: str
+    proxies: dict[str, str] | None
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[HubOptions, dict[str, Any]]:
+    """The options that are the hub's, and the others."""
+    names = HubOptions.__annotations__
+    hub = {name: value for name, value in options.items() if name in names}
+    return cast(HubOptions, hub), {name: value for name, value in options.items() if name not in names}
+
+
+def fetch(repo_id: str, **options: Unpack[HubOptions]) -> Path:
+    """The folder of the cache that holds the repository's weights, and its config.json and its
+    preprocessor_config.json where it has them.
 
     Raises:
         HubError: It says what is missing and what to do.
     """
-    config = fetch_file(repo_id, CONFIG_FILE, revision=revision)
+    config = fetch_file(repo_id, CONFIG_FILE, **options)
     if config is not None:
-        revision = config.parent.name  # The commit, so that both files are of the same.
+        # The commit, so that all files are of the same. It is the folder below "snapshots" in the cache.
+        parts = config.parts
+        options = {**options, "revision": parts[len(parts) - parts[::-1].index("snapshots")]}
     for name in WEIGHT_FILES:
-        if (path := fetch_file(repo_id, name, revision=revision)) is not None:
+        if (path := fetch_file(repo_id, name, **options)) is not None:
+            # An older cache may lack it, and nothing that the network computes depends on it.
+            with suppress(HubError):
+                fetch_file(repo_id, PREPROCESSOR_FILE, **options)
             return path.parent
     raise HubError(f"{repo_id!r} on the hub has none of {', '.join(WEIGHT_FILES)}; is it a SuperPoint?")
 
 
-def fetch_file(repo_id: str, filename: str, *, revision: str | None = None) -> Path | None:
+def fetch_file(repo_id: str, filename: str, **options: Unpack[HubOptions]) -> Path | None:
     """One file in the cache, downloaded if need be; None where the repository has no such file.
 
     Raises:
         HubError: It cannot be known, or not be had: no such repository or revision, no access, no network.
+        ValueError: An option that this version of huggingface_hub has not.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    given = _understood(options)
+    revision = options.get("revision")
     try:
-        return Path(hf_hub_download(repo_id, filename, revision=revision))
+        return Path(hf_hub_download(repo_id, filename, **given))
     except LocalEntryNotFoundError as error:
         # Not reached, or told not to try. The cache also remembers what the repository has not.
-        cached = try_to_load_from_cache(repo_id, filename, revision=revision)
+        path = f"{options.get('subfolder')}/{filename}" if options.get("subfolder") else filename
+        folder = options.get("cache_dir")
+        folder = None if folder is None else Path(folder)
+        cached = try_to_load_from_cache(repo_id, path, cache_dir=folder, revision=revision)
         if cached is not None and not isinstance(cached, str):
             return None
-        raise HubError(_unreachable(repo_id, filename)) from error
+        raise HubError(_unreachable(repo_id, filename, options)) from error
     except EntryNotFoundError:
         return None
     except Exception as error:  # The errors of the HTTP client below it have no common base.
         raise HubError(_explain(error, repo_id, revision)) from error
 
 
-def _unreachable(repo_id: str, filename: str) -> str:
+def _understood(options: HubOptions) -> dict[str, Any]:
+    """The options that say something, as this version of huggingface_hub takes them."""
+    from huggingface_hub import hf_hub_download
+
+    given = {name: value for name, value in options.items() if value not in (None, "")}
+    if "proxies" in given and "proxies" not in inspect.signature(hf_hub_download).parameters:
+        raise ValueError("this version of huggingface_hub takes no proxies; set HTTPS_PROXY in the environment instead")
+    return given
+
+
+def _unreachable(repo_id: str, filename: str, options: HubOptions) -> str:
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
+    cache = options.get("cache_dir") or constants.HF_HUB_CACHE
+    if options.get("local_files_only"):
+        reason = "local_files_only is set: leave it out to download"
+    elif constants.HF_HUB_OFFLINE:
         reason = "HF_HUB_OFFLINE is set: unset it to download"
     else:
         reason = f"{constants.ENDPOINT} cannot be reached: check the network and HF_ENDPOINT"
     return (
-        f"{filename} of {repo_id!r} is not in the hub's cache ({constants.HF_HUB_CACHE}), and {reason}. Or pass a "
+        f"{filename} of {repo_id!r} is not in the hub's cache ({cache}), and {reason}. Or pass a "
         f"folder or a file that you have, or nothing for the weights in the package (superpoint_jax.from_pretrained())"
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,13 +20,17 @@ class Hub:
     Attributes:
         repositories: id: {file name: contents}. Every one has the branch "main" and the commit `COMMIT`.
         requests: "METHOD path" of every request so far.
+        tokens: The authorization that each request came with.
         gated: ids that ask for an agreement.
+        commits: Messages of what was pushed.
     """
 
     def __init__(self, repositories: Mapping[str, Mapping[str, bytes]]):
-        self.repositories = repositories
+        self.repositories = {name: dict(files) for name, files in repositories.items()}
         self.requests: list[str] = []
+        self.tokens: list[str | None] = []
         self.gated: set[str] = set()
+        self.commits: list[str] = []
         self.url = ""
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
@@ -43,6 +49,27 @@ class Hub:
         etag = hashlib.sha256(body).hexdigest()
         return 200, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Content-Length": str(len(body))}, body
 
+    def take(self, path: str, body: bytes) -> dict:
+        """What the hub says of what is posted to it: a new repository, files to come, or a commit of them."""
+        parts = unquote(path).strip("/").split("/")
+        if parts[-2:] == ["repos", "create"]:
+            wanted = json.loads(body)
+            name = f"{wanted.get('organization') or 'someone'}/{wanted['name']}"
+            self.repositories.setdefault(name, {})
+            return {"url": f"{self.url}/{name}", "name": name}
+        owner, name, verb = parts[2:5]
+        if verb == "preupload":
+            files = json.loads(body)["files"]
+            return {"files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]}
+        assert verb == "commit", path
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "header":
+                self.commits.append(line["value"]["summary"])
+            else:
+                contents = base64.b64decode(line["value"]["content"])
+                self.repositories[f"{owner}/{name}"][line["value"]["path"]] = contents
+        return {"success": True, "commitOid": COMMIT, "commitUrl": f"{self.url}/{owner}/{name}/commit/{COMMIT}"}
+
 
 @contextmanager
 def serve(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[Hub]:
@@ -52,6 +79,7 @@ def serve(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[Hub]:
     class Handler(BaseHTTPRequestHandler):
         def respond(self) -> None:
             hub.requests.append(f"{self.command} {self.path}")
+            hub.tokens.append(self.headers.get("Authorization"))
             try:
                 status, headers, body = hub.answer(self.path.split("?")[0])
             except ValueError:  # Not a path of files.
@@ -62,6 +90,17 @@ def serve(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[Hub]:
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            hub.requests.append(f"POST {self.path}")
+            hub.tokens.append(self.headers.get("Authorization"))
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            answer = json.dumps(hub.take(self.path.split("?")[0], body)).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
 
         do_GET = do_HEAD = respond
 

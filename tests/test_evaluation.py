@@ -778,7 +778,7 @@ def test_stereo_counts_what_the_disparities_say(stereo_folder, tmp_path, capsys)
         assert entry["pair"] == "scene"
         assert entry["matches"] > 20
         assert entry["right"][0] > 0.8 * entry["matches"]
-    (wrong,) = evaluate_stereo(stereo_folder, {"moved": moved_extractor(2.0)})
+    (wrong,) = evaluate_stereo(stereo_folder, {"moved": moved_extractor(1.5)})
     assert wrong.right[0] < 0.1 * wrong.matches
     assert wrong.right[1] > 0.8 * wrong.matches
 

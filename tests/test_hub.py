@@ -25,7 +25,6 @@ import json, sys
 import superpoint_jax as sp
 from superpoint_jax.weights import state_dict
 
-torch = pytest.importorskip("torch")
 for source in sys.argv[1:]:
     name, _, revision = source.partition("@")
     try:
@@ -39,21 +38,28 @@ for source in sys.argv[1:]:
 """
 
 
-def load(sources: list[str], home: Path, *, url: str, **environment: str) -> tuple[list[dict], str]:
-    """What came of each source, and the standard error of the process."""
+def run(program: str, home: Path, *arguments: str, url: str, **environment: str) -> tuple[str, str]:
+    """Standard output and error of a program in a process of its own, in the folder `home`."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE", "XLA_"))}
     # No proxy: loopback is reached directly.
     settings = {"HF_HOME": str(home), "HF_ENDPOINT": url, "NO_PROXY": "127.0.0.1", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *sources],
+        [sys.executable, "-c", program, *arguments],
         capture_output=True,
         text=True,
         check=False,
         timeout=300,
+        cwd=home,
         env={**clean, **settings, **environment},
     )
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+    return done.stdout, done.stderr
+
+
+def load(sources: list[str], home: Path, *, url: str, **environment: str) -> tuple[list[dict], str]:
+    """What came of each source, and the standard error of the process."""
+    stdout, stderr = run(PROGRAM, home, *sources, url=url, **environment)
+    return [json.loads(line) for line in stdout.splitlines()], stderr
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +70,7 @@ def repositories(tmp_path_factory) -> dict[str, dict[str, bytes]]:
     save_pretrained(plain, folder / "plain")
     save_pretrained(owned, folder / "owned")
     (folder / "pickled").mkdir()
+    torch = pytest.importorskip("torch")
     torch.save(
         {n: torch.from_numpy(np.array(v)) for n, v in state_dict(plain).items()},
         folder / "pickled" / "pytorch_model.bin",
@@ -100,7 +107,7 @@ def asked_for_files(hub: Hub) -> list[str]:
 def test_download_then_cache_then_offline(hub, tmp_path, expected_sum):
     (first,), _ = load(["someone/plain"], tmp_path, url=hub.url)
     assert first == {"sum": pytest.approx(expected_sum, rel=1e-6), "nms_radius": 3, "batch_norm": False}
-    assert sorted(downloads(hub)) == ["config.json", "model.safetensors"]
+    assert sorted(downloads(hub)) == ["config.json", "model.safetensors", "preprocessor_config.json"]
 
     # A second process asks whether anything changed, and downloads nothing.
     hub.requests.clear()
@@ -123,6 +130,82 @@ def test_download_then_cache_then_offline(hub, tmp_path, expected_sum):
     assert str(tmp_path) in absent["error"]
     assert "superpoint_jax.from_pretrained()" in absent["error"]
     assert hub.requests == []
+
+
+@pytest.mark.slow
+def test_the_processing_of_a_repository_is_saved_with_its_weights(repositories, tmp_path):
+    files = {**repositories["someone/plain"], "preprocessor_config.json": b'{"do_grayscale": true, "note": 1}'}
+    program = """
+import superpoint_jax as sp
+sp.save_pretrained(sp.from_pretrained("someone/gray"), "saved")
+"""
+    with serve({"someone/gray": files}) as hub:
+        run(program, tmp_path, url=hub.url)
+    saved = json.loads((tmp_path / "saved" / "preprocessor_config.json").read_text())
+    assert saved == {"do_grayscale": True, "note": 1}
+
+
+@pytest.mark.slow
+def test_what_is_told_to_the_hub_reaches_it(repositories, tmp_path):
+    plain = repositories["someone/plain"]
+    files = {f"inner/{name}": contents for name, contents in plain.items()}
+    program = f"""
+import superpoint_jax as sp, superpoint_jax.huggingface as hf
+told = dict(subfolder="inner", token="hf_secret", cache_dir="cache", revision="{COMMIT}")
+model = hf.SuperPointForKeypointDetection.from_pretrained("someone/nested", **told)
+assert model.config.nms_radius == 3
+config = hf.SuperPointConfig.from_pretrained("someone/nested", **told)
+assert config.nms_radius == 3
+hf.AutoImageProcessor.from_pretrained("someone/nested", **told)
+sp.SuperPointImageProcessor.from_pretrained("someone/nested", **told)
+sp.from_pretrained("someone/nested", local_files_only=True, **told)
+sp.from_pretrained("someone/nested", force_download=True, **told)
+try:
+    sp.from_pretrained("someone/nested", local_files_only=True)
+except sp.HubError as error:
+    assert "local_files_only is set" in str(error)
+else:
+    raise AssertionError
+try:
+    sp.from_pretrained("someone/nested", proxies={{"https": "http://127.0.0.1:1"}})
+except ValueError as error:
+    assert "set HTTPS_PROXY" in str(error)
+"""
+    with serve({"someone/nested": files}) as hub:
+        run(program, tmp_path, url=hub.url)
+        asked = [request for request in hub.requests if "/resolve/" in request]
+    assert all("/inner/" in request for request in asked)
+    assert {token for request, token in zip(hub.requests, hub.tokens, strict=True) if "/resolve/" in request} == {
+        "Bearer hf_secret"
+    }
+    # Twice: at first, and when told to.
+    assert downloads(hub).count("model.safetensors") == 2
+    assert (tmp_path / "cache" / "models--someone--nested").is_dir()
+
+
+@pytest.mark.slow
+def test_what_is_pushed_can_be_loaded(tmp_path):
+    program = """
+import numpy as np
+import superpoint_jax.huggingface as hf
+sizes = dict(encoder_hidden_sizes=[8, 8, 16, 16], decoder_hidden_size=16, descriptor_decoder_dim=16)
+config = hf.SuperPointConfig(**sizes, note=1)
+model = hf.SuperPointForKeypointDetection(config)
+commit = model.push_to_hub("someone/new", token="hf_secret")
+assert commit.oid, commit
+hf.SuperPointImageProcessor(do_grayscale=True).push_to_hub("someone/new", commit_message="gray", token="hf_secret")
+config.max_keypoints = 9
+config.save_pretrained("folder", push_to_hub=True, repo_id="someone/new", token="hf_secret")
+again = hf.SuperPointForKeypointDetection.from_pretrained("someone/new")
+assert (again.config.note, again.config.max_keypoints) == (1, 9)
+for mine, other in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
+    np.testing.assert_array_equal(mine, other)
+assert hf.AutoImageProcessor.from_pretrained("someone/new").do_grayscale
+"""
+    with serve({}) as hub:
+        run(program, tmp_path, url=hub.url)
+    assert sorted(hub.repositories["someone/new"]) == ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert hub.commits == ["Upload SuperPointForKeypointDetection", "gray", "Upload SuperPointConfig"]
 
 
 @pytest.mark.slow

@@ -371,7 +371,8 @@ def test_an_id_of_the_hub_is_looked_up_there(tmp_path, monkeypatch):
     (tmp_path / "preprocessor_config.json").write_text('{"do_grayscale": true}')
     files = {("owner/name", "preprocessor_config.json", "v2"): tmp_path / "preprocessor_config.json"}
     monkeypatch.setattr(
-        "superpoint_jax.hub.fetch_file", lambda repository, name, revision: files.get((repository, name, revision))
+        "superpoint_jax.processing.options_file.fetch_file",
+        lambda repository, name, revision=None: files.get((repository, name, revision)),
     )
     processor = sp.SuperPointImageProcessor.from_pretrained("owner/name", revision="v2")
     assert processor == sp.SuperPointImageProcessor.huggingface(do_grayscale=True)

@@ -85,6 +85,12 @@ def test_nothing_imports_what_stands_around_the_package():
         assert not {name.split(".")[0] for name in imports(path)} & outside, path
 
 
+def test_only_the_shelf_imports_the_hugging_face_door():
+    for path in MODULES:
+        if room_of(path) not in ("huggingface", "__init__"):
+            assert "huggingface" not in ours(path), path
+
+
 def run(program: str) -> str:
     """What a fresh interpreter prints."""
     return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout

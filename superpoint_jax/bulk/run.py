@@ -341,11 +341,12 @@ def _identity(
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(nnx.state(model, (nnx.Param, nnx.BatchStat))):
         digest.update(np.asarray(leaf).tobytes())
-    config = dataclasses.asdict(model.config.replace(**config_options))
+    config = model.config.replace(**config_options)
+    fields = [field.name for field in dataclasses.fields(config) if field.compare]
     return {
         "weights": digest.hexdigest()[:16],
         "descriptors": options.descriptors,
-        **{f"config.{name}": value for name, value in config.items()},
+        **{f"config.{name}": getattr(config, name) for name in fields},
         **{f"processor.{name}": value for name, value in processor.to_dict().items() if name != "pad_multiple"},
     }
 

@@ -47,14 +47,15 @@ def relative_keypoints(
 
 
 def post_process_keypoint_detection(
-    outputs: Keypoints, target_sizes: Any, *, rule: PostProcessRule | str = "exact"
+    outputs: Keypoints | Any, target_sizes: Any, *, rule: PostProcessRule | str = "exact"
 ) -> list[dict[str, np.ndarray]]:
     """The keypoints that are none of the padding, in pixels of the original images: a dictionary an image.
 
     Each has "keypoints" [N,2], "scores" [N] and "descriptors" [N,D], numpy arrays.
 
     Args:
-        outputs: What the model found, in pixels of what it was given.
+        outputs: What the model found, in pixels of what it was given; or what the model of
+            `superpoint_jax.huggingface` returned.
         target_sizes: (height, width) of each original image: a list of pairs or an array [B,2].
         rule: "exact" maps pixel centres (`rescale_keypoints`), float32. "huggingface" gives the int32 coordinates of
             transformers, bit for bit: x / width * target width, towards zero, half a pixel and more to the top left.
@@ -66,6 +67,8 @@ def post_process_keypoint_detection(
     """
     if rule not in ("exact", "huggingface"):
         raise ValueError(f"rule={rule!r} is not known; choose 'exact' or 'huggingface'")
+    # What the Hugging Face door returns has relative coordinates, and knows of what.
+    outputs = getattr(outputs, "in_pixels", lambda: outputs)()
     if outputs.mask.ndim != 2:
         raise ValueError(
             f"outputs of a batch are needed [B,K]; mask has shape {outputs.mask.shape}. Index with a slice"

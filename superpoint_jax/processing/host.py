@@ -48,12 +48,13 @@ def resize(image: ImageArray, size: tuple[int, int], resample: int) -> ImageArra
 
 
 def to_gray(image: ImageArray, rule: GrayscaleRule) -> ImageArray:
-    """The image in gray, in its own range; an image that is gray already is returned as it is.
+    """The image in gray, in its own range and type; an image that is gray already is returned as it is.
+
+    Bytes stay bytes, rounded, by both rules: 0 to 255 in a float array would mean something else to the network.
 
     Args:
-        rule: "luma": one channel, 0.299 R + 0.587 G + 0.114 B, of the image's type; bytes are rounded as Pillow rounds
-            them. "huggingface": three equal channels of float32, 0.2989 R + 0.5870 G + 0.1140 B, which darkens by
-            0.01 %.
+        rule: "luma": one channel, 0.299 R + 0.587 G + 0.114 B, as Pillow rounds it. "huggingface": three equal
+            channels, 0.2989 R + 0.5870 G + 0.1140 B, which darkens by 0.01 %.
     """
     if image.shape[2] == 1:
         return image
@@ -61,7 +62,8 @@ def to_gray(image: ImageArray, rule: GrayscaleRule) -> ImageArray:
         if (image == image[..., :1]).all():
             return image
         gray = image[..., :1] * 0.2989 + image[..., 1:2] * 0.5870 + image[..., 2:] * 0.1140
-        return np.repeat(gray.astype(np.float32), 3, axis=2)
+        gray = np.round(gray) if image.dtype == np.uint8 else gray
+        return np.repeat(gray.astype(image.dtype), 3, axis=2)
     if image.dtype == np.uint8:
         red, green, blue = LUMA_BYTES
         wide = image.astype(np.int32)
@@ -90,6 +92,16 @@ def pad_to_batch(
     return batch, sizes
 
 
+def check_range(pixels: np.ndarray, subject: str) -> None:
+    """Raise a ValueError unless the floats are in [0, 1], or near: filters overshoot it a little.
+
+    What this must catch is 0 to 255, which saturates the network, and NaN.
+    """
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= -1 and high <= 2):
+        raise ValueError(f"{subject} values from {low:g} to {high:g}; [0, 1] is needed: divide by 255?")
+
+
 def _checked(array: np.ndarray) -> np.ndarray:
     """An array of a user as [H,W] or [H,W,1 or 3], uint8 or float32."""
     if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
@@ -101,10 +113,7 @@ def _checked(array: np.ndarray) -> np.ndarray:
         array = np.round(array / np.float32(257)).astype(np.uint8)
     elif array.dtype.name in ("bfloat16", "float16", "float32", "float64"):
         array = array.astype(np.float32)
-        low, high = float(array.min()), float(array.max())
-        # Filters overshoot [0, 1] a little; what this must catch is [0, 255], and NaN.
-        if not (low >= -1 and high <= 2):
-            raise ValueError(f"a float image has values from {low:g} to {high:g}; [0, 1] is needed: divide by 255?")
+        check_range(array, "a float image has")
     elif array.dtype != np.uint8:
         raise ValueError(f"an image has type {array.dtype}; uint8, uint16, bool, or float in [0, 1] is needed")
     if array.ndim == 3 and array.shape[2] == 4:  # Composited on white, like files.

@@ -15,11 +15,13 @@ import numpy as np
 
 from superpoint_jax.config import CELL_PX, SuperPointConfig
 from superpoint_jax.features import Keypoints
+from superpoint_jax.hub import PREPROCESSOR_FILE, split_options
 from superpoint_jax.processing.coordinates import PostProcessRule, post_process_keypoint_detection
 from superpoint_jax.processing.host import GrayscaleRule, as_array, pad_to_batch, resize, to_gray
 from superpoint_jax.processing.loading import MAX_IMAGE_PIXELS
+from superpoint_jax.processing.options_file import config_file, read_options
 
-FILE_NAME = "preprocessor_config.json"
+FILE_NAME = PREPROCESSOR_FILE
 BILINEAR = 2
 """Pillow's number for it, which is what Hugging Face's files hold."""
 
@@ -72,6 +74,8 @@ class SuperPointImageProcessor:
         pad_multiple: Height and width of the batch are multiples of this. 64 compiles fewer shapes than 8.
         grayscale_rule: "luma" (0.299, 0.587, 0.114), one channel; or "huggingface" (0.2989, 0.5870, 0.1140), in each of
             three channels unless the image is gray already.
+        other_fields: What else stood in the preprocessor_config.json that this was read from, to be written again.
+            Two processors that differ in nothing else are equal.
     """
 
     do_resize: bool = True
@@ -83,6 +87,7 @@ class SuperPointImageProcessor:
     resize_mode: ResizeMode = "shrink"
     pad_multiple: int = CELL_PX
     grayscale_rule: GrayscaleRule = "luma"
+    other_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if set(self.size) != {"height", "width"} or min(self.size.values()) < 1:
@@ -113,55 +118,49 @@ class SuperPointImageProcessor:
 
     @classmethod
     def for_config(cls, config: SuperPointConfig) -> Self:
-        """What belongs before a network of that configuration: Hugging Face's processing where its rules are kept, else
-        this project's."""
+        """What belongs before a network of that configuration: what came with its weights; without that, Hugging Face's
+        processing where its rules are kept, else this project's."""
+        if config.preprocessor_json:
+            return cls.from_dict(json.loads(config.preprocessor_json))
         return cls() if config.channel_rule == "luma" else cls.huggingface()
 
     @classmethod
     def for_weights(cls, source: str | Path | None, config: SuperPointConfig) -> Self:
-        """What is stored with the weights of a source; for a lone weights file, what their configuration asks for.
+        """What is stored beside the weights of a source; for a lone weights file, what their configuration asks for.
 
         Raises:
-            OSError: As `from_pretrained`.
-            ValueError: As `from_pretrained`.
+            ValueError: A file that holds something else.
         """
-        if source is not None and (path := Path(source).expanduser()).exists():
-            folder = path if path.is_dir() else path.parent
-            if not (folder / FILE_NAME).exists():
-                return cls.for_config(config)
-        return cls.from_pretrained(source)
+        path = None if source is None else Path(source).expanduser()
+        if path is not None and path.is_file() and (path.parent / FILE_NAME).exists():
+            return cls.from_pretrained(path)
+        return cls.for_config(config)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path | None = None, *, revision: str | None = None, **changes: Any) -> Self:
+    def from_pretrained(cls, source: str | Path | None = None, **changes: Any) -> Self:
         """The processing that belongs to some weights.
 
         Args:
             source: None for the weights in this package; else a folder with a preprocessor_config.json, that file, a
                 weights file beside one, or a hub id. A lone weights file that no preprocessor_config.json describes
                 (superpoint_v1.pth) gets this project's defaults.
-            revision: Branch, tag or commit on the hub.
-            **changes: Options in place of those.
+            **changes: Options in place of those; and those of `hub.HubOptions` for the hub: `revision`, `token`, ...
 
         Raises:
             FileNotFoundError: No such source, or a folder or a repository without a preprocessor_config.json.
             HubError: The hub can't be reached. An `OSError`.
             ValueError: A file that holds something else.
         """
-        path = None if source is None else _config_file(str(source), revision)
+        hub_options, changes = split_options(changes)
+        path = None if source is None else config_file(str(source), **hub_options)
         if path is None:
             return cls(**changes)
-        try:
-            values = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path}: not JSON ({error}); save_pretrained writes such a file") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}: a {type(values).__name__}; a JSON object of options is needed")
-        return dataclasses.replace(cls.from_dict(values), **changes)
+        return dataclasses.replace(cls.from_dict(read_options(path)), **changes)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The options of a preprocessor_config.json. What it leaves out has Hugging Face's default; other keys say
-        nothing about SuperPoint and are ignored.
+        nothing about SuperPoint and are kept for `to_dict`.
 
         Raises:
             ValueError: An option that this library has not, such as `do_normalize`.
@@ -169,8 +168,9 @@ class SuperPointImageProcessor:
         for name in ("do_normalize", "do_center_crop", "do_pad"):
             if values.get(name):
                 raise ValueError(f"{name}={values[name]!r} is not supported; SuperPoint's processor has no such step")
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = {field.name for field in dataclasses.fields(cls)} - {"other_fields"}
         options = {name: value for name, value in values.items() if name in known and value is not None}
+        options["other_fields"] = {name: value for name, value in values.items() if name not in options}
         size = options.get("size")
         if isinstance(size, Mapping) and set(size) == {"max_height", "max_width"}:
             options["size"] = {"height": size["max_height"], "width": size["max_width"]}
@@ -182,7 +182,8 @@ class SuperPointImageProcessor:
 
         It keeps the aspect too, where this does; it ignores our own options, and enlarges small images.
         """
-        values = {**dataclasses.asdict(self), "image_processor_type": type(self).__name__}
+        values = {"image_processor_type": "SuperPointImageProcessor", **dataclasses.asdict(self)}
+        values.update(values.pop("other_fields"))
         if self.resize_mode != "exact":
             values["size"] = {f"max_{name}": value for name, value in self.size.items()}
         return values
@@ -191,7 +192,7 @@ class SuperPointImageProcessor:
         """Write preprocessor_config.json into a folder, which is made if need be."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True)
-        (Path(folder) / FILE_NAME).write_text(text + "\n")
+        (Path(folder) / PREPROCESSOR_FILE).write_text(text + "\n")
 
     def __call__(self, images: Any, **overrides: Any) -> BatchFeature:
         """The same as `preprocess`."""
@@ -225,7 +226,7 @@ class SuperPointImageProcessor:
         """
         if return_tensors not in ("jax", "np"):
             raise ValueError(f"return_tensors={return_tensors!r}; choose 'jax' or 'np', or leave it out")
-        names = [field.name for field in dataclasses.fields(self)]
+        names = [field.name for field in dataclasses.fields(self) if field.compare]
         if unknown := sorted(set(overrides) - set(names)):
             raise TypeError(f"unknown option {', '.join(unknown)}; the options are {', '.join(names)}")
         processor = dataclasses.replace(self, **overrides)
@@ -235,7 +236,7 @@ class SuperPointImageProcessor:
         return BatchFeature(pixel_values=library.asarray(pixel_values), image_sizes=library.asarray(image_sizes))
 
     def post_process_keypoint_detection(
-        self, outputs: Keypoints, target_sizes: Any, *, rule: PostProcessRule | str = "exact"
+        self, outputs: Keypoints | Any, target_sizes: Any, *, rule: PostProcessRule | str = "exact"
     ) -> list[dict[str, np.ndarray]]:
         """Keypoints in pixels of the original images: see the function of the same name in `coordinates`."""
         return post_process_keypoint_detection(outputs, target_sizes, rule=rule)
@@ -282,24 +283,3 @@ def as_list(images: Any) -> list[Any]:
     if not items:
         raise ValueError("no image was given; one or a list of at least one is needed")
     return items
-
-
-def _config_file(source: str, revision: str | None) -> Path | None:
-    """The preprocessor_config.json of a folder, a file or a hub id; None for a weights file without one."""
-    from superpoint_jax.hub import fetch_file, is_hub_id
-
-    path = Path(source).expanduser()
-    if path.is_file():
-        path = path if path.suffix == ".json" else path.with_name(FILE_NAME)
-        return path if path.is_file() else None
-    if path.is_dir():
-        found = path / FILE_NAME if (path / FILE_NAME).is_file() else None
-    elif is_hub_id(source):
-        found = fetch_file(source, FILE_NAME, revision=revision)
-    else:
-        raise FileNotFoundError(f"{path} does not exist; give a folder, a file, or an id of the hub (owner/name)")
-    if found is None:
-        raise FileNotFoundError(
-            f"{source} has no {FILE_NAME}; choose SuperPointImageProcessor() or SuperPointImageProcessor.huggingface()"
-        )
-    return found

@@ -33,6 +33,18 @@ HUGGING_FACE_FIELDS = (
 )
 
 
+CARRIED = ("preprocessor_json", "extra_json")
+"""Options that only carry files along. They are those files' contents, so no object of ours repeats them."""
+
+THEIR_ARCHITECTURE = "SuperPointForKeypointDetection"
+_WRITTEN = ("architectures", "model_type", "dtype", OWN, ORIGIN)
+
+
+def canonical_json(contents: Any) -> str:
+    """JSON text that is the same for equal contents."""
+    return json.dumps(contents, sort_keys=True)
+
+
 def to_config_json(config: SuperPointConfig) -> dict[str, Any]:
     """The contents of config.json.
 
@@ -40,18 +52,22 @@ def to_config_json(config: SuperPointConfig) -> dict[str, Any]:
     """
     fields = dataclasses.asdict(config)
     own = config.batch_norm
+    extra = json.loads(config.extra_json or "{}")
+    architectures = ["superpoint_jax.SuperPoint"] if own else extra.get("architectures", [THEIR_ARCHITECTURE])
     return {
-        "architectures": ["superpoint_jax.SuperPoint" if own else "SuperPointForKeypointDetection"],
+        **extra,
+        "architectures": architectures,
         "model_type": OWN if own else "superpoint",
-        # Of the file, for transformers; the compute type is among our own options.
+        # Of the file, for transformers, under its new name and its old; the compute type is among our own options.
         "dtype": "float32",
+        **({"torch_dtype": "float32"} if "torch_dtype" in extra else {}),
         **{name: fields[name] for name in HUGGING_FACE_FIELDS},
-        OWN: {name: value for name, value in fields.items() if name not in HUGGING_FACE_FIELDS},
+        OWN: {name: value for name, value in fields.items() if name not in {*HUGGING_FACE_FIELDS, *CARRIED}},
     }
 
 
 def from_config_json(contents: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
-    """The fields of `SuperPointConfig` that a config.json states, ours or Hugging Face's.
+    """The fields of `SuperPointConfig` that a config.json states, ours or Hugging Face's. The others are carried along.
 
     Raises:
         WeightsError: It is another model's, or states an option that this version does not know.
@@ -60,7 +76,11 @@ def from_config_json(contents: Mapping[str, Any], *, origin: str) -> dict[str, A
     if model_type not in ("superpoint", OWN):
         raise WeightsError(f"{origin} is of a {model_type!r} model; a 'superpoint' is needed")
     fields = {name: contents[name] for name in HUGGING_FACE_FIELDS if name in contents}
-    return _known({**fields, **_object(contents.get(OWN, {}), origin)}, origin)
+    extra = {name: value for name, value in contents.items() if name not in {*HUGGING_FACE_FIELDS, *_WRITTEN}}
+    if contents.get("architectures", [THEIR_ARCHITECTURE]) != [THEIR_ARCHITECTURE] and model_type != OWN:
+        extra["architectures"] = contents["architectures"]
+    carried = {"extra_json": canonical_json(extra)} if extra else {}
+    return _known({**fields, **carried, **_object(contents.get(OWN, {}), origin)}, origin)
 
 
 def to_metadata(config: SuperPointConfig) -> dict[str, str]:

@@ -7,19 +7,28 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from superpoint_jax.config import SuperPointConfig
-from superpoint_jax.hub import CONFIG_FILE, WEIGHT_FILES, fetch, is_hub_id
+from superpoint_jax.hub import CONFIG_FILE, WEIGHT_FILES, HubOptions, fetch, is_hub_id, split_options
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.weights.assembly import assemble, sizes_of
-from superpoint_jax.weights.config_json import ORIGIN, OWN, from_config_json, from_metadata, make_config, parse_json
+from superpoint_jax.weights.config_json import (
+    CARRIED,
+    ORIGIN,
+    OWN,
+    from_config_json,
+    from_metadata,
+    make_config,
+    parse_json,
+)
 from superpoint_jax.weights.errors import WeightsError
 from superpoint_jax.weights.keys import HUGGING_FACE, MAGIC_LEAP, Layout, recognise
 from superpoint_jax.weights.licence import MAGIC_LEAP_HUB_ID, show_notice_once
-from superpoint_jax.weights.state_dict import read_file
+from superpoint_jax.weights.preprocessing import read_preprocessor_json, without_the_usual
+from superpoint_jax.weights.tensor_files import read_file
 
 BUNDLED = "data/superpoint_jax.safetensors"
 """The weights in the package: float16 on disk, Hugging Face's layout."""
@@ -51,7 +60,6 @@ class Checkpoint:
 def from_pretrained(
     source: Source | None = None,
     *,
-    revision: str | None = None,
     config: SuperPointConfig | str | None = None,
     **options: Any,
 ) -> SuperPoint:
@@ -65,9 +73,10 @@ def from_pretrained(
             pytorch_model.bin); a .safetensors, .bin or .pth file in Hugging Face's, Magic Leap's, rpautrat's or our own
             layout, which is recognised from its keys; or the id of a repository on the Hugging Face hub. A path that
             exists is a path. A file is read alone: pass its folder to have config.json read.
-        revision: Branch, tag or commit on the hub.
         config: In place of the one that belongs to the weights; or a preset's name, which leaves the sizes to them.
-        **options: Fields of `SuperPointConfig`, in place of the configuration's.
+        **options: Fields of `SuperPointConfig`, in place of the configuration's; and of `hub.HubOptions`, for the hub:
+            `revision` (a branch, a tag or a commit), `token`, `cache_dir`, `local_files_only`, `force_download`,
+            `subfolder` (of a folder here, too).
 
     Raises:
         WeightsError: A file that is empty, damaged or no SuperPoint's; one message names every tensor that is missing,
@@ -80,8 +89,9 @@ def from_pretrained(
     """
     if source is not None and not isinstance(source, str | os.PathLike):
         raise TypeError(f"source is a {type(source).__name__}; a path or a name is needed (see from_state_dict)")
-    checkpoint = read(source, revision=revision)
-    model = build(checkpoint, config=config, **options)
+    hub_options, fields = split_options(options)
+    checkpoint = read(source, **hub_options)
+    model = build(checkpoint, config=config, **fields)
     if checkpoint.from_magic_leap:
         show_notice_once()
     return model
@@ -93,8 +103,11 @@ def build(checkpoint: Checkpoint, *, config: SuperPointConfig | str | None = Non
         fields = {**sizes_of(checkpoint.tensors, checkpoint.layout), **checkpoint.fields}
         config = make_config(checkpoint.preset, fields, origin=checkpoint.origin)
     elif isinstance(config, str):
-        config = SuperPointConfig.preset(config, **sizes_of(checkpoint.tensors, checkpoint.layout))
-    config = config.replace(**options)
+        # Other rules, other processing; what the files say beside is none of the rules.
+        names = CARRIED if config == checkpoint.preset else ("extra_json",)
+        carried = {name: checkpoint.fields[name] for name in names if name in checkpoint.fields}
+        config = SuperPointConfig.preset(config, **sizes_of(checkpoint.tensors, checkpoint.layout), **carried)
+    config = without_the_usual(config.replace(**options))
     return assemble(
         checkpoint.tensors,
         checkpoint.layout,
@@ -104,18 +117,18 @@ def build(checkpoint: Checkpoint, *, config: SuperPointConfig | str | None = Non
     )
 
 
-def read(source: Source | None = None, *, revision: str | None = None) -> Checkpoint:
+def read(source: Source | None = None, **options: Unpack[HubOptions]) -> Checkpoint:
     """What a source holds; see `from_pretrained`."""
     if source is None:
         return _read_bundled()
     path = Path(source).expanduser()
     if path.exists():
-        if revision is not None:
+        if (revision := options.get("revision")) is not None:
             raise ValueError(f"revision={revision!r} is for ids of the hub; {path} is a local path")
-        return _read_folder(path) if path.is_dir() else _read_single(path)
+        return _read_folder(path / (options.get("subfolder") or "")) if path.is_dir() else _read_single(path)
     if not (isinstance(source, str) and is_hub_id(source)):
         raise FileNotFoundError(f"{path} does not exist; give a weight file, a folder, or a hub id (owner/name)")
-    folder = fetch(source, revision=revision)
+    folder = fetch(source, **options)
     return _read_folder(folder, origin=source, from_magic_leap=source.lower() == MAGIC_LEAP_HUB_ID)
 
 
@@ -155,6 +168,8 @@ def _read_folder(folder: Path, *, origin: str | None = None, from_magic_leap: bo
     else:
         fields, converted_from = from_metadata(metadata, origin=f"the metadata of {path}"), metadata.get(ORIGIN)
         ours = OWN in metadata
+    if beside := read_preprocessor_json(folder):
+        fields = {**fields, "preprocessor_json": beside}
     return Checkpoint(
         tensors=tensors,
         layout=layout,

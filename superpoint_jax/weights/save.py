@@ -9,17 +9,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from superpoint_jax.hub import CONFIG_FILE
+from superpoint_jax.hub import CONFIG_FILE, PREPROCESSOR_FILE
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.processing import SuperPointImageProcessor
 from superpoint_jax.weights.assembly import state_dict
 from superpoint_jax.weights.config_json import ORIGIN, to_config_json, to_metadata
+from superpoint_jax.weights.preprocessing import preprocessor_config
 
 TRANSFORMERS_FILE = "model.safetensors"
 OWN_FILE = "superpoint_jax.safetensors"
 
 
-def save_pretrained(model: SuperPoint, folder: str | os.PathLike[str]) -> Path:
+def save_pretrained(
+    model: SuperPoint, folder: str | os.PathLike[str], *, processor: SuperPointImageProcessor | None = None
+) -> Path:
     """The folder, now with config.json, preprocessor_config.json and the weights; replaces a model saved there before.
 
     `from_pretrained(folder)` gives the same model back. transformers' `SuperPointForKeypointDetection` opens it too and
@@ -29,13 +32,25 @@ def save_pretrained(model: SuperPoint, folder: str | os.PathLike[str]) -> Path:
     "superpoint_jax.safetensors" with the `model_type` "superpoint_jax", which transformers refuses to open: under its
     own names it would drop the batch norm and compute something else.
 
+    What stood in the config.json and the preprocessor_config.json that the model was loaded with is written again, each
+    field of them, whether anything here stands for it or not.
+
     Args:
         model: Any SuperPoint.
         folder: Made if need be.
+        processor: What is to be done to images, in place of what came with the weights.
 
     Raises:
         NotADirectoryError: `folder` is a file.
     """
+    path = save_network(model, folder)
+    options = preprocessor_config(model.config) if processor is None else processor.to_dict()
+    _write_json(path / PREPROCESSOR_FILE, options)
+    return path
+
+
+def save_network(model: SuperPoint, folder: str | os.PathLike[str]) -> Path:
+    """`save_pretrained` without the preprocessor_config.json."""
     folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; save_pretrained needs a folder")
@@ -44,7 +59,6 @@ def save_pretrained(model: SuperPoint, folder: str | os.PathLike[str]) -> Path:
     save_weights(model, folder / name)
     (folder / stale).unlink(missing_ok=True)  # Else the next reader might take the weights of the model before.
     _write_json(folder / CONFIG_FILE, {**to_config_json(model.config), **_origin(model)})
-    SuperPointImageProcessor.for_config(model.config).save_pretrained(folder)
     return folder
 
 

@@ -1,0 +1,215 @@
+"""The configuration under transformers' names: what its config.json says, and what its class does."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import superpoint_jax.config
+from superpoint_jax.hub import CONFIG_FILE, fetch_file, is_hub_id, split_options
+from superpoint_jax.huggingface.arrays import type_name
+from superpoint_jax.huggingface.pushing import Pushable
+from superpoint_jax.weights.config_json import HUGGING_FACE_FIELDS, from_config_json, make_config, to_config_json
+
+COMMON: dict[str, Any] = {
+    "architectures": None,
+    "chunk_size_feed_forward": 0,
+    "dtype": None,
+    "id2label": {0: "LABEL_0", 1: "LABEL_1"},
+    "is_encoder_decoder": False,
+    "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "problem_type": None,
+    "return_dict": True,
+    "transformers_version": None,
+}
+"""Options that every configuration of transformers has, and their defaults. Two of them do something here:
+`output_hidden_states` and `return_dict`."""
+
+DEFAULTS: dict[str, Any] = {
+    name: getattr(superpoint_jax.config.SuperPointConfig(), name) for name in HUGGING_FACE_FIELDS
+}
+
+
+class SuperPointConfig(Pushable):
+    """Options of a SuperPoint as attributes, under transformers' names and with its defaults.
+
+    They may be set; a model reads those that do not shape its network at every call. What is no option of SuperPoint
+    is kept and saved again. `superpoint_jax` holds what transformers has no name for, where a model follows other rules
+    than transformers'; see `superpoint_jax.SuperPointConfig`, which `to_superpoint_jax` makes of this.
+    """
+
+    model_type = "superpoint"
+
+    def __init__(self, **options: Any) -> None:
+        labels = options.pop("num_labels", None)
+        self._name_or_path = str(options.pop("name_or_path", options.pop("_name_or_path", "")))
+        options.pop("model_type", None)
+        if "torch_dtype" in options:
+            given = options.pop("torch_dtype")
+            options["dtype"] = options.get("dtype") or given
+        for name, value in {**copy.deepcopy({**COMMON, **DEFAULTS}), **options}.items():
+            setattr(self, name, value)
+        self.dtype = None if self.dtype is None else type_name(self.dtype)
+        self.encoder_hidden_sizes = list(self.encoder_hidden_sizes)
+        if self.id2label is not None:
+            self.id2label = {int(key): value for key, value in self.id2label.items()}
+        if labels is not None:
+            self.num_labels = labels
+        self.to_superpoint_jax()  # Raises what is wrong with the options.
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"no option {name!r} in this configuration; there are {', '.join(sorted(self.__dict__))}")
+
+    @property
+    def num_labels(self) -> int:
+        """How many labels there are; SuperPoint has none, and their defaults say 2."""
+        return len(self.id2label or {})
+
+    @num_labels.setter
+    def num_labels(self, count: int) -> None:
+        """New names for so many labels."""
+        self.id2label = {i: f"LABEL_{i}" for i in range(count)}
+        self.label2id = {name: i for i, name in self.id2label.items()}
+
+    @property
+    def name_or_path(self) -> str:
+        """Where it was read; not saved."""
+        return self._name_or_path
+
+    @property
+    def use_return_dict(self) -> bool:
+        """`return_dict`, by its other name."""
+        return bool(self.return_dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every option, unknown ones too."""
+        return copy.deepcopy({**self.__dict__, "model_type": self.model_type})
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """The options of SuperPoint, and of the others those that are not at their defaults."""
+        everything = {name: value for name, value in self.to_dict().items() if name != "_name_or_path"}
+        return {name: value for name, value in everything.items() if name not in COMMON or value != COMMON[name]}
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """`to_diff_dict` or `to_dict` as JSON."""
+        return json.dumps(self.to_diff_dict() if use_diff else self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, path: str | os.PathLike[str], use_diff: bool = True) -> None:
+        """`to_json_string` in a file."""
+        Path(path).write_text(self.to_json_string(use_diff), encoding="utf-8")
+
+    def update(self, options: Mapping[str, Any]) -> None:
+        """Set several options."""
+        for name, value in options.items():
+            setattr(self, name, value)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], push_to_hub: bool = False, **options: Any) -> None:
+        """Write config.json into a folder, which is made if need be; `push_to_hub` and its options: see there.
+
+        Raises:
+            NotADirectoryError: `folder` is a file.
+        """
+        self.to_json_file(_made(folder) / CONFIG_FILE)
+        self._pushed(folder, push_to_hub, options)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], return_unused_kwargs: bool = False, **changes: Any) -> Any:
+        """The configuration of such a dictionary, with some options changed.
+
+        With `return_unused_kwargs`, changes that are no options are not set but returned beside it.
+        """
+        values = copy.deepcopy(dict(values))
+        unused = {}
+        if return_unused_kwargs:
+            known = {*COMMON, *DEFAULTS, *values}
+            unused = {name: value for name, value in changes.items() if name not in known}
+        config = cls(**{**values, **{name: value for name, value in changes.items() if name not in unused}})
+        return (config, unused) if return_unused_kwargs else config
+
+    @classmethod
+    def from_json_file(cls, path: str | os.PathLike[str]) -> Self:
+        """The configuration of a JSON file."""
+        return cls(**_read(Path(path)))
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike[str], **options: Any) -> Any:
+        """The configuration of a folder, a config.json or a repository of the hub, with some options changed.
+
+        Args:
+            source: A path, or an id of the hub.
+            **options: In place of those; for the hub: see `superpoint_jax.hub.HubOptions`. `return_unused_kwargs`: see
+                `from_dict`.
+
+        Raises:
+            FileNotFoundError: No such file.
+            HubError: The hub does not have it or cannot be reached. An `OSError`.
+            ValueError: The file holds something else.
+        """
+        values, options = cls.get_config_dict(source, **options)
+        return cls.from_dict(values, **options)
+
+    @classmethod
+    def get_config_dict(cls, source: str | os.PathLike[str], **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The contents of its config.json; and the options without those for the hub."""
+        hub, options = split_options(options)
+        path: Path | None = Path(source).expanduser()
+        if path.is_dir():
+            path = path / (hub.get("subfolder") or "") / CONFIG_FILE
+        elif not path.exists() and isinstance(source, str) and is_hub_id(source):
+            path = fetch_file(source, CONFIG_FILE, **hub)
+        if path is None or not path.is_file():
+            raise FileNotFoundError(f"{source} has no {CONFIG_FILE}; give a folder, that file, or an id of the hub")
+        return _read(path), options
+
+    @classmethod
+    def from_superpoint_jax(cls, config: superpoint_jax.config.SuperPointConfig, **changes: Any) -> Self:
+        """The same options under transformers' names."""
+        return cls(**{**to_config_json(config), **changes})
+
+    def to_superpoint_jax(self) -> superpoint_jax.config.SuperPointConfig:
+        """The same options as the library's own configuration.
+
+        Raises:
+            WeightsError: A value that no SuperPoint has. A `ValueError`.
+        """
+        origin = self._name_or_path or "the configuration"
+        fields = from_config_json(self.to_diff_dict(), origin=origin)
+        return make_config("huggingface", fields, origin=origin)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SuperPointConfig) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]  # Its options may be set.
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__dict__)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string()}"
+
+    def _save_for_hub(self, folder: Path) -> None:
+        self.save_pretrained(folder)
+
+
+def _made(folder: str | os.PathLike[str]) -> Path:
+    path = Path(folder).expanduser()
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{path} is a file; save_pretrained needs a folder")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); save_pretrained writes such a file") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}; a JSON object of options is needed")
+    return values

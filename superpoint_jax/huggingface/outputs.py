@@ -1,0 +1,145 @@
+"""What the model returns: attribute, key and tuple at once."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from superpoint_jax.features import Keypoints
+from superpoint_jax.huggingface.arrays import is_torch, to_jax, to_like, to_numpy
+
+FIELDS = ("loss", "keypoints", "scores", "descriptors", "mask", "hidden_states")
+
+
+@jax.tree_util.register_pytree_node_class
+class SuperPointKeypointDescriptionOutput(dict):
+    """Keypoints of a batch of images: `outputs.scores`, `outputs["scores"]` and `outputs[1]` are the same.
+
+    What is None is no key and no entry of the tuple. Iterating gives keys, as of a dictionary.
+
+    Attributes:
+        loss: None, always.
+        keypoints: [B,K,2], (x, y) relative to the width and height of each image.
+        scores: [B,K].
+        descriptors: [B,K,D], unit length.
+        mask: int32 [B,K], 1 for a keypoint and 0 for padding, where every value is 0.
+        hidden_states: Output of each encoder block [B,C,h,w], finest first; only when asked for.
+        image_sizes: int [B,2], (height, width) that the keypoints are relative to. Ours: no key, and None where the
+            output was put together by hand.
+    """
+
+    def __init__(
+        self,
+        loss: Any = None,
+        keypoints: Any = None,
+        scores: Any = None,
+        descriptors: Any = None,
+        mask: Any = None,
+        hidden_states: Any = None,
+        *,
+        image_sizes: Any = None,
+    ) -> None:
+        values = (loss, keypoints, scores, descriptors, mask, hidden_states)
+        super().__init__({name: value for name, value in zip(FIELDS, values, strict=True) if value is not None})
+        self.__dict__["image_sizes"] = image_sizes
+
+    def __getattr__(self, name: str) -> Any:
+        if name in FIELDS:
+            return self.get(name)
+        raise AttributeError(f"no entry {name!r}; there are {', '.join(map(repr, self))}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in FIELDS:
+            raise AttributeError(f"no entry {name!r}; the entries are {', '.join(FIELDS)}")
+        self[name] = value
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        """The entry of that name; or of that place in `to_tuple`."""
+        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The entries that are not None, in the order of the class."""
+        return tuple(self.values())
+
+    def _fixed(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("an output keeps its entries; make a dict of it first: dict(outputs)")
+
+    __delitem__ = pop = popitem = clear = _fixed
+    setdefault = update = _fixed  # pyright: ignore[reportAssignmentType]
+
+    def __reduce__(self) -> Any:
+        return _restored, (tuple(self.get(name) for name in FIELDS), self.image_sizes)
+
+    def in_pixels(self) -> Keypoints:
+        """These keypoints in pixels of what the model was given, as `superpoint_jax.extract` has them, but for the
+        order of the rows.
+
+        Raises:
+            ValueError: The output was put together by hand, so that the size of the images is not known.
+        """
+        if self.image_sizes is None:
+            raise ValueError("the size of the images is not known here; multiply the keypoints by (width, height)")
+        values = {name: jnp.asarray(to_jax(self[name])) for name in ("keypoints", "scores", "descriptors")}
+        sizes = jnp.asarray(to_jax(self.image_sizes))
+        mask = jnp.asarray(to_jax(self["mask"])) > 0
+        return Keypoints(
+            keypoints=values["keypoints"] * sizes[:, None, ::-1].astype(jnp.float32),
+            scores=values["scores"],
+            descriptors=values["descriptors"],
+            mask=mask,
+            num_detected=mask.sum(-1),
+            image_sizes=sizes,
+            hidden_states=None,
+        )
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+        """The entries and their names, for jax."""
+        return (*self.values(), self.image_sizes), tuple(self)
+
+    @classmethod
+    def tree_unflatten(cls, names: tuple[str, ...], values: Any) -> Self:
+        """The same from its names and entries, for jax."""
+        *entries, image_sizes = values
+        return cls(**dict(zip(names, entries, strict=True)), image_sizes=image_sizes)
+
+
+def _restored(values: tuple[Any, ...], image_sizes: Any) -> SuperPointKeypointDescriptionOutput:
+    return SuperPointKeypointDescriptionOutput(*values, image_sizes=image_sizes)
+
+
+def post_process(outputs: Any, target_sizes: Any) -> list[dict[str, Any]]:
+    """The keypoints that are none of the padding, in whole pixels of the original images: a dictionary per image.
+
+    "keypoints" int32 [N,2], truncated towards zero; "scores" [N]; "descriptors" [N,D]. Torch tensors where the outputs
+    are; else numpy arrays.
+
+    Args:
+        outputs: What the model returned.
+        target_sizes: (height, width) of each original image: a list of pairs, or an array or tensor [B,2].
+
+    Raises:
+        ValueError: Not one (height, width) per image.
+
+    Source: transformers' method of the processor; tests/parity/test_transformers_suite.py.
+    """
+    if len(target_sizes) != len(outputs.mask):
+        raise ValueError(
+            f"target_sizes has {len(target_sizes)} entries; {len(outputs.mask)} are needed, a (height, width) per image"
+        )
+    sizes = np.asarray([to_numpy(size) for size in target_sizes])
+    if sizes.shape != (len(outputs.mask), 2):
+        raise ValueError(f"target_sizes={target_sizes!r}; each entry must be the (height, width) of an image")
+    relative, scores, descriptors, mask = (
+        to_numpy(values) for values in (outputs.keypoints, outputs.scores, outputs.descriptors, outputs.mask)
+    )
+    keypoints = (relative * sizes[:, None, ::-1].astype(np.float32)).astype(np.int32)
+    columns = {"keypoints": keypoints, "scores": scores, "descriptors": descriptors}
+
+    def kept(values: np.ndarray, i: int) -> Any:
+        rows = values[i][mask[i] != 0]
+        return to_like(rows, outputs.mask) if is_torch(outputs.mask) else rows
+
+    return [{name: kept(values, i) for name, values in columns.items()} for i in range(len(mask))]

@@ -1,0 +1,75 @@
+"""The processors under transformers' names, with its defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from superpoint_jax.huggingface.arrays import jax_device
+from superpoint_jax.huggingface.processor import Processor
+from superpoint_jax.huggingface.steps import METHODS, gray_on_host, grouped, on_device, resize_on_host, scaled
+
+
+class SuperPointImageProcessor(Processor):
+    """Torchvision's way, jitted: gray first, then an antialiased resize on the device. Compiled once per size of image.
+
+    It was `SuperPointImageProcessorFast` once. Filters are nearest, bilinear, bicubic and Lanczos.
+
+    Source: transformers' class of that name; within one gray level of it, tests/parity/test_transformers_suite.py.
+    """
+
+    backend = "torchvision"
+
+    def _processed(
+        self, pixels: list[np.ndarray], sizes: list[tuple[int, int]], options: Mapping[str, Any]
+    ) -> list[Any]:
+        if options["do_resize"] and options["resample"] not in METHODS:
+            raise ValueError(f"resample={options['resample']} is none of {METHODS}; SuperPointImageProcessorPil has it")
+        device = jax_device(options["device"])
+        results: list[Any] = [None] * len(pixels)
+        for places in grouped(pixels).values():
+            first = places[0]
+            batch = np.stack([pixels[i] for i in places])
+            batch = batch.astype(np.float32) if batch.dtype == np.float64 else batch
+            done = on_device(
+                jnp.asarray(batch) if device is None else jax.device_put(batch, device),
+                size=sizes[first] if options["do_resize"] else None,
+                resample=options["resample"] if options["do_resize"] else 0,
+                factor=float(options["rescale_factor"]) if options["do_rescale"] else None,
+                do_grayscale=options["do_grayscale"],
+            )
+            if len(places) == len(pixels):
+                return [done]
+            for i, one in zip(places, done, strict=True):
+                results[i] = one
+        return results
+
+
+class SuperPointImageProcessorFast(SuperPointImageProcessor):
+    """`SuperPointImageProcessor`, by its old name."""
+
+
+class SuperPointImageProcessorPil(Processor):
+    """Pillow's way, on the host: resized in bytes, then rescaled, then gray. Compiles nothing.
+
+    Source: transformers' class of that name, to the bit without gray and to an ulp with it;
+    tests/parity/test_transformers_suite.py.
+    """
+
+    backend = "pil"
+
+    def _processed(
+        self, pixels: list[np.ndarray], sizes: list[tuple[int, int]], options: Mapping[str, Any]
+    ) -> list[Any]:
+        results = []
+        for image, size in zip(pixels, sizes, strict=True):
+            if options["do_resize"]:
+                image = resize_on_host(image, size, int(options["resample"]))
+            if options["do_rescale"]:
+                image = scaled(image, float(options["rescale_factor"]))
+            results.append(gray_on_host(image) if options["do_grayscale"] else image)
+        return results
