@@ -9,7 +9,12 @@ import re
 from pathlib import Path
 
 CONFIG_FILE = "config.json"
-WEIGHT_FILES = ("model.safetensors", "superpoint_jax.safetensors", "pytorch_model.bin")
+WEIGHT_FILES = (
+    "model.safetensors",
+    "superpoint_jax.safetensors",
+    "superpoint_jax_lightglue.safetensors",
+    "pytorch_model.bin",
+)
 """Names under which a folder or a repository of the hub holds weights, in the order in which they are looked for."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -43,7 +48,7 @@ def fetch(repo_id: str, *, revision: str | None = None) -> Path:
     for name in WEIGHT_FILES:
         if (path := fetch_file(repo_id, name, revision=revision)) is not None:
             return path.parent
-    raise HubError(f"{repo_id!r} on the hub has none of {', '.join(WEIGHT_FILES)}; is it a SuperPoint?")
+    raise HubError(f"{repo_id!r} on the hub has none of {', '.join(WEIGHT_FILES)}; is it a SuperPoint or a LightGlue?")
 
 
 def fetch_file(repo_id: str, filename: str, *, revision: str | None = None) -> Path | None:

@@ -19,6 +19,7 @@ ROOMS = [
     {"model", "openvino", "detection", "description", "processing", "matching", "geometry"},
     {"estimation", "stitching", "torch_lightglue", "tracking", "video"},
     {"extraction", "weights"},
+    {"lightglue"},
     {"huggingface", "training", "bulk", "evaluation", "visualization", "export"},
     {"cli"},
 ]
