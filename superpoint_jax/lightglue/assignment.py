@@ -53,10 +53,11 @@ def assign(
     """
     valid = mask_a[:, :, None] & mask_b[:, None]
     similarity = jnp.where(valid, similarity, _NEVER)
-    over_b = jax.nn.logsumexp(similarity, axis=2) - jax.nn.log_sigmoid(logits_a)
-    over_a = jax.nn.logsumexp(similarity, axis=1) - jax.nn.log_sigmoid(logits_b)
+    # Each difference by itself: the similarities are large, their sum loses digits.
+    softmaxes = jax.nn.log_softmax(similarity, axis=2) + jax.nn.log_softmax(similarity, axis=1)
+    certainties = jax.nn.log_sigmoid(logits_a)[:, :, None] + jax.nn.log_sigmoid(logits_b)[:, None]
     return Assignment(
-        log_scores=jnp.where(valid, 2 * similarity - over_b[:, :, None] - over_a[:, None], -jnp.inf),
+        log_scores=jnp.where(valid, softmaxes + certainties, -jnp.inf),
         log_unmatched_a=jnp.where(mask_a, jax.nn.log_sigmoid(-logits_a), 0),
         log_unmatched_b=jnp.where(mask_b, jax.nn.log_sigmoid(-logits_b), 0),
         num_layers=num_layers,

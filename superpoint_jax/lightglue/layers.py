@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from superpoint_jax.lightglue.attention import attend
 from superpoint_jax.lightglue.config import AttentionKernel, LightGlueConfig
 
-Rotation = tuple[Float[Array, "b k 1 f"], Float[Array, "b k 1 f"]]
+Rotation = tuple[Float[Array, "b _k 1 f"], Float[Array, "b _k 1 f"]]
 """Cosine and sine by which the channel pairs of each keypoint are rotated, the same in every head."""
 
 
