@@ -40,9 +40,14 @@ def attend(
 
 
 def _with_xla(query: Array, key: Array, value: Array, key_mask: Array) -> Array:
-    # float32 is float32 on every platform; there is no other way to tell this function of JAX.
-    with jax.default_matmul_precision("highest"):
-        return jax.nn.dot_product_attention(query, key, value, mask=key_mask[:, None, None], implementation="xla")
+    kind = query.dtype
+    if kind == jnp.float16:
+        # JAX asks for products of float16 summed in float32, which neither CPUs nor TPUs have.
+        query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
+    # float32 is float32 on every platform; there is no other way to tell this function of JAX. It mixes types, too.
+    with jax.default_matmul_precision("highest"), jax.numpy_dtype_promotion("standard"):
+        read = jax.nn.dot_product_attention(query, key, value, mask=key_mask[:, None, None], implementation="xla")
+    return read.astype(kind)
 
 
 def _with_cudnn(query: Array, key: Array, value: Array, key_mask: Array, lengths: Int[Array, " b"]) -> Array:
