@@ -108,7 +108,7 @@ _CROSS_QUERY, _CROSS_KEY = (f"transformer_layers.cross_attention.{name}_proj" fo
 
 HUGGING_FACE = Layout(
     name="huggingface",
-    title="Hugging Face",
+    title="Hugging Face's",
     layers={
         "input_projection": ("input_projection",),
         "positional_encoder.projector": ("positional_encoder.projector",),
@@ -167,7 +167,7 @@ def _cvg(name: str, title: str, block_name: str) -> Layout:
     )
 
 
-CVG = _cvg("cvg", "cvg", "transformers.{{i}}.{block}")
+CVG = _cvg("cvg", "cvg's", "transformers.{{i}}.{block}")
 CVG_FIRST = _cvg("cvg_first", "cvg's first", "{block}.{{i}}")
 
 LAYOUTS = (HUGGING_FACE, CVG, CVG_FIRST)
