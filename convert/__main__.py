@@ -18,6 +18,8 @@ from convert.comparison import Row, compare, table, worst
 from convert.photos import load_photos
 from convert.stages import our_stages
 from superpoint_jax.config import SuperPointConfig
+from superpoint_jax.lightglue.conversion import convert as convert_matcher
+from superpoint_jax.lightglue.conversion import is_lightglue
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.weights import convert, from_pretrained
 from superpoint_jax.weights.config_json import HUGGING_FACE_FIELDS
@@ -63,6 +65,16 @@ def verify(pair: Pair, photos: Mapping[str, np.ndarray]) -> list[Row]:
     return rows
 
 
+def _proof(
+    source: str, folder: Path, photos: Mapping[str, np.ndarray], *, matcher: bool, revision: str | None
+) -> list[Row]:
+    if not matcher:
+        return verify(load_pair(source, folder, revision=revision), photos)
+    import convert.matcher
+
+    return convert.matcher.verify(convert.matcher.load_pair(source, folder, revision=revision), photos)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code."""
     parser = argparse.ArgumentParser(prog="python -m convert", description="Convert weights, and prove it.")
@@ -74,15 +86,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         photos = load_photos(options.images) if options.verify else {}
-        folder = convert(options.source, options.output, revision=options.revision)
+        matcher = is_lightglue(options.source, revision=options.revision)
+        folder = (convert_matcher if matcher else convert)(options.source, options.output, revision=options.revision)
         print(f"{options.source} -> {folder}", flush=True)
         if not options.verify:
             return 0
-        pair = load_pair(options.source, folder, revision=options.revision)
+        rows = _proof(options.source, folder, photos, matcher=matcher, revision=options.revision)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    rows = verify(pair, photos)
     print(*table(worst(rows)), sep="\n")
     passed = all(row.passed for row in rows)
     print("the same within rounding" if passed else "NOT the same: see the stages that fail")
