@@ -25,7 +25,7 @@ from superpoint_jax.weights.sources import read_source
 
 STATE_TOLERANCE = 2e-4
 """Of the range of the states. Layers that are given descriptors of another extractor, which nothing trained them for,
-multiply rounding: by seventy in nine layers of ALIKED's. A wrong weight is off by ten times as much at its layer."""
+multiply rounding: by eighty in nine layers of ALIKED's. A wrong weight is off by ten times as much at its layer."""
 
 SCORE_TOLERANCE = 5e-4
 """Scores are probabilities; the softmax multiplies the rounding of similarities that reach 50."""
