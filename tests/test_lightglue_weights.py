@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import superpoint_jax as sp
+from superpoint_jax import cli
 from superpoint_jax.lightglue import load
 from superpoint_jax.lightglue.assembly import from_state_dict, state_dict
 from superpoint_jax.lightglue.save import save_weights
@@ -141,6 +142,14 @@ def test_pickles_are_read_and_training_checkpoints_too(tmp_path):
     torch.save(training, tmp_path / "checkpoint_best.tar")
     for name in ("disk_lightglue.pth", "checkpoint_best.tar"):
         assert_equal_leaves(sp.LightGlue.from_pretrained(tmp_path / name), from_state_dict(foreign_state("published")))
+
+
+def test_the_command_converts_a_matcher(tmp_path, capsys):
+    path = save_weights(random_matcher(filter_threshold=0.3), tmp_path / "matcher.safetensors")
+    assert cli.main(["convert", str(path), "-o", str(tmp_path / "out")]) == 0
+    assert "wrote" in capsys.readouterr().out
+    assert sp.LightGlue.from_pretrained(tmp_path / "out").config.filter_threshold == 0.3
+    assert cli.main(["convert", str(tmp_path / "none.pth"), "-o", str(tmp_path / "out")]) != 0
 
 
 def test_options_stand_in_for_what_belongs_to_the_weights(tmp_path):

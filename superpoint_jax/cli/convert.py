@@ -14,15 +14,20 @@ def convert(
     output: Output,
     revision: str | None = None,
 ) -> int:
-    """Convert weights to a folder that this library and transformers open without torch.
+    """Convert weights, a SuperPoint's or a LightGlue's, to a folder that opens without torch.
+
+    Transformers opens it, too, but a LightGlue without its SuperPoint.
 
     Args:
         source: Folder, file (.safetensors, .bin, .pth) or Hugging Face id.
         output: The folder to write.
         revision: Branch, tag or commit on the hub.
     """
+    from superpoint_jax.lightglue.conversion import convert as convert_matcher
+    from superpoint_jax.lightglue.conversion import is_lightglue
     from superpoint_jax.weights import convert as convert_weights
 
     with told():
-        print(f"wrote {convert_weights(source, output, revision=revision)}")
+        matcher = is_lightglue(source, revision=revision)
+        print(f"wrote {(convert_matcher if matcher else convert_weights)(source, output, revision=revision)}")
     return 0

@@ -158,7 +158,11 @@ class LightGlue(nnx.Module):
     def states(
         self, a: Keypoints, b: Keypoints, *, dtype: str | None = None
     ) -> tuple[Float[Array, "l b i d"], Float[Array, "l b j d"]]:
-        """The states of both images after each layer, for a loss of every layer; a and b are batches of B pairs."""
+        """The states of both images after each layer, for a loss of every layer; a and b are batches.
+
+        Under a mesh of explicit axes, call it within `jax.shard_map`.
+        """
+        self._check(a, b)
         rules = self.rules if dtype is None else self.rules.replace(dtype=dtype)
         pair = _prepared(self, image_of(a), image_of(b), rules)
         step = partial(_layer, pair=pair, rules=rules)
