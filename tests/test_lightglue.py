@@ -1,6 +1,7 @@
 """LightGlue: padding takes no part, layers end early, and it composes."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -283,10 +284,9 @@ def test_a_wrong_option_says_what_is_needed(options, message):
         LightGlueConfig().replace(layers=3)
 
 
-def cuda_program(matcher: LightGlue, a: sp.Keypoints, b: sp.Keypoints, dtype: str) -> str:
+def cuda_program(function, *arguments) -> str:
     """What is lowered for CUDA, on any machine."""
-    traced = jax.jit(lambda descriptors: matcher.match(_with(a, descriptors), b, dtype=dtype)).trace(a.descriptors)
-    return traced.lower(lowering_platforms=("cuda",)).as_text()
+    return jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
 
 
 def test_on_cuda_half_precision_runs_in_cudnn_where_it_is_asked_for(monkeypatch, pairs):
@@ -295,10 +295,16 @@ def test_on_cuda_half_precision_runs_in_cudnn_where_it_is_asked_for(monkeypatch,
     monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)
     a, b = pairs[0]
     asked, plain = random_matcher(attention="cudnn", descriptor_dim=64), random_matcher(descriptor_dim=64)
+
+    def total(descriptors, model=asked, dtype="bfloat16"):
+        return jnp.sum(model.match(_with(a, descriptors), b, dtype=dtype).scores)
+
     for dtype in ("bfloat16", "float16"):
-        assert "cudnn$fmhaSoftmax" in cuda_program(asked, a, b, dtype) or "__cudnn" in cuda_program(asked, a, b, dtype)
-        assert "cudnn" not in cuda_program(plain, a, b, dtype)
-    assert "cudnn" not in cuda_program(asked, a, b, "float32")
+        assert "__cudnn$fmhaSoftmax" in cuda_program(functools.partial(total, dtype=dtype), a.descriptors)
+        assert "cudnn" not in cuda_program(functools.partial(total, model=plain, dtype=dtype), a.descriptors)
+    assert "cudnn" not in cuda_program(functools.partial(total, dtype="float32"), a.descriptors)
+    assert "__cudnn$fmhaSoftmaxBackward" in cuda_program(jax.grad(total), a.descriptors)
+    assert "__cudnn$fmhaSoftmax" in cuda_program(jax.vmap(total), jnp.stack([a.descriptors] * 2))
 
 
 def test_asking_for_cudnn_changes_nothing_elsewhere(pairs):

@@ -51,9 +51,18 @@ def _with_xla(query: Array, key: Array, value: Array, key_mask: Array) -> Array:
 
 
 def _with_cudnn(query: Array, key: Array, value: Array, key_mask: Array, lengths: Int[Array, " b"]) -> Array:
-    # It gives NaN where there is no key at all; the first row of such an image is padding, and zero.
-    lengths = jnp.maximum(lengths, 1)
-    return jax.nn.dot_product_attention(query, key, value, key_value_seq_lengths=lengths, implementation="cudnn")
+    # Under `vmap`, JAX's rule for this kernel needs all operands mapped or none; XLA drops what adds nothing.
+    none = 0 * (query[:, 0, 0, 0] + key[:, 0, 0, 0]).astype(jnp.int32) + 0 * lengths
+    query, key, value = (x + none.astype(x.dtype)[:, None, None, None] for x in (query, key, value))
+    return jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        query_seq_lengths=none + query.shape[1],
+        # It gives NaN where there is no key at all; the first row of such an image is padding, and zero.
+        key_value_seq_lengths=none + jnp.maximum(lengths, 1),
+        implementation="cudnn",
+    )
 
 
 def _has_cudnn(query: Array) -> bool:
