@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from superpoint_jax.config import SuperPointConfig
+from superpoint_jax.lightglue.conversion import convert as convert_matcher
+from superpoint_jax.lightglue.conversion import is_lightglue
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.weights import convert, from_pretrained
 from superpoint_jax.weights.config_json import HUGGING_FACE_FIELDS
@@ -70,11 +72,17 @@ def run(
         OSError: A file can't be read or written.
         ImportError: torch is needed for the original, and not installed.
     """
-    folder = convert(source, output, revision=revision)
+    matches = is_lightglue(source, revision=revision)
+    folder = (convert_matcher if matches else convert)(source, output, revision=revision)
     print(f"{source} -> {folder}", flush=True)
     if verify_photos is None:
         return True
-    rows = verify(load_pair(source, folder, revision=revision), verify_photos)
+    if matches:
+        from . import matcher
+
+        rows = matcher.verify(matcher.load_pair(source, folder, revision=revision), verify_photos)
+    else:
+        rows = verify(load_pair(source, folder, revision=revision), verify_photos)
     print(*table(worst(rows)), sep="\n")
     passed = all(row.passed for row in rows)
     print("the same within rounding" if passed else "NOT the same: see the stages that fail")

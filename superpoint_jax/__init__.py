@@ -12,6 +12,8 @@ from superpoint_jax.extraction import extract as extract
 from superpoint_jax.features import DenseFeatures as DenseFeatures
 from superpoint_jax.features import Keypoints as Keypoints
 from superpoint_jax.huggingface import SuperPointForKeypointDetection as SuperPointForKeypointDetection
+from superpoint_jax.lightglue import LightGlue as LightGlue
+from superpoint_jax.lightglue import LightGlueConfig as LightGlueConfig
 from superpoint_jax.matching import Matches as Matches
 from superpoint_jax.matching import match as match
 from superpoint_jax.matching import match_pairs as match_pairs

@@ -113,8 +113,8 @@ class SuperPointConfig:
         object.__setattr__(self, "encoder_hidden_sizes", tuple(int(size) for size in self.encoder_hidden_sizes))
         for field in dataclasses.fields(self):
             if field.type in _NUMBERS:
-                object.__setattr__(self, field.name, _number(field.name, getattr(self, field.name), field.type))
-        object.__setattr__(self, "dtype", _dtype_name(self.dtype))
+                object.__setattr__(self, field.name, number(field.name, getattr(self, field.name), field.type))
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))
         for name, rule in _RULES.items():
             value = getattr(self, name)
             if value not in get_args(rule):
@@ -169,7 +169,12 @@ _NUMBERS = {"int": operator.index, "float": float}
 """What makes a Python number of an option, by the field's type: hashable, and of any library's scalar."""
 
 
-def _number(name: str, value: Any, kind: str) -> int | float:
+def number(name: str, value: Any, kind: str) -> int | float:
+    """The option's value as a Python number, `kind` "int" or "float".
+
+    Raises:
+        ValueError: It is none.
+    """
     try:
         if isinstance(value, bool | str):
             raise TypeError
@@ -179,7 +184,7 @@ def _number(name: str, value: Any, kind: str) -> int | float:
         raise ValueError(f"{name}={value!r} is a {type(value).__name__}; {needed} is needed") from None
 
 
-def _dtype_name(dtype: Any) -> str:
+def dtype_name(dtype: Any) -> str:
     """The name of a type given as jnp.bfloat16, np.dtype("float16") or its name."""
     return dtype if isinstance(dtype, str) else str(getattr(dtype, "dtype", getattr(dtype, "__name__", dtype)))
 

@@ -15,7 +15,12 @@ from typing import Any, TypedDict, Unpack, cast
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
-WEIGHT_FILES = ("model.safetensors", "superpoint_jax.safetensors", "pytorch_model.bin")
+WEIGHT_FILES = (
+    "model.safetensors",
+    "superpoint_jax.safetensors",
+    "superpoint_jax_lightglue.safetensors",
+    "pytorch_model.bin",
+)
 """Names under which a folder or a repository of the hub holds weights, in the order in which they are looked for."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -81,7 +86,7 @@ def fetch(repo_id: str, **options: Unpack[HubOptions]) -> Path:
             with suppress(HubError):
                 fetch_file(repo_id, PREPROCESSOR_FILE, **options)
             return path.parent
-    raise HubError(f"{repo_id!r} on the hub has none of {', '.join(WEIGHT_FILES)}; is it a SuperPoint?")
+    raise HubError(f"{repo_id!r} on the hub has none of {', '.join(WEIGHT_FILES)}; is it a SuperPoint or a LightGlue?")
 
 
 def fetch_file(repo_id: str, filename: str, **options: Unpack[HubOptions]) -> Path | None:

@@ -282,6 +282,83 @@ def check_match():
         np.testing.assert_allclose(jnp.vdot(gradient, direction), tangent, rtol=1e-3)
 
 
+@functools.cache
+def matcher() -> sp.LightGlue:
+    """Random layers that leave the descriptors visible, and a head that compares them."""
+    config = sp.LightGlueConfig(num_hidden_layers=2, filter_threshold=0.05)
+    network = sp.LightGlue(config, rngs=nnx.Rngs(0))
+    network.match_assignment_layers.final_projection.kernel[...] = jnp.stack([30 * jnp.eye(256)] * 2)
+    network.match_assignment_layers.matchability.bias[...] = jnp.full((2, 1), 2.0)
+    for name in ("self_mlp", "cross_mlp"):
+        kernel = getattr(network.transformer_layers, name).fc2.kernel
+        kernel[...] = 0.02 * kernel[...]
+    return network
+
+
+@functools.cache
+def many_keypoints() -> tuple[sp.Keypoints, sp.Keypoints]:
+    """1024 rows of the photos and of slightly turned copies."""
+    images = batch((480, 640))
+    extract = functools.partial(sp.extract, network(), max_keypoints=1024)
+    return extract(images), extract(jnp.roll(images, (3, 5), axis=(1, 2)))
+
+
+def check_lightglue():
+    a, b = many_keypoints()
+    assert a.mask.shape == (BATCH, 1024)
+    expected = sp.match(a, b, matcher=matcher())
+    assert int(np.asarray(expected.mask).sum(axis=1).min()) > 100
+    call = functools.partial(sp.match, matcher=matcher())
+    assert_same(jax.jit(call)(a, b), expected)
+    assert_same(jax.vmap(call)(a, b), expected)
+    _, out = jax.lax.scan(lambda none, pair: (none, call(*pair)), None, (a, b))
+    assert_same(out, expected)
+
+    def total(descriptors):
+        return jnp.sum(call(a, sp.Keypoints(**{**vars(b), "descriptors": descriptors})).scores)
+
+    direction = jax.random.normal(jax.random.key(0), b.descriptors.shape)
+    gradient = jax.jit(jax.grad(total))(b.descriptors)
+    _, tangent = jax.jit(lambda d, v: jax.jvp(total, (d,), (v,)))(b.descriptors, direction)
+    np.testing.assert_allclose(jnp.vdot(gradient, direction), tangent, rtol=1e-3)
+
+
+def check_lightglue_over_meshes():
+    a, b = many_keypoints()
+    for options in (dict(), dict(depth_confidence=0.5)):
+
+        def call(model, a, b, options=options):
+            return model.match(a, b, **options)
+
+        expected = call(matcher(), a, b)
+        hlo = assert_automatic(call, expected, a, b, replicated=(matcher(),))
+        assert largest_collective(hlo) <= 1, "each device matches its own pairs"
+        assert_explicit(call, expected, a, b, replicated=(matcher(),))
+        assert_manual(call, expected, a, b, replicated=(matcher(),))
+    one_against_many = sp.match(a[:1], b, matcher=matcher())
+    for assert_over in (assert_explicit, assert_manual):
+        assert_over(
+            lambda model, first, others: sp.match(first, others, matcher=model),
+            one_against_many,
+            b,
+            replicated=(matcher(), a[:1]),
+        )
+
+
+def check_gradient_to_the_parameters_of_lightglue():
+    a, b = many_keypoints()
+
+    def loss(model):
+        assignment = model(a[:1], b[:1])
+        return -jnp.sum(jnp.where(jnp.isfinite(assignment.log_scores), assignment.log_scores, 0)) / 1024**2
+
+    gradient = jax.grad(loss)(matcher())
+    assert jax.tree.structure(gradient) == jax.tree.structure(matcher())
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert np.asarray(gradient.transformer_layers.self_attention.q_proj.kernel[...]).any(axis=(1, 2)).all()
+    assert float(gradient.filter_threshold[...]) == 0
+
+
 def check_thresholds_of_match_are_traced():
     a, b = pairs_of()
     counts = jax.vmap(lambda d: jnp.sum(sp.match(a, b, max_distance=d).mask))(jnp.array([0.1, 0.5, 0.9]))
@@ -415,6 +492,9 @@ def check_settings_of_jax():
             assert_same(sp.match(a, b), matched)
             for options in MATCHERS:
                 sp.match(a, b, **options)
+            for dtype in ("float32", "bfloat16"):
+                assert matcher().match(a, b, dtype=dtype).scores.dtype == jnp.float32
+                matcher().match(a[:1], b, depth_confidence=0.9, min_score=0.1, dtype=dtype)
             sp.match_pairs(a)
             sp.Tracker(max_move_px=20.0).track(a)
             sp.ransac_homography(jax.random.key(0), a[0], b[0], matched[0], iterations=64)
@@ -442,9 +522,10 @@ def check_export_of_keypoints_and_matches():
     exported = jax.export.export(jax.jit(lambda x: extract(network(), x)))(batch((240, 320)))
     again = jax.export.deserialize(exported.serialize())
     assert_same_keypoints(again.call(batch((240, 320))), features())
-    exported = jax.export.export(jax.jit(sp.match))(a, b)
-    again = jax.export.deserialize(exported.serialize())
-    assert_same(again.call(a, b), sp.match(a, b))
+    for call in (sp.match, functools.partial(sp.match, matcher=matcher())):
+        exported = jax.export.export(jax.jit(call))(a, b)
+        again = jax.export.deserialize(exported.serialize())
+        assert_same(again.call(a, b), call(a, b))
 
 
 def check_products_are_exact_on_accelerators():
@@ -461,6 +542,7 @@ def check_products_are_exact_on_accelerators():
         "warp_images": (lambda images, h: geometry.warp_images(images, h), (batch(size), homographies)),
         "ransac": (lambda a, b: sp.ransac_homography(key, a, b, sp.match(a, b)), (a[0], b[0])),
         "match": (functools.partial(sp.match, temperature=0.1), (a, b)),
+        "LightGlue": (functools.partial(sp.match, matcher=matcher()), (a, b)),
         "match_pairs": (sp.match_pairs, (a,)),
         "tracks": (lambda a: sp.Tracker().track(a), (a,)),
         "extract": (lambda images: extract(network(), images), (batch(size),)),
@@ -501,6 +583,7 @@ def check_nothing_compiles_twice():
         "extract": lambda: extract(network(), images),
         "greedy suppression": lambda: extract(network(), images, suppression_rule="greedy"),
         "match": lambda: sp.match(features(), features(), temperature=0.1),
+        "LightGlue": lambda: sp.match(features(), features(), matcher=matcher()),
         "match_pairs": lambda: sp.match_pairs(features()),
         "tracks": lambda: sp.Tracker().track(features()),
         "ransac": lambda: sp.ransac_homography(
@@ -513,10 +596,12 @@ def check_nothing_compiles_twice():
     variations = {
         "another model": lambda: extract(other, images),
         "another threshold": lambda: extract(network(), images, keypoint_threshold=0.02),
+        "LightGlue with another threshold": lambda: sp.match(features(), features(), matcher=matcher(), min_score=0.3),
         "a model with another threshold": lambda: extract(sp.from_pretrained(keypoint_threshold=0.03), images),
     }
     extract(network(), images, keypoint_threshold=0.01)
     sp.from_pretrained(keypoint_threshold=0.04)
+    sp.match(features(), features(), matcher=matcher(), min_score=0.2)
     for name, call in variations.items():
         assert compilations.of(call) == 0, name
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import superpoint_jax as sp
-from superpoint_jax.bulk import BulkOptions, extract_files
+from superpoint_jax.bulk import BulkOptions, extract_files, writing
 from superpoint_jax.bulk import parts as parts_module
 from superpoint_jax.bulk.hloc import ImageFeatures, names_in, read_features, write_features
 from superpoint_jax.bulk.parts import Conflict, Parts
@@ -289,9 +289,7 @@ def test_two_runs_do_not_write_at_once(folder, model, processor, tmp_path):
 
 
 def test_a_full_disk_is_told_and_the_same_call_goes_on(folder, model, processor, tmp_path, monkeypatch):
-    from superpoint_jax.bulk import run
-
-    _run(folder, tmp_path / "whole.h5", model, processor)
+        _run(folder, tmp_path / "whole.h5", model, processor)
     written = 0
 
     def write(*arguments, **options):
@@ -301,7 +299,7 @@ def test_a_full_disk_is_told_and_the_same_call_goes_on(folder, model, processor,
             raise OSError(errno.ENOSPC, "No space left on device")
         write_features(*arguments, **options)
 
-    monkeypatch.setattr(run, "write_features", write)
+    monkeypatch.setattr(writing, "write_features", write)
     with pytest.raises(OSError, match="no space left on the disk; make room, and the same command goes on"):
         _run(folder, tmp_path / "f.h5", model, processor)
     assert not (tmp_path / "f.h5").exists()

@@ -85,7 +85,9 @@ class BulkOptions:
     max_pixels: int = MAX_IMAGE_PIXELS
 
     def __post_init__(self) -> None:
-        least = dict(max_keypoints=-1, part=1, max_shapes=1, multiple=CELL_PX, max_pixels=1)
+        if self.max_keypoints < 1 and self.max_keypoints != -1:
+            raise ValueError(f"max_keypoints={self.max_keypoints}; at least 1 is needed, or -1 for all")
+        least = dict(part=1, max_shapes=1, multiple=CELL_PX, max_pixels=1)
         least |= {name: 1 for name in ("batch", "devices") if getattr(self, name) is not None}
         for name, value in least.items():
             if getattr(self, name) < value:

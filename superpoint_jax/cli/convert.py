@@ -20,7 +20,9 @@ def convert(
     verify: bool = False,
     images: tuple[Path, ...] = (),
 ) -> int:
-    """Convert weights to a folder that this library and transformers open without torch.
+    """Convert weights, a SuperPoint's or a LightGlue's, to a folder that opens without torch.
+
+    Transformers opens it, too, but a LightGlue without its SuperPoint.
 
     With --verify, the PyTorch original computes the same photos beside ours, stage by stage; the exit code is 1 where
     they differ by more than rounding. That needs torch.

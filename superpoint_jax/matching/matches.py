@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -17,8 +18,8 @@ class Matches(Indexable):
 
     Attributes:
         indices: Row of the partner in b; -1 where there is none.
-        scores: Cosine similarity of the two descriptors, or with a temperature the dual-softmax probability; 0 where
-            there is no partner.
+        scores: Cosine similarity of the two descriptors, or with a temperature the dual-softmax probability, or what a
+            matcher gives for probability; 0 where there is no partner.
         mask: True where there is a partner.
     """
 
@@ -38,3 +39,8 @@ class Matches(Indexable):
             {"indices": np.stack([np.flatnonzero(m), i[m]], axis=-1).astype(np.int32), "scores": s[m]}
             for i, s, m in zip(indices, scores, mask, strict=True)
         ]
+
+
+def no_matches(shape: tuple[int, ...]) -> Matches:
+    """Matches of this shape without any."""
+    return Matches(indices=jnp.full(shape, -1, jnp.int32), scores=jnp.zeros(shape), mask=jnp.zeros(shape, bool))

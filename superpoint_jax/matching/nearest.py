@@ -5,7 +5,6 @@ Similarities are computed a block of columns at a time, so memory grows with K a
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -18,7 +17,9 @@ from jax.core import Tracer
 from jaxtyping import Bool, Float, Int
 
 from superpoint_jax.features import Keypoints
-from superpoint_jax.matching.matches import Matches
+from superpoint_jax.matching.matcher import Matcher
+from superpoint_jax.matching.matches import Matches, no_matches
+from superpoint_jax.matching.pairs import batch_of_one, check_pairs, first_max, rows_of
 from superpoint_jax.sharding import placed_like
 
 BLOCK_BYTES = {"cpu": 2**20}
@@ -33,6 +34,7 @@ def match(
     a: Keypoints,
     b: Keypoints,
     *,
+    matcher: Matcher | None = None,
     mutual: bool = True,
     ratio: float | Float[Array, ""] | None = None,
     max_distance: float | Float[Array, ""] | None = None,
@@ -41,6 +43,8 @@ def match(
 ) -> Matches:
     """The partner in b of each keypoint in a: its nearest neighbour by descriptor, if that passes every test asked for.
 
+    Or, with a `matcher`, the partner that this network finds.
+
     Batches of B pairs, or one image on either side against B on the other; without a batch axis on both, the result has
     none. K may differ between a and b. Equally near neighbours: the lowest row. Padding rows take no part. Jitted, and
     composes under `jit`, `vmap`, `scan` and (through the scores) `grad`; a new threshold compiles nothing.
@@ -48,6 +52,8 @@ def match(
     Args:
         a: Unit-length descriptors, as `extract` gives them.
         b: The same.
+        matcher: A network that matches, like `superpoint_jax.LightGlue`. Of the options below only `min_score` is for
+            it: the smallest probability of a match, the matcher's own by default.
         mutual: The keypoint of a must be the nearest neighbour of its partner, too.
         ratio: Lowe's test: the distance to the partner must be less than `ratio` times that to the second nearest of b
             (0.8 is usual; where b has no second, the test passes).
@@ -63,20 +69,13 @@ def match(
     al., "LoFTR", 2021, section 3.3 (dual softmax).
     """
     tests = _checked_tests(ratio, max_distance, temperature, min_score)
-    _check_descriptors(a, b)
-    if (a.mask.ndim, b.mask.ndim) == (1, 1):
-        matches = match(_batch_of_one(a), _batch_of_one(b), mutual=mutual, **tests._asdict())[0]
-        rows = a.mask.shape[0]
-        if isinstance(a.mask, np.ndarray):  # In host arrays, as a is: without a compilation for this number of rows.
-            return jax.tree.map(lambda leaf: np.asarray(leaf)[:rows], matches)
-        return matches if matches.mask.shape[0] == rows else jax.tree.map(lambda leaf: leaf[:rows], matches)
-    if (a.mask.ndim, b.mask.ndim) != (2, 2):
-        raise ValueError(
-            f"a.mask has shape {a.mask.shape} and b.mask {b.mask.shape}; both must be [B,K], or both [K]. "
-            f"A slice, features[:1], keeps the batch axis"
-        )
-    if len(a) != len(b) and 1 not in (len(a), len(b)):
-        raise ValueError(f"a has {len(a)} images and b has {len(b)}; the numbers must be equal, or one of them 1")
+    if matcher is not None:
+        _check_only_min_score(tests, mutual=mutual)
+        return matcher.match(a, b, min_score=min_score)
+    check_pairs(a, b)
+    if a.mask.ndim == 1:
+        matches = match(batch_of_one(a), batch_of_one(b), mutual=mutual, **tests._asdict())
+        return rows_of(a, matches)
     return _match(a.descriptors, a.mask, b.descriptors, b.mask, tests, mutual=mutual)
 
 
@@ -145,7 +144,7 @@ def _match(
     counts, rows, columns = (len(mask_a), len(mask_b)), mask_a.shape[1], mask_b.shape[1]
     count = min(counts) and max(counts)
     if 0 in (count, rows, columns):
-        return _no_matches((count, rows))
+        return no_matches((count, rows))
     # All pairs at a time and fewer columns for more of them: a map over the batch would not let it be sharded.
     width = min(columns, max(MIN_WIDTH, _budget() // (rows * count)))
 
@@ -172,7 +171,7 @@ def _match_pairs(
 ) -> Matches:
     rows = mask.shape[1]
     if 0 in (rows, len(pairs)):
-        return _no_matches((len(pairs), rows))
+        return no_matches((len(pairs), rows))
     width = min(rows, max(MIN_WIDTH, _budget() // rows))
 
     def in_groups(descriptors: Array, mask: Array, pairs: Array, tests: _Tests) -> Matches:
@@ -195,10 +194,6 @@ def _match_pairs(
 def _budget() -> int:
     """Similarities held at a time, when compiled for the default backend."""
     return BLOCK_BYTES.get(jax.default_backend(), BLOCK_BYTES_OTHERWISE) // 4
-
-
-def _no_matches(shape: tuple[int, int]) -> Matches:
-    return Matches(indices=jnp.full(shape, -1, jnp.int32), scores=jnp.zeros(shape), mask=jnp.zeros(shape, bool))
 
 
 def _match_pair(
@@ -262,13 +257,13 @@ def _nearest(
     def step(carry: tuple[Array, Array, Array], block: _Block) -> tuple[tuple[Array, Array, Array], Array]:
         best, second, index = carry
         scores = score(block)
-        here, here_index = _first_max(scores, axis=1)
+        here, here_index = first_max(scores, axis=1)
         if with_second:
             others = lax.broadcasted_iota(jnp.int32, scores.shape, 1) != here_index[:, None]
             runner_up = jnp.max(jnp.where(others, scores, -jnp.inf), axis=1)
             second = jnp.maximum(jnp.maximum(second, runner_up), jnp.minimum(best, here))
         index = jnp.where(here > best, here_index + block.start, index)
-        return (jnp.maximum(best, here), second, index), _first_max(scores, axis=0)[1]
+        return (jnp.maximum(best, here), second, index), first_max(scores, axis=0)[1]
 
     nothing = _nothing(score, blocks)
     start = nothing, nothing, jnp.zeros_like(nothing, jnp.int32)
@@ -307,46 +302,17 @@ def _nothing(score: Callable[[_Block], Array], blocks: _Block) -> Float[Array, "
     return jnp.full_like(score(jax.tree.map(lambda leaf: leaf[0], blocks))[:, 0], -jnp.inf)
 
 
-def _first_max(values: Float[Array, "i j"], axis: int) -> tuple[Array, Array]:
-    """The maximum along an axis and its first place."""
-    maximum = jnp.max(values, axis=axis)
-    places = lax.broadcasted_iota(jnp.int32, values.shape, axis)
-    is_maximum = values == jnp.expand_dims(maximum, axis)
-    return maximum, jnp.min(jnp.where(is_maximum, places, values.shape[axis] - 1), axis=axis)
-
-
 def _distance(cosine: Array) -> Array:
     """L2 distance of unit vectors; rounding may carry the cosine above 1."""
     return jnp.sqrt(jnp.maximum(2 - 2 * cosine, 0))
 
 
-def _batch_of_one(features: Keypoints) -> Keypoints:
-    """With a batch axis. Rows on the host are padded to one of few numbers, so that lists of photos compile seldom."""
-    if isinstance(features.mask, np.ndarray):
-        missing = _few_sizes(len(features.mask)) - len(features.mask)
-        rows = ("keypoints", "scores", "descriptors", "mask")
-        padded = {name: _padded(np.asarray(getattr(features, name)), missing) for name in rows}
-        features = dataclasses.replace(features, **padded)
-    return jax.tree.map(lambda leaf: leaf[None], features)
-
-
-def _padded(array: np.ndarray, missing: int) -> np.ndarray:
-    return np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
-
-
-def _few_sizes(count: int) -> int:
-    """The least of 128, 192, 256, 384, 512, ... that is not below a number."""
-    size = 128
-    while size < count:
-        size *= 2
-    return size * 3 // 4 if size > 128 and count <= size * 3 // 4 else size
-
-
-def _check_descriptors(a: Keypoints, b: Keypoints) -> None:
-    lengths = a.descriptors.shape[-1], b.descriptors.shape[-1]
-    if lengths[0] != lengths[1]:
+def _check_only_min_score(tests: _Tests, *, mutual: bool) -> None:
+    given = [name for name, value in tests._replace(min_score=None)._asdict().items() if value is not None]
+    given += [] if mutual else ["mutual"]
+    if given:
         raise ValueError(
-            f"descriptors have length {lengths[0]} in a and {lengths[1]} in b; only those of one model can be compared"
+            f"{', '.join(given)}: for nearest neighbours only; a matcher takes min_score and no other option"
         )
 
 

@@ -12,8 +12,8 @@ from flax import nnx
 
 from superpoint_jax.config import SuperPointConfig
 from superpoint_jax.model import SuperPoint
-from superpoint_jax.weights.errors import WeightsError
 from superpoint_jax.weights.keys import BOOKKEEPING, HUGGING_FACE, Layout, Path, recognise
+from superpoint_jax.weights.strict import check_tensors
 
 StateDict = Mapping[str, np.ndarray]
 
@@ -92,7 +92,14 @@ def assemble(
     variables = dict(nnx.to_flat_state(state))
     paths = layout.paths(batch_norm=config.batch_norm)
     tensors = {key: value for key, value in tensors.items() if not key.endswith(f".{BOOKKEEPING}")}
-    _check(tensors, {key: _torch_shape(variables[path].shape) for key, path in paths.items()}, layout, config, origin)
+    sizes = ("encoder_hidden_sizes", "decoder_hidden_size", "descriptor_decoder_dim", "batch_norm")
+    check_tensors(
+        tensors,
+        {key: _torch_shape(variables[path].shape) for key, path in paths.items()},
+        origin=origin,
+        network=f"a SuperPoint in {layout.title}'s layout with "
+        + ", ".join(f"{name}={getattr(config, name)}" for name in sizes),
+    )
     filled: list[tuple[Path, Any]] = [
         (path, variables[path].replace(jnp.asarray(_to_flax(np.asarray(tensors[key], np.float32)))))
         for key, path in paths.items()
@@ -100,32 +107,6 @@ def assemble(
     constants = {"keypoint_threshold": config.keypoint_threshold, "magic_leap": magic_leap}
     filled += [((name,), variables[name,].replace(jnp.float32(value))) for name, value in constants.items()]
     return nnx.merge(graph, nnx.from_flat_state(filled))
-
-
-def _check(
-    tensors: StateDict, shapes: Mapping[str, tuple[int, ...]], layout: Layout, config: SuperPointConfig, origin: str
-) -> None:
-    common = [key for key in shapes if key in tensors]
-    problems = {
-        "missing": [key for key in shapes if key not in tensors],
-        "unexpected": [key for key in tensors if key not in shapes],
-        "misshapen": [
-            f"{key} has shape {tensors[key].shape}, needs {shapes[key]}"
-            for key in common
-            if tensors[key].shape != shapes[key]
-        ],
-        # jnp, because ml_dtypes' bfloat16 is no subtype of numpy's floats.
-        "not of floats": [
-            f"{key} is {tensors[key].dtype}" for key in common if not jnp.issubdtype(tensors[key].dtype, jnp.floating)
-        ],
-    }
-    if any(problems.values()):
-        lines = [f"  {problem}: {', '.join(names)}" for problem, names in problems.items() if names]
-        raise WeightsError(
-            f"{origin} does not fit a SuperPoint in {layout.title}'s layout with encoder_hidden_sizes="
-            f"{config.encoder_hidden_sizes}, decoder_hidden_size={config.decoder_hidden_size}, descriptor_decoder_dim="
-            f"{config.descriptor_decoder_dim}, batch_norm={config.batch_norm}:\n" + "\n".join(lines)
-        )
 
 
 def _to_flax(tensor: np.ndarray) -> np.ndarray:

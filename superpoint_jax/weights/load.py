@@ -6,34 +6,26 @@ import importlib.resources
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 
 from superpoint_jax.config import SuperPointConfig
-from superpoint_jax.hub import CONFIG_FILE, WEIGHT_FILES, HubOptions, fetch, is_hub_id, split_options
+from superpoint_jax.hub import HubOptions, split_options
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.weights.assembly import assemble, sizes_of
-from superpoint_jax.weights.config_json import (
-    CARRIED,
-    ORIGIN,
-    OWN,
-    from_config_json,
-    from_metadata,
-    make_config,
-    parse_json,
-)
+from superpoint_jax.weights.config_json import CARRIED, ORIGIN, OWN, from_config_json, from_metadata, make_config
 from superpoint_jax.weights.errors import WeightsError
 from superpoint_jax.weights.keys import HUGGING_FACE, MAGIC_LEAP, Layout, recognise
 from superpoint_jax.weights.licence import MAGIC_LEAP_HUB_ID, show_notice_once
 from superpoint_jax.weights.preprocessing import read_preprocessor_json, without_the_usual
-from superpoint_jax.weights.tensor_files import read_file
+from superpoint_jax.weights.sources import Contents, Source, read_single, read_source
 
 BUNDLED = "data/superpoint_jax.safetensors"
 """The weights in the package: float16 on disk, Hugging Face's layout."""
 
-Source = str | os.PathLike[str]
+INSIDE_A_MATCHER = ("keypoint_detector.", "keypoint_detector_config")
+"""Prefix of the tensors, and name of the configuration, of the SuperPoint in a file of transformers' LightGlue."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +63,9 @@ def from_pretrained(
     Args:
         source: None for the weights in the package; a folder with config.json and model.safetensors (or
             pytorch_model.bin); a .safetensors, .bin or .pth file in Hugging Face's, Magic Leap's, rpautrat's or our own
-            layout, which is recognised from its keys; or the id of a repository on the Hugging Face hub. A path that
-            exists is a path. A file is read alone: pass its folder to have config.json read.
+            layout, which is recognised from its keys; or the id of a repository on the Hugging Face hub. From a LightGlue
+            of transformers, the SuperPoint inside it is read. A path that exists is a path. A file is read alone: pass
+            its folder to have config.json read.
         config: In place of the one that belongs to the weights; or a preset's name, which leaves the sizes to them.
         **options: Fields of `SuperPointConfig`, in place of the configuration's; and of `hub.HubOptions`, for the hub:
             `revision` (a branch, a tag or a commit), `token`, `cache_dir`, `local_files_only`, `force_download`,
@@ -121,15 +114,9 @@ def read(source: Source | None = None, **options: Unpack[HubOptions]) -> Checkpo
     """What a source holds; see `from_pretrained`."""
     if source is None:
         return _read_bundled()
-    path = Path(source).expanduser()
-    if path.exists():
-        if (revision := options.get("revision")) is not None:
-            raise ValueError(f"revision={revision!r} is for ids of the hub; {path} is a local path")
-        return _read_folder(path / (options.get("subfolder") or "")) if path.is_dir() else _read_single(path)
-    if not (isinstance(source, str) and is_hub_id(source)):
-        raise FileNotFoundError(f"{path} does not exist; give a weight file, a folder, or a hub id (owner/name)")
-    folder = fetch(source, **options)
-    return _read_folder(folder, origin=source, from_magic_leap=source.lower() == MAGIC_LEAP_HUB_ID)
+    contents = read_source(source, **options).part(*INSIDE_A_MATCHER)
+    from_magic_leap = isinstance(source, str) and source.lower() == MAGIC_LEAP_HUB_ID
+    return _checkpoint(contents, from_magic_leap=from_magic_leap)
 
 
 def _read_bundled() -> Checkpoint:
@@ -137,46 +124,27 @@ def _read_bundled() -> Checkpoint:
     with importlib.resources.as_file(resource) as path:
         if not path.exists():
             raise WeightsError(f"this installation lacks the weights of the package ({path}); install it again")
-        return _read_single(path, preset="superpoint_jax")
+        return _checkpoint(read_single(path), preset="superpoint_jax")
 
 
-def _read_single(path: Path, *, preset: str | None = None) -> Checkpoint:
-    tensors, metadata = read_file(path)
-    layout = recognise(tensors, origin=str(path))
-    return Checkpoint(
-        tensors=tensors,
-        layout=layout,
-        preset=preset or layout.name,
-        fields=from_metadata(metadata, origin=f"the metadata of {path}"),
-        origin=str(path),
-        from_magic_leap=_is_magic_leaps(layout, metadata.get(ORIGIN), ours=OWN in metadata),
-    )
-
-
-def _read_folder(folder: Path, *, origin: str | None = None, from_magic_leap: bool = False) -> Checkpoint:
-    path = _weight_file(folder)
-    tensors, metadata = read_file(path)
-    layout = recognise(tensors, origin=str(path))
-    config_path = folder / CONFIG_FILE
-    if config_path.exists():
-        where = str(config_path)
-        contents = parse_json(config_path.read_text(encoding="utf-8"), origin=where)
-        if not isinstance(contents, dict):
-            raise WeightsError(f"{where} holds no JSON object; Hugging Face's config.json is needed")
-        fields, converted_from = from_config_json(contents, origin=where), contents.get(ORIGIN)
-        ours = OWN in contents
+def _checkpoint(contents: Contents, *, preset: str | None = None, from_magic_leap: bool = False) -> Checkpoint:
+    layout = recognise(contents.tensors, origin=str(contents.path))
+    stated: Mapping[str, Any]
+    if contents.config is None:
+        stated = contents.metadata
+        fields = from_metadata(contents.metadata, origin=f"the metadata of {contents.path}")
     else:
-        fields, converted_from = from_metadata(metadata, origin=f"the metadata of {path}"), metadata.get(ORIGIN)
-        ours = OWN in metadata
-    if beside := read_preprocessor_json(folder):
+        stated = contents.config
+        fields = from_config_json(contents.config, origin=str(contents.config_path))
+    if contents.folder is not None and (beside := read_preprocessor_json(contents.folder)):
         fields = {**fields, "preprocessor_json": beside}
     return Checkpoint(
-        tensors=tensors,
+        tensors=contents.tensors,
         layout=layout,
-        preset=layout.name,
+        preset=preset or layout.name,
         fields=fields,
-        origin=origin or str(folder),
-        from_magic_leap=from_magic_leap or _is_magic_leaps(layout, converted_from, ours=ours),
+        origin=contents.origin,
+        from_magic_leap=from_magic_leap or _is_magic_leaps(layout, stated.get(ORIGIN), ours=OWN in stated),
     )
 
 
@@ -187,12 +155,3 @@ def _is_magic_leaps(layout: Layout, origin: Any, *, ours: bool) -> bool:
     library wrote it first.
     """
     return MAGIC_LEAP.name in (layout.name, origin) or (layout is HUGGING_FACE and not ours)
-
-
-def _weight_file(folder: Path) -> Path:
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    others = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth", ".pt"))
-    hint = f"; pass the file itself: {', '.join(others)}" if others else ""
-    raise FileNotFoundError(f"{folder} has none of {', '.join(WEIGHT_FILES)}{hint}")

@@ -14,6 +14,9 @@ from superpoint_jax.weights.errors import WeightsError
 
 _LFS_POINTER = b"version https://git-lfs"
 
+TRAINING_KEY = "model"
+"""Where glue-factory's training checkpoints have the weights, beside the optimizer and figures."""
+
 
 def read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The tensors of a file as it stores them, and its metadata. The content decides what it is, not the suffix.
@@ -63,7 +66,8 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
         with warnings.catch_warnings():
             # It reads other protocols than its own, or raises; that it says so too is of no use to the caller.
             warnings.filterwarnings("ignore", "Detected pickle protocol")
-            contents = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_number_globals()):
+                contents = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} is damaged, or holds objects other than tensors, which could run code and are not opened; save "
@@ -75,9 +79,19 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     return _to_numpy(contents, path)
 
 
+def _number_globals() -> list[Any]:
+    """What a numpy number in a pickle is made of, which runs no code: training checkpoints hold some as figures."""
+    scalar = np.float64(0).__reduce__()[0]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
+    return [*((scalar, name) for name in names), np.dtype, *kinds]
+
+
 def _to_numpy(contents: Any, path: Path) -> dict[str, np.ndarray]:
     import torch
 
+    if isinstance(contents, Mapping) and isinstance(contents.get(TRAINING_KEY), Mapping):
+        contents = contents[TRAINING_KEY]
     if not isinstance(contents, Mapping):
         raise WeightsError(f"{path} holds a {type(contents).__name__}; a state dict (name: tensor) is needed")
     other = [str(key) for key, value in contents.items() if not isinstance(value, torch.Tensor)]

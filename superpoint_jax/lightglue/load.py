@@ -1,0 +1,76 @@
+"""`LightGlue.from_pretrained`: a checkpoint into a network with the configuration that belongs to it."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from superpoint_jax.lightglue.assembly import assemble, matcher_of, sizes_of
+from superpoint_jax.lightglue.config import LightGlueConfig
+from superpoint_jax.lightglue.config_json import OWN, from_config_json, known_fields
+from superpoint_jax.lightglue.keys import recognise
+from superpoint_jax.lightglue.network import LightGlue
+from superpoint_jax.weights import WeightsError
+from superpoint_jax.weights.config_json import parse_json
+from superpoint_jax.weights.sources import Contents, Source, read_single, read_source
+
+BUNDLED = "data/lightglue.safetensors"
+"""The matcher in the package: float16 on disk, Hugging Face's layout."""
+
+
+def from_pretrained(source: Source | None = None, *, revision: str | None = None, **options: Any) -> LightGlue:
+    """The network with the weights of a source, float32.
+
+    Every layer runs, whatever the results published with the weights were computed with: pass `depth_confidence=0.95`
+    for pairs to end early. Points are not pruned on the way: in arrays of a fixed size that saves nothing.
+
+    Args:
+        source: None for the matcher in the package; a folder with config.json and model.safetensors (or
+            pytorch_model.bin); a .safetensors, .bin or .pth file in Hugging Face's layout or one of cvg's two, or a
+            training checkpoint of glue-factory, which are recognised from their keys; or the id of a repository on the
+            Hugging Face hub. The SuperPoint inside Hugging Face's is what `superpoint_jax.from_pretrained` reads from
+            the same source.
+        revision: Branch, tag or commit on the hub.
+        **options: Fields of `LightGlueConfig`, in place of those that belong to the weights.
+
+    Raises:
+        WeightsError: A file that is empty, damaged or no LightGlue's; one message names every tensor that is missing,
+            unexpected or misshapen. A `ValueError`.
+        HubError: The hub does not have it or cannot be reached. An `OSError`.
+        FileNotFoundError: No such file or folder.
+        ValueError: An option out of range, or a revision of a local path.
+        ImportError: A pickle, and torch is not installed.
+        TypeError: An option that does not exist, or a source that is no path or name.
+    """
+    if source is not None and not isinstance(source, str | os.PathLike):
+        raise TypeError(f"source is a {type(source).__name__}; a path or a name is needed (see from_state_dict)")
+    contents = _bundled() if source is None else read_source(source, revision=revision)
+    tensors = matcher_of(contents.tensors)
+    layout = recognise(tensors, origin=str(contents.path))
+    fields = {**sizes_of(tensors, layout, origin=contents.origin), **stated_fields(contents)}
+    try:
+        config = LightGlueConfig(**fields)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"the configuration of {contents.origin}: {error}") from error
+    return assemble(tensors, layout, config.replace(**options), origin=contents.origin)
+
+
+def stated_fields(contents: Contents) -> Mapping[str, Any]:
+    """The fields of `LightGlueConfig` that config.json or the metadata of the file state."""
+    if contents.config is not None:
+        return from_config_json(contents.config, origin=str(contents.config_path))
+    where = f"the metadata of {contents.path}"
+    return known_fields(parse_json(contents.metadata.get(OWN, json.dumps({})), origin=where), origin=where)
+
+
+def _bundled() -> Contents:
+    resource = importlib.resources.files("superpoint_jax.lightglue").joinpath(BUNDLED)
+    with importlib.resources.as_file(resource) as path:
+        if not path.exists():
+            raise WeightsError(
+                "this version has no matcher of its own in the package; give a checkpoint (file, folder or hub id)"
+            )
+        return read_single(path)
