@@ -289,7 +289,7 @@ def test_two_runs_do_not_write_at_once(folder, model, processor, tmp_path):
 
 
 def test_a_full_disk_is_told_and_the_same_call_goes_on(folder, model, processor, tmp_path, monkeypatch):
-        _run(folder, tmp_path / "whole.h5", model, processor)
+    _run(folder, tmp_path / "whole.h5", model, processor)
     written = 0
 
     def write(*arguments, **options):

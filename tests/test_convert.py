@@ -99,7 +99,7 @@ def test_a_conversion_with_one_channel_off_by_two_percent_fails_at_its_stage(
         module.kernel[...] = module.kernel[...].at[..., 0].multiply(1.02)
         return save_pretrained(model, folder)
 
-    monkeypatch.setattr(program, "convert", spoiled)
+    monkeypatch.setattr("convert.verification.convert", spoiled)
     arguments = [str(save_source(kind, tmp_path)), "-o", str(tmp_path / "out"), "--verify", "--images", two_photos[0]]
     assert program.main(arguments) == 1
     out = capsys.readouterr().out

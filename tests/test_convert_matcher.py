@@ -77,7 +77,7 @@ def test_a_conversion_with_one_matrix_off_fails_at_its_stage(tmp_path, capsys, m
         module.kernel[...] = module.kernel[...].at[index].multiply(1.05)
         return save_pretrained(model, folder)
 
-    monkeypatch.setattr(program, "convert_matcher", spoiled)
+    monkeypatch.setattr("convert.verification.convert_matcher", spoiled)
     arguments = [save_source("published", tmp_path), "-o", str(tmp_path / "out"), "--verify", "--images", photo]
     assert program.main(arguments) == 1
     out = capsys.readouterr().out

@@ -147,7 +147,7 @@ def test_pickles_are_read_and_training_checkpoints_too(tmp_path):
 def test_the_command_converts_a_matcher(tmp_path, capsys):
     path = save_weights(random_matcher(filter_threshold=0.3), tmp_path / "matcher.safetensors")
     assert cli.main(["convert", str(path), "-o", str(tmp_path / "out")]) == 0
-    assert "wrote" in capsys.readouterr().out
+    assert " -> " in capsys.readouterr().out
     assert sp.LightGlue.from_pretrained(tmp_path / "out").config.filter_threshold == 0.3
     assert cli.main(["convert", str(tmp_path / "none.pth"), "-o", str(tmp_path / "out")]) != 0
 

@@ -63,9 +63,9 @@ def from_pretrained(
     Args:
         source: None for the weights in the package; a folder with config.json and model.safetensors (or
             pytorch_model.bin); a .safetensors, .bin or .pth file in Hugging Face's, Magic Leap's, rpautrat's or our own
-            layout, which is recognised from its keys; or the id of a repository on the Hugging Face hub. From a LightGlue
-            of transformers, the SuperPoint inside it is read. A path that exists is a path. A file is read alone: pass
-            its folder to have config.json read.
+            layout, which is recognised from its keys; or the id of a repository on the Hugging Face hub. From a
+            LightGlue of transformers, the SuperPoint inside it is read. A path that exists is a path. A file is read
+            alone: pass its folder to have config.json read.
         config: In place of the one that belongs to the weights; or a preset's name, which leaves the sizes to them.
         **options: Fields of `SuperPointConfig`, in place of the configuration's; and of `hub.HubOptions`, for the hub:
             `revision` (a branch, a tag or a commit), `token`, `cache_dir`, `local_files_only`, `force_download`,
