@@ -29,7 +29,7 @@ from superpoint_jax.config import CELL_PX, ComputeDtype
 from superpoint_jax.features import Keypoints
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.photos.batches import default_batch, extract_batch
-from superpoint_jax.photos.pixels import prepared
+from superpoint_jax.photos.pixels import check_resize, prepared
 from superpoint_jax.photos.plan import Batch, Plan, Shape, make_plan, names_of
 from superpoint_jax.processing import SuperPointImageProcessor
 from superpoint_jax.processing.loading import MAX_IMAGE_PIXELS
@@ -87,6 +87,7 @@ class BulkOptions:
     def __post_init__(self) -> None:
         if self.max_keypoints < 1 and self.max_keypoints != -1:
             raise ValueError(f"max_keypoints={self.max_keypoints}; at least 1 is needed, or -1 for all")
+        check_resize(self.resize, upscale=self.upscale)
         least = dict(part=1, max_shapes=1, multiple=CELL_PX, max_pixels=1)
         least |= {name: 1 for name in ("batch", "devices") if getattr(self, name) is not None}
         for name, value in least.items():

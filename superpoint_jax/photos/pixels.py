@@ -36,17 +36,21 @@ def prepared(
     makes_floats = processor.do_grayscale and processor.grayscale_rule == "huggingface"
     if abs(processor.rescale_factor * 255 - 1) < 1e-6 and not makes_floats:
         changes["do_rescale"] = False
-    if upscale and not resize:
-        raise ValueError("upscale needs a resize: the long side, in pixels, that images are brought to")
+    check_resize(resize, upscale=upscale)
     if resize == 0:
         changes["do_resize"] = False
     elif resize is not None:
-        if resize < CELL_PX:
-            raise ValueError(f"resize={resize}; at least {CELL_PX} pixels are needed, or 0 to leave images as they are")
-        changes |= dict(
-            size={"height": resize, "width": resize}, do_resize=True, resize_mode="fit" if upscale else "shrink"
-        )
+        mode = "fit" if upscale else "shrink"
+        changes |= dict(size={"height": resize, "width": resize}, do_resize=True, resize_mode=mode)
     return dataclasses.replace(processor, **changes)
+
+
+def check_resize(resize: int | None, *, upscale: bool = False) -> None:
+    """Raise a ValueError where `prepared` can't take these."""
+    if upscale and not resize:
+        raise ValueError("upscale needs a resize: the long side, in pixels, that images are brought to")
+    if resize and resize < CELL_PX:
+        raise ValueError(f"resize={resize}; at least {CELL_PX} pixels are needed, or 0 to leave images as they are")
 
 
 def size_of(image: Any, *, max_pixels: int | None = None) -> Shape:
