@@ -71,8 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _renamed(arguments: list[str]) -> list[str]:
-    """The arguments with `extract --engine local|ray` renamed to --executor; the old name works until the next release.
-    """
+    """The arguments with `extract --engine local|ray` renamed to --executor, until the next release."""
     for i, (name, value) in enumerate(itertools.pairwise(arguments)):
         if arguments[0] == "extract" and name == "--engine" and value in ("local", "ray"):
             print(f"superpoint-jax: warning: --engine {value} is now called --executor {value}", file=sys.stderr)
