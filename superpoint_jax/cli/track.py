@@ -40,7 +40,7 @@ def track(
         output: Video to write (.mp4, .avi), or without a suffix a folder with one picture per frame.
         extraction: How keypoints are found. A tracker needs a fixed number of rows, so --max-keypoints can't be -1.
         length: Number of positions per track that are drawn.
-        min_age: Tracks of fewer frames are not drawn.
+        min_age: Tracks younger than this many frames are not drawn.
         max_distance: Largest L2 distance between the descriptors in successive frames.
         max_move_px: Largest distance between the positions in successive frames, in pixels; unlimited by default.
         fps: Frames per second of the video written; by default those of the video read, 10 for a folder and 30 for a
