@@ -1,6 +1,6 @@
 """Weights from the Hugging Face hub, through `huggingface_hub` and its cache.
 
-Its own settings hold: HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN.
+The settings of `huggingface_hub` apply: HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -10,36 +10,36 @@ from pathlib import Path
 
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "superpoint_jax.safetensors", "pytorch_model.bin")
-"""Names under which a folder or a repository of the hub holds weights, in the order in which they are looked for."""
+"""Names of weight files in a folder or a repository of the hub, in the order in which they are searched."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class HubError(OSError):
-    """The hub does not have the weights, or cannot be reached and they are not in its cache."""
+    """The hub does not have the weights, or it can't be reached and they are not in its cache."""
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can be "owner/name" on the hub; a weight file's suffix says that it is a path.
+    """Whether a name can be "owner/name" on the hub; a name with the suffix of a weight file is a path.
 
-    The hub's few names without an owner are older than SuperPoint's port: a bare name is a path that does not exist,
-    and saying so at once beats asking the hub for it.
+    No SuperPoint on the hub has a name without an owner, so a bare name is taken for a path that does not exist.
     """
     return _HUB_ID.fullmatch(name) is not None and not name.endswith((".safetensors", ".bin", ".pth", ".pt"))
 
 
 def fetch(repo_id: str, *, revision: str | None = None) -> Path:
-    """The folder of the cache that holds the repository's config.json (if it has one) and its weights.
+    """The folder of the cache with the repository's weights and, if there is one, its config.json.
 
     Args:
+        repo_id: "owner/name" on the hub.
         revision: A branch, a tag or a commit; None for the main branch.
 
     Raises:
-        HubError: It says what is missing and what to do.
+        HubError: The weights can't be fetched; the message says why and what to do.
     """
     config = fetch_file(repo_id, CONFIG_FILE, revision=revision)
     if config is not None:
-        revision = config.parent.name  # The commit, so that both files are of the same.
+        revision = config.parent.name  # The commit, so that both files come from the same one.
     for name in WEIGHT_FILES:
         if (path := fetch_file(repo_id, name, revision=revision)) is not None:
             return path.parent
@@ -47,10 +47,10 @@ def fetch(repo_id: str, *, revision: str | None = None) -> Path:
 
 
 def fetch_file(repo_id: str, filename: str, *, revision: str | None = None) -> Path | None:
-    """One file in the cache, downloaded if need be; None where the repository has no such file.
+    """The path of a file in the cache, downloaded if necessary; None if the repository has no such file.
 
     Raises:
-        HubError: It cannot be known, or not be had: no such repository or revision, no access, no network.
+        HubError: There is no such repository or revision, no access, or no network.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -58,14 +58,14 @@ def fetch_file(repo_id: str, filename: str, *, revision: str | None = None) -> P
     try:
         return Path(hf_hub_download(repo_id, filename, revision=revision))
     except LocalEntryNotFoundError as error:
-        # Not reached, or told not to try. The cache also remembers what the repository has not.
+        # The hub was not reached, or is switched off. The cache also remembers which files a repository does not have.
         cached = try_to_load_from_cache(repo_id, filename, revision=revision)
         if cached is not None and not isinstance(cached, str):
             return None
         raise HubError(_unreachable(repo_id, filename)) from error
     except EntryNotFoundError:
         return None
-    except Exception as error:  # The errors of the HTTP client below it have no common base.
+    except Exception as error:  # The errors of the HTTP client have no common base class.
         raise HubError(_explain(error, repo_id, revision)) from error
 
 
@@ -97,4 +97,4 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> str:
             return f"{repo_id!r} has no revision {revision!r}; give a branch, a tag or a commit that it has"
         case _:
             reason = str(error).strip().split("\n")[0]
-            return f"{repo_id!r} could not be had from the hub ({type(error).__name__}: {reason}); try again"
+            return f"{repo_id!r} could not be downloaded from the hub ({type(error).__name__}: {reason}); try again"

@@ -92,7 +92,7 @@ def test_bad_and_differing_images_are_frames_with_an_error(folder):
 
 
 def test_what_can_not_be_opened_says_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file or folder, and no camera"):
+    with pytest.raises(FileNotFoundError, match="no such file or folder, and not the number of a camera"):
         read_frames(tmp_path / "missing.mp4")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no photos"):
