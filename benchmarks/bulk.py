@@ -56,7 +56,7 @@ def main() -> None:
         rate = row["images"] / row["seconds"]
         print(f"{side:8}{row['seconds']:8.1f} s {rate:7.1f} images/s {row['peak_bytes'] / 2**20:7.0f} MiB")
     print(f"{len(sides['files']['shapes'])} compilations, padding {sides['files']['padding']:.0%}")
-    print(f"from files at {report['ratio']:.0%} of the rate of extract alone")
+    print(f"from files at {report['ratio']:.0%} of the rate of only extract")
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -302,7 +302,7 @@ def test_a_full_disk_is_told_and_the_same_call_goes_on(folder, model, processor,
         write_features(*arguments, **options)
 
     monkeypatch.setattr(run, "write_features", write)
-    with pytest.raises(OSError, match="no space left on the disk; make room, and the same command goes on"):
+    with pytest.raises(OSError, match="no space left on the disk; make room, and the same command continues"):
         _run(folder, tmp_path / "f.h5", model, processor)
     assert not (tmp_path / "f.h5").exists()
     kept = [path.name for path in (tmp_path / "f.h5.parts").iterdir()]

@@ -56,7 +56,7 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
         if self._part is not None:  # The run ended in the middle of a part, which is dropped.
-            self._part.__exit__(kind or RuntimeError, error or RuntimeError("given up"), trace)
+            self._part.__exit__(kind or RuntimeError, error or RuntimeError("the run ended"), trace)
 
     def _submit(self, function: Callable[..., None], *arguments: Any) -> None:
         while len(self._waiting) > 2:
@@ -98,6 +98,6 @@ class full_disk_explained(AbstractContextManager):
         if isinstance(error, OSError) and is_disk_full(error):
             raise OSError(
                 error.errno,
-                "no space left on the disk; make room, and the same command goes on where it was",
+                "no space left on the disk; make room, and the same command continues where it stopped",
                 str(self.path),
             ) from error

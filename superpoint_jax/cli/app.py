@@ -39,5 +39,5 @@ def app(
         try:
             serve(page, host=host, port=port, browser=browser)
         except OSError as error:
-            raise CommandError(f"no page at {host}:{port}, which may be in use; choose another --port") from error
+            raise CommandError(f"can't serve the page at {host}:{port}; the port may be in use, choose another --port") from error
     return 0

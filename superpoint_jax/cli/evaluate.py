@@ -42,8 +42,8 @@ def hpatches(
             extractors are compared at an equal number of keypoints.
         extractors: Comma-separated: ours, sift, orb, or any other checkpoint's hub id, folder or file.
         estimator: How homographies are estimated.
-        json: Write the figures of every pair to this file.
-        plot: Draw the figures to this file.
+        json: Write the metrics of every pair to this file.
+        plot: Draw a plot of the metrics to this file.
     """
     results = evaluate_hpatches(
         folder,
@@ -89,8 +89,8 @@ def homographies(
         rotation: Standard deviation of the rotation, in radians.
         perspective: Largest change of depth across half the image, below 0.5.
         photometric: Strength of blur, shade, contrast, brightness and noise in the warps; 1 is that of training.
-        json: Write the figures of every pair to this file.
-        plot: Draw the figures to this file.
+        json: Write the metrics of every pair to this file.
+        plot: Draw a plot of the metrics to this file.
     """
     results = evaluate_homographies(
         folder,
@@ -132,7 +132,7 @@ def shapes(
         shape: (height, width) of an image.
         strengths: Strengths of the photometric noise; 1 is that of training.
         seed: Seed of the shapes.
-        json: Write the figures to this file.
+        json: Write the metrics to this file.
     """
     named = _extractors(extractors, extraction)
     results = evaluate_shapes(named, images=images, shape=shape, strengths=strengths, seed=seed)

@@ -99,7 +99,7 @@ def extract(
     for name, reason in list(report.failures.items())[:FAILURES_SHOWN]:
         complain(CommandError(f"{name}: {reason}" if name not in reason else reason))
     if len(report.failures) > FAILURES_SHOWN:
-        complain(CommandError(f"and {len(report.failures) - FAILURES_SHOWN} more; --json names all"))
+        complain(CommandError(f"and {len(report.failures) - FAILURES_SHOWN} more; --json lists all"))
     where = f"-> {output}" if report.finished else f"in {output}.parts; run once without --shard to finish"
     print(f"{report.extracted} images extracted, {report.before} before, {len(report.failures)} failed {where}")
     content = {

@@ -32,7 +32,7 @@ def export_onnx(
 
     Inputs and outputs are those of `superpoint_jax.export.signature`. The keypoints are those of `extract`, with fixed
     K and mask. The number of images and the size of the arrays are fixed, but `image_sizes` allows smaller images: an
-    image in the top-left corner of its array gives the same result as alone.
+    image in the top-left corner of its array gives the same result as without padding.
 
     Args:
         model: Any SuperPoint, in float32.

@@ -37,7 +37,7 @@ def export_stablehlo(
         keypoints, scores, descriptors, mask = function.call(images, image_sizes)
 
     The number of images is free. The size of the arrays is fixed, but `image_sizes` allows smaller images: an image in
-    the top-left corner of its array gives the same result as alone.
+    the top-left corner of its array gives the same result as without padding.
 
     Args:
         model: Any SuperPoint.

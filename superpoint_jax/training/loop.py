@@ -396,6 +396,6 @@ def _told_of_a_full_disk(folder: Path) -> Iterator[None]:
             raise
         raise OSError(
             errno.ENOSPC,
-            "no space left on the disk; make room, and the same command goes on from the last good checkpoint",
+            "no space left on the disk; make room, and the same command continues from the last good checkpoint",
             str(folder),
         ) from error
