@@ -1,1 +1,1 @@
-"""What it costs, beside what a user would pick instead. `python -m benchmarks --help`."""
+"""Time and memory of this library, compared with the alternatives: `python -m benchmarks --help`."""

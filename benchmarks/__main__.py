@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: times every contender in a process of its own, interleaved and warm."""
+"""`python -m benchmarks`: times every contender in its own process, warmed up, in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -31,39 +31,39 @@ SWEEPS: dict[str, list[dict[str, int]]] = {
     ],
     "keypoints": [dict(max_keypoints=count) for count in (256, 512, 1024, 2048, 4096, 8192)],
 }
-"""What varies, from the setting of the other options."""
+"""The values of each sweep; the other options keep their values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Time SuperPoint here beside what a user would pick instead."""
+    """Time this library and its alternatives."""
 
     suite: tuple[Suite | Literal["first-result", "stages"], ...] = ("network", "decoding", "end-to-end")
-    """What is timed, each apart."""
+    """What is timed; each suite is timed separately."""
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """Where everyone computes; by default jax and torch choose, each for itself."""
+    """Device of all contenders; by default jax and torch each choose their own."""
     contenders: tuple[str, ...] = ()
-    """Only those whose name contains one of these."""
+    """Only contenders whose name contains one of these."""
     reference: bool = True
-    """Transformers float32, too, to which the ratios are taken; it needs a GiB an image of 480x640."""
+    """Also time transformers in float32, the reference of the ratios; it needs 1 GiB per image of 480x640."""
     sweep: Literal["none", "batch", "resolution", "keypoints"] = "none"
-    """Repeat the suites over a range of one thing."""
+    """Repeat the suites over a range of values of this."""
     height: int = 480
     width: int = 640
     batch: int = 1
     max_keypoints: int = 1024
     rounds: int = 7
-    """Every contender runs once a round, one after the other; ratios are taken round by round."""
+    """Number of rounds. In each, every contender runs once, one after the other, and a ratio is computed."""
     calls: int = 3
-    """Calls a round; the median counts."""
+    """Calls per round; the median is used."""
     patience: float = 240
-    """Seconds that a contender may take to be ready, two calls included; who takes longer is skipped."""
+    """Seconds after which a contender that is not ready is skipped; it makes two calls to be ready."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="OUT")] = None
-    """File to keep the result in."""
+    """File to write the result to."""
 
 
 def main() -> None:
-    """Measure, print a table a suite, write JSON."""
+    """Measure, print one table per suite, and write JSON."""
     arguments = tyro.cli(Arguments, prog="python -m benchmarks")
     choose_device(arguments.device)
     names = selected(arguments.contenders, reference=arguments.reference)
@@ -96,13 +96,13 @@ def main() -> None:
             report["suites"].append(found)
             print(f"\n{suite}, {changed}")
             print("\n".join(table(found)), flush=True)
-            if arguments.json:  # After each: a long sweep that is stopped has its part.
+            if arguments.json:  # Written after each suite, so that a sweep that is stopped keeps its results.
                 arguments.json.parent.mkdir(parents=True, exist_ok=True)
                 arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def selected(parts: tuple[str, ...], *, reference: bool = True) -> list[str]:
-    """Contenders whose name contains one of the parts, all without any, and the one that ratios are taken to."""
+    """Contenders whose name contains one of the parts (all if there are no parts), and the reference of the ratios."""
     found = [name for name in CONTENDERS if not parts or any(part in name for part in parts)]
     names = [name for name in CONTENDERS if name in found or (reference and name == REFERENCE)]
     if not found:
@@ -111,11 +111,11 @@ def selected(parts: tuple[str, ...], *, reference: bool = True) -> list[str]:
 
 
 def choose_device(device: str) -> None:
-    """For every process that is started from here."""
+    """Set the device of all processes that are started from here."""
     if device == "auto":
         return
     os.environ["JAX_PLATFORMS"] = {"gpu": "cuda"}.get(device, device)
-    if device != "gpu":  # torch takes a GPU that it sees.
+    if device != "gpu":  # torch would use a GPU if it found one.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     try:
         _of_a_process("-c", "import jax; jax.devices()")
@@ -124,7 +124,7 @@ def choose_device(device: str) -> None:
 
 
 def measure_stages(setting: Setting, ceilings: dict[str, Any] | None, *, rounds: int) -> dict[str, Any]:
-    """Time by stage, and the fraction of the highest measured rate that each reaches."""
+    """The time of each stage, and its rate as a fraction of the highest measured rate."""
     assert ceilings is not None
     results = json.loads(_of_a_process("-m", "benchmarks.stages", json.dumps(asdict(setting)), str(rounds)))
     for name, row in results.items():
@@ -134,7 +134,7 @@ def measure_stages(setting: Setting, ceilings: dict[str, Any] | None, *, rounds:
 
 
 def add_floor(found: dict[str, Any], setting: Setting, ceilings: dict[str, Any]) -> None:
-    """The floor of the setting into the suite's result, and the fraction of it that each contender reaches."""
+    """Add to the result of a suite the floor of the setting, and the fraction of it that each contender reaches."""
     config = SuperPointConfig.preset("superpoint_jax")
     found["floor_s"] = {dtype: floor_seconds(config, setting, dtype, ceilings) for dtype in BYTES}
     for name, row in found["results"].items():
@@ -142,7 +142,7 @@ def add_floor(found: dict[str, Any], setting: Setting, ceilings: dict[str, Any])
 
 
 def table(found: dict[str, Any]) -> list[str]:
-    """A line a contender."""
+    """The lines of the table, one per contender."""
     lines = []
     for name, row in found["results"].items():
         if found["suite"] == "first-result":
@@ -167,7 +167,7 @@ def table(found: dict[str, Any]) -> list[str]:
 
 
 def provenance() -> dict[str, Any]:
-    """When, where and with what: the first entries of every result that is kept."""
+    """Date, machine and versions, the first entries of every result."""
     return {
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
@@ -176,7 +176,7 @@ def provenance() -> dict[str, Any]:
 
 
 def version(package: str) -> str | None:
-    """Installed version of a package, or None."""
+    """The installed version of a package, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -184,7 +184,7 @@ def version(package: str) -> str | None:
 
 
 def machine() -> str:
-    """The device that jax sees and the processor, in words."""
+    """The device of jax and the processor, as text."""
     script = "import jax; print(jax.device_count(), 'x', jax.devices()[0].device_kind)"
     device = _of_a_process("-c", script)
     info = Path("/proc/cpuinfo")
@@ -197,7 +197,7 @@ def machine() -> str:
 
 
 def _of_a_process(*arguments: str) -> str:
-    """What Python prints with these arguments: the device is not taken from the contenders."""
+    """What Python prints with these arguments, in another process, so that this one does not occupy the device."""
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Everything that is to be known about a GPU or TPU, in one call of under ten minutes: parity first, then speed.
+# All measurements on a GPU or TPU, in one call of less than ten minutes: parity first, then speed.
 #
 #   benchmarks/accelerator.sh OUT
 #
-# writes OUT/parity.txt and OUT/*.json; keep the JSON files in benchmarks/results/DATE-DEVICE/. Needs jax for the device,
-# torch and transformers beside it; what is missing is skipped with a line saying so. Any step may fail: the others run.
+# writes OUT/parity.txt and OUT/*.json; keep the JSON files in benchmarks/results/DATE-DEVICE/. It needs jax for the
+# device, torch and transformers. What is missing is skipped with a message. If a step fails, the others still run.
 set -uo pipefail
 out=$(realpath -m "${1:?usage: benchmarks/accelerator.sh OUT}")
 cd "$(dirname "$0")/.."
 mkdir -p "$out"
 export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
-# Several contenders share the device, one at a time: none may take all of its memory.
+# Several contenders use the device, one at a time, so none may reserve all of its memory.
 export XLA_PYTHON_CLIENT_PREALLOCATE=false
 python=${PYTHON:-python3}
 failed=0

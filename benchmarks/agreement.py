@@ -1,8 +1,8 @@
-"""How far bfloat16 is from float32: `python -m benchmarks.agreement --json OUT`, on scikit-image's photos or your own.
+"""Difference between bfloat16 and float32, on scikit-image's photos or yours: `python -m benchmarks.agreement`.
 
-Keypoints in common are those that have one of the other type within a pixel, either way; cosines are those between the
-descriptors of such a pair. Both engines of bfloat16 are compared with XLA's float32: XLA, which rounds after every
-convolution as on an accelerator, and OpenVINO where it can be had.
+A keypoint is common if the other type has one within a pixel; cosines are between the descriptors of such pairs. Two
+engines in bfloat16 are compared with XLA in float32: XLA, which rounds after every convolution as on an accelerator,
+and OpenVINO if it is installed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ WITHIN_PX = 1.0
 
 
 def features(network: Any, gray: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
-    """Unpadded features of an image [H,W]."""
+    """The features of an image [H,W], without padding."""
     (found,) = sp.extract(network, gray[None, ..., None], dtype=dtype).to_list()
     return found
 
 
 def agreement(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> tuple[float, np.ndarray]:
-    """Fraction of the keypoints of both that are in common, and the cosine of each of a and its nearest, if common."""
+    """Fraction of the keypoints of both that are common, and for each common one of a, the cosine with its nearest."""
     distances = np.linalg.norm(a["keypoints"][:, None] - b["keypoints"][None], axis=-1)
     nearest = distances.argmin(axis=1)
     rows = np.flatnonzero(distances.min(axis=1) <= WITHIN_PX)
@@ -44,12 +44,12 @@ def main(
     max_keypoints: int = 1024,
     json_path: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
 ) -> None:
-    """Compare, print and write.
+    """Compare both types, print and write the results.
 
     Args:
-        images: Photos; scikit-image's by default.
-        max_keypoints: Of each.
-        json_path: File of the results.
+        images: Photos; by default those of scikit-image.
+        max_keypoints: Largest number of keypoints per photo.
+        json_path: File to write the results to.
     """
     photos, model = load_photos(images), sp.from_pretrained(max_keypoints=max_keypoints)
     exact = {name: features(model, gray, "float32") for name, gray in photos.items()}

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.bulk PHOTOS`: the rate of extraction from files to a file, beside that of `extract` alone.
+"""`python -m benchmarks.bulk PHOTOS`: the rate of extraction from files to a file, compared with only `extract`.
 
-Crops and resizes of the photos are made first. Then each side runs in a process of its own, compilations included:
-the whole way from files to HDF5, and `extract` alone on the same arrays, which lie decoded in memory.
+Random crops of the photos are made first. Then two processes are timed, with their compilations: the complete
+extraction from files to HDF5, and only `extract` on the same images, decoded in memory.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ class Arguments:
     photos: Annotated[Path, tyro.conf.Positional]
     """Folder of photos."""
     images: int = 2000
-    """Crops to make."""
+    """Number of crops."""
     sides: tuple[int, int] = (160, 480)
     """Smallest and largest side of a crop, in pixels."""
     max_keypoints: int = 512
     json: Path | None = None
-    """File to keep the result in."""
+    """File to write the result to."""
 
 
 def main() -> None:
-    """Make the images, run both sides, print and keep the result."""
+    """Make the images, run both sides, print and write the result."""
     arguments = tyro.cli(Arguments, prog="python -m benchmarks.bulk")
     with tempfile.TemporaryDirectory() as folder:
         make_images(arguments, Path(folder) / "images")
@@ -56,13 +56,13 @@ def main() -> None:
         rate = row["images"] / row["seconds"]
         print(f"{side:8}{row['seconds']:8.1f} s {rate:7.1f} images/s {row['peak_bytes'] / 2**20:7.0f} MiB")
     print(f"{len(sides['files']['shapes'])} compilations, padding {sides['files']['padding']:.0%}")
-    print(f"from files at {report['ratio']:.0%} of the rate of extract alone")
+    print(f"from files at {report['ratio']:.0%} of the rate of only extract")
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def make_images(arguments: Arguments, folder: Path) -> None:
-    """Random crops of random size and scale, as JPEG, in folders of a hundred."""
+    """Write random crops of random size and scale as JPEG, 100 per folder."""
     random = np.random.default_rng(0)
     photos = [Image.open(path).convert("RGB") for path in list_images(arguments.photos)[:100]]
     for i in range(arguments.images):
@@ -77,7 +77,7 @@ def make_images(arguments: Arguments, folder: Path) -> None:
 
 
 def files(folder: Path, max_keypoints: int) -> dict[str, Any]:
-    """From files to HDF5."""
+    """Time and results of the extraction from files to HDF5."""
     import superpoint_jax as sp
     from superpoint_jax.bulk import BulkOptions, extract_files
 
@@ -91,7 +91,7 @@ def files(folder: Path, max_keypoints: int) -> dict[str, Any]:
 
 
 def alone(folder: Path, max_keypoints: int) -> dict[str, Any]:
-    """The same batches, decoded beforehand."""
+    """Time of only `extract`, on images that are decoded before."""
     import superpoint_jax as sp
     from superpoint_jax.bulk.sources import find_images
     from superpoint_jax.photos.plan import make_plan
@@ -120,7 +120,7 @@ def _in_a_process(side: str, setting: dict[str, Any]) -> dict[str, Any]:
 
 def _one_side(side: str, setting: dict[str, Any]) -> None:
     found = {"files": files, "alone": alone}[side](Path(setting["folder"]), setting["max_keypoints"])
-    # Of the process, and as often that of the largest worker as there are workers.
+    # The peak of this process, plus for each worker the peak of the largest one.
     import os
 
     own, child = (resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.draw RESULT.json... -o FOLDER`: the pictures of results that `python -m benchmarks` kept.
+"""`python -m benchmarks.draw RESULT.json... -o FOLDER`: pictures of results that `python -m benchmarks` wrote.
 
-One picture for each thing that varies: throughput against batch, latency against resolution or keypoints, log-log with
-the line of proportional growth; and for results at a single setting, the time of each contender by suite.
+There is one picture per result. For a sweep it shows throughput over batch, or latency over resolution or keypoints,
+with logarithmic axes; for a single setting, the time of each contender by suite.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 import tyro
 
 COLORS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#999999", "#000000")
-"""Okabe and Ito's, which the colour-blind can tell apart."""
+"""The colours of Okabe and Ito, which colour-blind people can distinguish."""
 
 AXES: dict[str, tuple[str, str, Callable[[dict[str, Any]], float], Callable[[dict[str, Any], float], float]]] = {
-    "batch": ("images a batch", "images a second", lambda s: s["batch"], lambda s, seconds: s["batch"] / seconds),
+    "batch": ("images per batch", "images per second", lambda s: s["batch"], lambda s, seconds: s["batch"] / seconds),
     "resolution": (
         "megapixels",
         "milliseconds per image",
@@ -27,17 +27,17 @@ AXES: dict[str, tuple[str, str, Callable[[dict[str, Any]], float], Callable[[dic
         lambda s, seconds: 1e3 * seconds / s["batch"],
     ),
     "keypoints": (
-        "keypoints an image",
+        "keypoints per image",
         "milliseconds per image",
         lambda s: s["max_keypoints"],
         lambda s, seconds: 1e3 * seconds / s["batch"],
     ),
 }
-"""What varies: label of x, label of y, x of a setting, y of a setting and its seconds."""
+"""For each sweep: label of x, label of y, x of a setting, y of a setting and its seconds."""
 
 
 def varying(suites: list[dict[str, Any]]) -> str | None:
-    """What the settings of a result differ in; None where all are the same."""
+    """The sweep in which the settings of a result differ; None if all settings are equal."""
     settings = [suite["setting"] for suite in suites]
     for name, fields in (("batch", ["batch"]), ("resolution", ["height", "width"]), ("keypoints", ["max_keypoints"])):
         if len({tuple(setting[field] for field in fields) for setting in settings}) > 1:
@@ -46,7 +46,7 @@ def varying(suites: list[dict[str, Any]]) -> str | None:
 
 
 def draw_sweep(suites: list[dict[str, Any]], axis: str, title: str) -> Any:
-    """A line a contender over what varies, for the first suite of the result."""
+    """A figure with one line per contender over a sweep, for the first suite of the result."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator
 
@@ -68,7 +68,7 @@ def draw_sweep(suites: list[dict[str, Any]], axis: str, title: str) -> Any:
     axes.set_xticks([], minor=True)
     values = [value for line in axes.get_lines() for value in np.asarray(line.get_ydata())]
     if max(values) < 3 * min(values):
-        # A logarithm would make much of little.
+        # A logarithmic axis would exaggerate small differences.
         axes.set_yscale("linear")
         axes.set_ylim(0, 1.2 * max(values))
     else:
@@ -81,7 +81,7 @@ def draw_sweep(suites: list[dict[str, Any]], axis: str, title: str) -> Any:
 
 
 def draw_suites(suites: list[dict[str, Any]], title: str) -> Any:
-    """A panel a suite, a bar a contender, the spread of the rounds on it."""
+    """A figure with one panel per suite and one bar per contender, with the spread of the rounds."""
     import matplotlib.pyplot as plt
 
     suites = [suite for suite in suites if any("median_s" in row for row in suite["results"].values())]
@@ -123,8 +123,8 @@ def main(
     """Draw results.
 
     Args:
-        results: JSON files of `python -m benchmarks`.
-        output: Folder for the pictures, NAME.png each.
+        results: JSON files written by `python -m benchmarks`.
+        output: Folder for the pictures, one NAME.png per result.
     """
     import matplotlib as mpl
 
@@ -133,7 +133,7 @@ def main(
     for path in results:
         report = json.loads(path.read_text())
         if not report["suites"]:
-            sys.exit(f"{path} holds no measurement")
+            sys.exit(f"{path} contains no measurement")
         setting = report["suites"][0]["setting"]
         axis = varying(report["suites"])
         size = f"{setting['height']}x{setting['width']}"

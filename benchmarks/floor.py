@@ -1,6 +1,6 @@
-"""The floor: what the network must compute and move, counted from its configuration, and what the device does at most.
+"""The floor of the network's time: its operations and bytes, counted from the configuration, at the device's ceilings.
 
-`python -m benchmarks.floor` measures the ceilings of the device that jax sees and prints them as JSON.
+`python -m benchmarks.floor` measures the ceilings of jax's device, its highest rates, and prints them as JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BYTES = {"float32": 4, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution at a resolution: (height, width) of its output, channels in and out, kernel size."""
+    """A convolution: (height, width) of its output, channels in and out, and kernel size."""
 
     height: int
     width: int
@@ -32,12 +32,12 @@ class Layer:
 
     @property
     def operations(self) -> int:
-        """Multiplications and additions."""
+        """Number of multiplications and additions."""
         return 2 * self.height * self.width * self.size**2 * self.channels * self.features
 
     @property
     def values(self) -> int:
-        """Numbers read and written when the layer is a kernel of its own: input, weights, output."""
+        """How many numbers a separate kernel for this layer reads and writes: input, weights, output."""
         pixels = self.height * self.width
         return pixels * (self.channels + self.features) + self.size**2 * self.channels * self.features
 
@@ -65,15 +65,15 @@ def work(config: SuperPointConfig, setting: Setting, dtype: str) -> dict[str, fl
 
 
 def floor_seconds(config: SuperPointConfig, setting: Setting, dtype: str, ceilings: dict[str, Any]) -> float:
-    """The shorter the better, but no shorter: the larger of computing and moving, at the ceilings."""
+    """The shortest possible time: the larger of computing and moving data, each at its ceiling."""
     need = work(config, setting, dtype)
     return max(need["operations"] / ceilings[dtype]["operations_per_s"], need["bytes"] / ceilings["bytes_per_s"])
 
 
 def measured_ceilings() -> dict[str, Any]:
-    """Of one device: the rates of a large product of matrices and of XLA's convolution by type, and of a copy.
+    """Rates of one device: of a large matrix product and of XLA's convolution, by type, and of copying memory.
 
-    The higher of the two is the ceiling of operations.
+    The ceiling of operations is the higher rate of matrix product and convolution.
     """
     import jax
     import jax.numpy as jnp

@@ -1,8 +1,8 @@
-"""From nothing to the first keypoints: download, installation, import, and the first `detect`, in a clean environment.
+"""Cost of the way to the first keypoints in a clean environment: download, installation, import, and first `detect`.
 
     python -m benchmarks.install --json OUT
 
-Downloads are counted in bytes, not timed: how fast they come says nothing about this library.
+Downloads are measured in bytes and not in seconds, which depend on the network.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ IMPORTS = {"jax and flax": "import jax, flax.nnx", "superpoint_jax": "import sup
 
 
 def measure() -> dict[str, Any]:
-    """The figures, in bytes and seconds."""
+    """The results, in bytes and seconds."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         python = folder / "env" / "bin" / "python"
@@ -60,7 +60,7 @@ def measure() -> dict[str, Any]:
 
 
 def wheel_bytes(downloads: dict[str, int]) -> int:
-    """Size of our own among the downloads."""
+    """Size of this library's wheel among the downloads."""
     (size,) = (size for name, size in downloads.items() if name.startswith("superpoint_jax-"))
     return size
 
@@ -72,10 +72,10 @@ def _run(*command: str) -> float:
 
 
 def main(*, json_path: Annotated[Path, tyro.conf.arg(name="json")]) -> None:
-    """Measure and write.
+    """Measure, print and write the results.
 
     Args:
-        json_path: File of the results.
+        json_path: File to write the results to.
     """
     result = {"date": datetime.date.today().isoformat(), "machine": machine()} | measure()
     json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Times contenders against each other, each in a process of its own: rounds in which every one has its turn."""
+"""Timing of contenders, each in its own process, in rounds in which every contender runs once."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from benchmarks.contenders.setting import Setting
 
 
 class Worker:
-    """A contender's process, which may take `patience` seconds to be ready."""
+    """The process of a contender, which is skipped if it is not ready after `patience` seconds."""
 
     def __init__(self, name: str, suite: str, setting: Setting, *, patience: float, **environment: str) -> None:
         self.name = name
         command = [sys.executable, "-m", "benchmarks.worker", name, suite, json.dumps(asdict(setting))]
-        # A file, not a pipe: nobody reads it unless the process dies, and a full pipe would stop it.
+        # A file, because a pipe that is not read while the process lives could become full and block the process.
         self.complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the worker)
         self.process = subprocess.Popen(
             command,
@@ -43,7 +43,7 @@ class Worker:
             self.greeting = {"skipped": f"failed: {error}"}
 
     def run(self, calls: int) -> dict[str, Any]:
-        """Seconds of each of `calls` calls, and the peak memory of the process."""
+        """The seconds of each of `calls` calls, and the peak memory of the process."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{calls}\n")
         self.process.stdin.flush()
@@ -67,7 +67,7 @@ class Worker:
 def measure(
     suite: str, setting: Setting, names: list[str], *, rounds: int, calls: int, patience: float
 ) -> dict[str, Any]:
-    """Median seconds of each contender with their spread, and the ratio to the reference, round by round."""
+    """Median seconds of each contender with their spread, and the median of the ratios to the reference per round."""
     workers, skipped = [], {}
     for name in names:
         worker = Worker(name, suite, setting, patience=patience)
@@ -102,7 +102,7 @@ def measure(
 
 
 def measure_first_result(setting: Setting, names: list[str], *, patience: float) -> dict[str, Any]:
-    """Seconds from importing the library to the first result end to end, without and with a compilation cache."""
+    """Seconds from the imports to the first end-to-end result, without and with a compilation cache."""
     results, skipped = {}, {}
 
     def greeting(name: str, **environment: str) -> dict[str, Any]:
@@ -128,4 +128,4 @@ def measure_first_result(setting: Setting, names: list[str], *, patience: float)
 
 
 CACHED = "superpoint_jax"
-"""Whose compilation the cache keeps."""
+"""Contenders with this in their name are also timed with a compilation cache."""

@@ -1,4 +1,4 @@
-"""Images a second of what training draws on the device: synthetic shapes, photometric changes, views of photos.
+"""Images per second that training draws on the device: synthetic shapes, photometric changes, views of photos.
 
 python -m benchmarks.pipeline --json OUT
 """
@@ -29,7 +29,7 @@ SHAPES = ((120, 160), (240, 320))
 
 
 def stages(shape: tuple[int, int], batch: int) -> dict[str, Callable[[jax.Array], Any]]:
-    """A jitted function of a key for each stage, on `batch` images of (height, width)."""
+    """For each stage, a jitted function of a key that draws `batch` images of (height, width)."""
     rng = np.random.default_rng(0)
     photos = Photos(
         images=jnp.asarray(rng.integers(0, 256, (32, 480, 480), np.uint8)),
@@ -47,7 +47,7 @@ def stages(shape: tuple[int, int], batch: int) -> dict[str, Callable[[jax.Array]
 
 
 def rate(function: Callable[[jax.Array], Any], batch: int) -> dict[str, float]:
-    """Images a second: the median round, and the slowest and fastest."""
+    """Images per second of the median, the slowest and the fastest round."""
     keys = jax.random.split(jax.random.key(0), CALLS)
     jax.block_until_ready(function(keys[0]))
     rates = []
@@ -60,11 +60,11 @@ def rate(function: Callable[[jax.Array], Any], batch: int) -> dict[str, float]:
 
 
 def main(*, batch: int = 32, json_path: Annotated[Path | None, tyro.conf.arg(name="json")] = None) -> None:
-    """Measure, print and write.
+    """Measure, print and write the results.
 
     Args:
-        batch: Images a call.
-        json_path: File of the results.
+        batch: Images per call.
+        json_path: File to write the results to.
     """
     result: dict[str, Any] = {"date": datetime.date.today().isoformat(), "machine": machine(), "jax": jax.__version__}
     result |= {"batch": batch, "rates": []}

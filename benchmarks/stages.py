@@ -1,6 +1,6 @@
-"""Where the time of `extract` goes: each stage compiled and timed on its own, beside the highest rate measured.
+"""Time of each stage of `extract`, compiled and timed separately, with the number of its operations.
 
-`python -m benchmarks --suite stages` runs this in a process of its own and prints it.
+`python -m benchmarks --suite stages` runs this in its own process and prints the result.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from benchmarks.floor import BYTES, Layer, layers
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of `extract`: the call that computes it from what the part before it gave, and its work.
+    """A stage of `extract`: a call that computes it from the result of the stage before, and its work.
 
     Attributes:
-        operations: Multiplications and additions of its convolutions; 0 for the others.
+        operations: Multiplications and additions of its convolutions; 0 for stages without convolutions.
     """
 
     call: Callable[[], Any]
@@ -31,7 +31,7 @@ class Stage:
 
 
 def stages(setting: Setting, dtype: str) -> dict[str, Stage]:
-    """The parts in the order in which data flows, and the whole."""
+    """The stages in the order in which data flows, and the whole."""
     import jax
     import jax.numpy as jnp
 
@@ -63,7 +63,7 @@ def stages(setting: Setting, dtype: str) -> dict[str, Stage]:
 
 
 def measure_stages(setting: Setting, *, rounds: int) -> dict[str, Any]:
-    """Median seconds of each stage in both types with their spread, one after the other in every round."""
+    """Median seconds of each stage in both types with their spread; every round times all stages once."""
     import jax
 
     calls = {f"{stage}, {dtype}": part for dtype in BYTES for stage, part in stages(setting, dtype).items()}

@@ -1,7 +1,7 @@
-"""One contender in one process: builds and warms up its call, then times it as often as the driver asks.
+"""The process of one contender: it builds and warms up the call, then times it as often as the driver asks.
 
-Speaks JSON lines: first {"ready": ...} or {"skipped": reason}; then, for each line with a number of calls on standard
-input, {"seconds": [...]} of each call.
+It answers in JSON lines: first {"ready": ...} or {"skipped": reason}; then, for each number of calls on standard input,
+{"seconds": [...]} with the seconds of each call.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from benchmarks.contenders.setting import NotAvailable, Setting
 
 
 def main() -> None:
-    """Serve one contender: arguments are its name, the suite and the setting as JSON."""
+    """Serve one contender; the arguments are its name, the suite and the setting as JSON."""
     name, suite, setting = sys.argv[1], sys.argv[2], Setting(**json.loads(sys.argv[3]))
     answers, sys.stdout = sys.stdout, sys.stderr
 
@@ -38,7 +38,7 @@ def main() -> None:
         cpu.append(time.process_time())
     except NotAvailable as reason:
         return answer({"skipped": str(reason)})
-    # What the first call costs beyond the second one, on all cores: to compile it, mostly.
+    # CPU time of the first call beyond that of the second, mostly for compilation.
     extra = (cpu[1] - cpu[0]) - (cpu[2] - cpu[1])
     answer(
         {
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def seconds_of_compilation() -> list[float]:
-    """A list that grows by the seconds that XLA takes for every program from now on, or the cache that has it."""
+    """A list to which the seconds are added that XLA, or its cache, takes for each program from now on."""
     import jax
 
     seconds: list[float] = []

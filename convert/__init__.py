@@ -1,1 +1,1 @@
-"""`python -m convert`: converts weights and proves the result against the PyTorch original, stage by stage."""
+"""`python -m convert`: converts weights and compares the result with the PyTorch original, stage by stage."""

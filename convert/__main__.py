@@ -1,6 +1,7 @@
-"""Convert weights, and prove it: `python -m convert SRC -o OUT [--verify] [--images PHOTO ...]`.
+"""Convert weights and verify the result: `python -m convert SRC -o OUT [--verify] [--images PHOTO ...]`.
 
-Exit code 0: converted, and verified if asked. 1: the result is not what the original computes. 2: it could not be done.
+Exit code 0: the weights are converted, and with --verify also verified. 1: the result differs from the original. 2: the
+weights could not be converted or verified.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from .verification import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    parser = argparse.ArgumentParser(prog="python -m convert", description="Convert weights, and prove it.")
+    """The exit code, after the command has run."""
+    parser = argparse.ArgumentParser(prog="python -m convert", description="Convert weights and verify the result.")
     parser.add_argument("source", metavar="SRC", help="hub id, folder, .safetensors, .bin or .pth")
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help="folder to write")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
-    parser.add_argument("--verify", action="store_true", help="run the PyTorch original beside ours on photos")
+    parser.add_argument("--verify", action="store_true", help="compare with the PyTorch original on photos")
     parser.add_argument("--images", metavar="PHOTO", nargs="+", type=Path, default=[], help="photos to verify on")
     options = parser.parse_args(arguments)
     try:

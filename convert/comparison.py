@@ -1,4 +1,4 @@
-"""Stage by stage: how far ours is from the original, and whether that is rounding."""
+"""Comparison of our results with those of the original, stage by stage, and whether differences are only rounding."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from superpoint_jax.config import SuperPointConfig
 from .stages import Stages
 
 RELATIVE_TOLERANCE = 1e-5
-"""Of the range of a map, for blocks and logits: two libraries sum up to 2304 float32 products in different orders,
-layer upon layer. A wrong weight, padding or epsilon is off by a hundred times as much."""
+"""Largest difference of blocks and logits, as a fraction of the range of a map. In each layer, two libraries sum up to
+2304 float32 products in different orders. A wrong weight, padding or epsilon causes differences a hundred times
+larger."""
 
 SCORE_TOLERANCE = 1e-5
-"""Scores are probabilities; float32's own distance from float64 is near 3e-6 on trained weights."""
+"""Largest difference of scores, which are probabilities. On trained weights, float32 differs from float64 by 3e-6."""
 
 COSINE_TOLERANCE = 1e-5
-"""1 - cosine of two unit vectors: the square of an angle, half of it. 1e-5 is a quarter of a degree."""
+"""Largest 1 - cosine of two unit vectors, which is half of the squared angle; 1e-5 is a quarter of a degree."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One stage of one photo: what the table shows.
+    """One row of the table: one stage of one photo.
 
     Attributes:
-        difference: The largest, in units of `unit`.
-        allowed: The most that passes.
+        difference: Largest difference, in units of `unit`.
+        allowed: Largest difference that passes.
     """
 
     stage: str
@@ -40,12 +41,12 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """False for NaN too."""
+        """Whether the difference is allowed; False for NaN."""
         return self.difference <= self.allowed
 
 
 def compare(photo: str, original: Stages, ours: Stages, config: SuperPointConfig) -> list[Row]:
-    """A row for every stage."""
+    """One row per stage."""
     rows = [
         Row(name, photo, _relative(a, b), RELATIVE_TOLERANCE, "of range")
         for name, a, b in (
@@ -80,7 +81,7 @@ def _keypoint_rows(
     yield Row("scores", photo, _largest(original.scores[a] - ours.scores[b]), SCORE_TOLERANCE, "absolute")
     cosine = np.sum(original.descriptors[a].astype(np.float64) * ours.descriptors[b].astype(np.float64), axis=-1)
     lengths = [np.linalg.norm(s.descriptors[i].astype(np.float64), axis=-1) for s, i in ((original, a), (ours, b))]
-    # Where sampling reads only zeros (outside the map), both are zero and agree.
+    # Descriptors sampled outside the map are zero in both, and so agree.
     both_zero = (lengths[0] == 0) & (lengths[1] == 0)
     distance = np.where(both_zero, 0, 1 - cosine / np.where(both_zero, 1, lengths[0] * lengths[1]))
     yield Row("descriptors", photo, _largest(distance), COSINE_TOLERANCE, "1 - cosine")
@@ -89,11 +90,11 @@ def _keypoint_rows(
 def split_by_reason(
     original: Stages, ours: Stages, config: SuperPointConfig
 ) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
-    """Pixels (x, y) that one suppression keeps and the other does not: (those that rounding decides, the others).
+    """Pixels (x, y) that only one of the suppressions keeps: (those that rounding can explain, the others).
 
-    Rounding decides where a score is within `SCORE_TOLERANCE` of another in its window, or of the threshold where that
-    is taken first; and, since whom a point suppresses depends on whether it is kept itself, within two radii of such a
-    pixel (one to the pixel that it suppresses, another to the one that this frees).
+    Rounding explains a pixel whose score is within `SCORE_TOLERANCE` of another score in its window, or of the
+    threshold if that is applied first. It also explains pixels within two radii of an explained one: one radius to a
+    pixel that the first one suppresses, and another radius to a pixel that is kept as a result.
     """
     rows, columns = np.nonzero((original.suppressed > 0) != (ours.suppressed > 0))
     waiting = {(int(x), int(y)) for x, y in zip(columns, rows, strict=True)}
@@ -111,17 +112,17 @@ def _is_near_tie(scores: np.ndarray, point: tuple[int, int], config: SuperPointC
     x, y = point
     radius = config.nms_radius
     window = scores[max(y - radius, 0) : y + radius + 1, max(x - radius, 0) : x + radius + 1]
-    near = int(np.count_nonzero(np.abs(window - scores[y, x]) <= SCORE_TOLERANCE)) > 1  # It is near itself.
+    near = int(np.count_nonzero(np.abs(window - scores[y, x]) <= SCORE_TOLERANCE)) > 1  # The pixel itself counts once.
     at_threshold = abs(float(scores[y, x]) - config.keypoint_threshold) <= SCORE_TOLERANCE
     return near or (config.suppression_rule == "greedy" and at_threshold)
 
 
 def worst(rows: Iterable[Row]) -> list[Row]:
-    """For every stage, the row of the photo where it is furthest off; notes of points are summed over the photos."""
+    """For each stage, the row of the photo with the largest difference."""
     stages: dict[str, list[Row]] = {}
     for row in rows:
         stages.setdefault(row.stage, []).append(row)
-    # NaN compares as larger than all.
+    # NaN counts as the largest difference.
     return [max(group, key=lambda row: np.nan_to_num(row.difference, nan=np.inf)) for group in stages.values()]
 
 

@@ -1,7 +1,7 @@
-"""The originals in PyTorch: transformers' own model, and plain torch written from docs/variants.md for the others.
+"""The originals in PyTorch: the model of transformers, and for the others plain torch written from docs/variants.md.
 
-Each is a function from a gray image [H,W] in [0, 1] to `Stages`. The tensors are taken as the file names and stores
-them, so that neither our key maps nor our layouts have a part in it.
+Each is a function from a gray image [H,W] in [0, 1] to `Stages`. The tensors are used with the names and layouts of the
+file, so that errors in our own key maps and layouts can't be hidden.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Weights = Mapping[str, Tensor]
 
 
 def original(tensors: Mapping[str, np.ndarray], layout: Layout, config: SuperPointConfig) -> Original:
-    """The PyTorch network and decoding that weights of this layout were published with.
+    """The PyTorch network and decoding with which weights of this layout were published.
 
     Raises:
-        WeightsError: There is none: batch norm in our own layout.
+        WeightsError: There is no original, because the weights have batch norm in our own layout.
     """
     weights = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
     weights = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
@@ -63,12 +63,12 @@ def _hugging_face(weights: Weights, config: SuperPointConfig) -> Original:
         logits.clear()
         out = model(torch.from_numpy(gray)[None, None], output_hidden_states=True)
         encoded = out.hidden_states[-1]
-        # Suppression with radius 0 keeps all: the score map as it is before.
+        # Suppression with radius 0 keeps all pixels, so this is the score map before suppression.
         model.keypoint_decoder.nms_radius = 0
         scores = model.keypoint_decoder._get_pixel_scores(encoded)[0]
         model.keypoint_decoder.nms_radius = config.nms_radius
         suppressed = model.keypoint_decoder._get_pixel_scores(encoded)[0]
-        # It divides by (W, H) in float32; rounding brings the pixel back.
+        # The model divides by (W, H) in float32; rounding restores the pixel.
         keypoints_xy = np.round(out.keypoints[0].numpy() * np.array(gray.shape[::-1], np.float32))
         return Stages(
             blocks=tuple(_channels_last(state[0]) for state in out.hidden_states),
@@ -84,7 +84,7 @@ def _hugging_face(weights: Weights, config: SuperPointConfig) -> Original:
 
 
 def _magic_leap(weights: Weights, config: SuperPointConfig, gray: Tensor) -> Stages:
-    """The demo published with superpoint_v1.pth."""
+    """The stages of the demo published with superpoint_v1.pth."""
 
     def conv(x: Tensor, name: str) -> Tensor:
         return F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], padding="same")
@@ -109,7 +109,7 @@ def _magic_leap(weights: Weights, config: SuperPointConfig, gray: Tensor) -> Sta
 
 
 def _rpautrat(weights: Weights, config: SuperPointConfig, gray: Tensor) -> Stages:
-    """rpautrat's PyTorch port: batch norm follows the ReLU."""
+    """The stages of rpautrat's PyTorch port, where batch norm comes after the ReLU."""
 
     def layer(x: Tensor, name: str, *, relu: bool) -> Tensor:
         x = F.conv2d(x, weights[f"{name}.conv.weight"], weights[f"{name}.conv.bias"], padding="same")
@@ -134,12 +134,12 @@ def _rpautrat(weights: Weights, config: SuperPointConfig, gray: Tensor) -> Stage
 
 
 def _cells_to_pixels(probabilities: Tensor) -> Tensor:
-    """[65,h,w] -> [8h,8w]; channel 8 * dy + dx is pixel (dx, dy) of the cell."""
+    """[65,h,w] rearranged to [8h,8w]; channel 8 * dy + dx is pixel (dx, dy) of the cell."""
     return F.pixel_shuffle(probabilities[None, :-1], CELL_PX)[0, 0]
 
 
 def _greedy(scores: Tensor, *, threshold: float, radius: int) -> Tensor:
-    """By descending score, each candidate silences those within `radius`, one after the other."""
+    """The scores that are kept when, in descending order, each candidate suppresses those within `radius`."""
     values = scores.numpy()
     rows, columns = np.nonzero(values >= threshold)
     silenced, kept = np.zeros(values.shape, bool), np.zeros_like(values)
@@ -164,7 +164,7 @@ def _three_pass(scores: Tensor, *, radius: int) -> Tensor:
 
 
 def _inside(found: Tensor, border: int, height: int, width: int) -> Tensor:
-    """(x, y) of the true pixels that lie at least `border` inside (height, width), in raster order."""
+    """(x, y) of the True pixels at least `border` from the border of (height, width), in raster order."""
     y, x = torch.nonzero(found, as_tuple=True)
     keep = (x >= border) & (y >= border) & (x < width - border) & (y < height - border)
     return torch.stack([x[keep], y[keep]], dim=-1).float()

@@ -1,4 +1,4 @@
-"""Photos to compare on: the user's, or those that scikit-image carries."""
+"""Photos for the comparison: the user's, or those in scikit-image."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from PIL import Image
 from superpoint_jax.processing import load_image
 
 DEFAULT = ("camera", "coffee", "chelsea", "rocket", "coins", "page")
-"""Six of scikit-image's, of six sizes; half of them are no multiple of 8."""
+"""Six photos of scikit-image, of six sizes; half of the sizes are not multiples of 8."""
 
 
 def load_photos(paths: Sequence[Path]) -> dict[str, np.ndarray]:
-    """name: gray image [H,W], float32 in [0, 1].
+    """Gray images [H,W] by name, float32 in [0, 1].
 
     Raises:
-        ImageError: A file cannot be read as an image.
-        ImportError: No path is given and scikit-image is not installed.
+        ImageError: A file can't be read as an image.
+        ImportError: No path is given, and scikit-image is not installed.
     """
     if paths:
         return {str(path): _gray(load_image(path)) for path in paths}

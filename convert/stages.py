@@ -1,4 +1,4 @@
-"""What is compared: the results of one image after each stage, the same for the original and for ours."""
+"""The results that are compared: those of one image after each stage, for the original and for ours."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Stages:
 
     Attributes:
         blocks: Output of each encoder block [h,w,c], finest first.
-        logits: [h,w,65].
-        score_map: [H,W], before suppression.
-        suppressed: [H,W], scores where suppression keeps them, else 0; the greedy rule takes the threshold before it.
-        keypoints_xy: [N,2] pixels.
-        scores: [N].
-        descriptors: [N,D].
+        logits: Keypoint logits [h,w,65].
+        score_map: Scores [H,W] before suppression.
+        suppressed: Scores [H,W] that suppression keeps, 0 elsewhere; the greedy rule applies the threshold before.
+        keypoints_xy: Keypoints [N,2] in pixels.
+        scores: Scores [N] of the keypoints.
+        descriptors: Descriptors [N,D] of the keypoints.
     """
 
     blocks: tuple[np.ndarray, ...]
@@ -41,7 +41,7 @@ class Stages:
 
 
 def our_stages(model: SuperPoint, gray: np.ndarray) -> Stages:
-    """What this library computes for a gray image [H,W] in [0, 1]."""
+    """The stages that this library computes for a gray image [H,W] in [0, 1]."""
     hidden_states, logits, scores, suppressed, found = _ours(model, jnp.asarray(gray)[None, ..., None], model.config)
     (keypoints,) = found.to_list()
     return Stages(

@@ -1,4 +1,4 @@
-"""Convert weights and run the PyTorch original beside ours on photos, stage by stage."""
+"""Convert weights, and compare our results with those of the PyTorch original on photos, stage by stage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pair:
-    """The original with the source's weights, and ours with the converted ones; both decode by the same rules."""
+    """The original with the weights of the source, and ours with the converted ones; both decode by the same rules."""
 
     title: str
     original: Original
@@ -34,7 +34,7 @@ class Pair:
 
 
 def load_pair(source: str, folder: Path, *, revision: str | None = None) -> Pair:
-    """Both networks, under the rules published with that kind of weights and without a cut to `max_keypoints`."""
+    """Both networks, with the rules published with that kind of weights and without a cut to `max_keypoints`."""
     from .originals import original
 
     checkpoint = read(source, revision=revision)
@@ -49,7 +49,7 @@ def load_pair(source: str, folder: Path, *, revision: str | None = None) -> Pair
 
 
 def verify(pair: Pair, photos: Mapping[str, np.ndarray]) -> list[Row]:
-    """Rows of every stage and photo; prints a line for each photo on the way."""
+    """The rows of all stages and photos; prints one line per photo."""
     print(pair.title, flush=True)
     rows: list[Row] = []
     for name, gray in photos.items():
@@ -63,14 +63,14 @@ def verify(pair: Pair, photos: Mapping[str, np.ndarray]) -> list[Row]:
 def run(
     source: str, output: Path, *, revision: str | None = None, verify_photos: Mapping[str, np.ndarray] | None
 ) -> bool:
-    """Convert weights to a folder; with photos, also print how far ours is from the original.
+    """False if the converted weights differ from the original by more than rounding; without photos, always True.
 
-    False where the difference is more than rounding.
+    The weights are converted to a folder. With photos, a table of the differences is printed.
 
     Raises:
-        ValueError: The source or a photo holds something else.
+        ValueError: The source is not weights, or a photo is not an image.
         OSError: A file can't be read or written.
-        ImportError: torch is needed for the original, and not installed.
+        ImportError: torch is not installed, which the original needs.
     """
     matches = is_lightglue(source, revision=revision)
     folder = (convert_matcher if matches else convert)(source, output, revision=revision)

@@ -1,4 +1,4 @@
-"""What mkdocs does for this site beyond its own: sections of other files, links out of docs/, a check of docstrings."""
+"""Additions to mkdocs for this site: sections of other files, links out of docs/, and a check of docstrings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 
 
 def on_pre_build(config: Any) -> None:
-    """Stop at a public definition without a docstring, or a module that the reference leaves out by mistake."""
+    """Stop the build if a public definition has no docstring."""
     missing = []
     for path in sorted((REPOSITORY / "superpoint_jax").rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -33,7 +33,7 @@ def on_pre_build(config: Any) -> None:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Includes, then links: those to files of the repository outside docs/ get a copy of the file in the site."""
+    """The page with its includes and links resolved; files of the repository outside docs/ are copied into the site."""
     folder = (DOCS / page.file.src_uri).parent
     markdown = _outside_code(markdown, lambda text: _links(text, folder, folder, config, files))
 
@@ -75,12 +75,12 @@ def _links(text: str, source: Path, page_folder: Path, config: Any, files: Files
         else:
             name = "repository/" + path.relative_to(REPOSITORY).as_posix()
             if name.endswith(".md"):
-                name += ".txt"  # else it would be a page
+                name += ".txt"  # Otherwise it would become a page.
             if files.get_file_from_path(name) is None:
                 files.append(File.generated(config, name, abs_src_path=str(path)))
             uri = DOCS / name
         if path.is_dir():
-            raise PluginError(f"a link to a folder, {target}; link a file")
+            raise PluginError(f"a link to a folder: {target}; link to a file instead")
         return found[1] + os.path.relpath(uri, page_folder).replace(os.sep, "/") + found[3]
 
     return LINK.sub(replaced, text)

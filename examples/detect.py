@@ -1,4 +1,4 @@
-"""The keypoints of one photo, drawn.
+"""Draw the keypoints of one photo.
 
 python examples/detect.py [PHOTO [OUT.png]]
 """

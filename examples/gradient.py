@@ -1,8 +1,8 @@
-"""A gradient through keypoints: an image shift is found by descending on where the refined keypoints lie.
+"""A gradient through keypoints: the shift of an image is found by gradient descent on the refined keypoints.
 
     python examples/gradient.py
 
-The loss sees the image through differentiable interpolation, the network, and the soft-argmax of its score peaks.
+The gradient goes through the interpolation of the image, the network, and the soft-argmax of its score peaks.
 """
 
 import jax
@@ -30,7 +30,7 @@ target = sp.extract(model, shifted(TRUE), max_keypoints=64, refinement="soft_arg
 def loss(offset: jax.Array) -> jax.Array:
     """Mean squared distance of matching keypoints, in square pixels."""
     found = sp.extract(model, shifted(offset), max_keypoints=64, refinement="soft_argmax")
-    matches = sp.match(found, target, ratio=0.9)  # which belongs to which is no function of the offset
+    matches = sp.match(found, target, ratio=0.9)  # The choice of matches has no gradient.
     difference = found.keypoints[0] - target.keypoints[0][matches.indices[0]]
     near = matches.mask[0] & (jnp.sum(difference**2, axis=-1) < 9)
     return jnp.sum(jnp.where(near[:, None], difference, 0) ** 2) / jnp.maximum(near.sum(), 1)

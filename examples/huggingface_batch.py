@@ -1,7 +1,7 @@
 """Hugging Face's snippets for images of different sizes, by the mask and by post-processing.
 
-Changed: the imports, photos that are there already, and jax in place of torch: no `return_tensors="pt"`, which is taken
-as well, and `jnp.nonzero` for `torch.nonzero`.
+Changed: the imports, local photos, no `return_tensors="pt"` (which is accepted, too), and `jnp.nonzero` instead of
+`torch.nonzero`.
 """
 
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ for i in range(len(images)):
     image_descriptors = outputs.descriptors[i][image_indices]
     print(i, image_keypoints.shape, image_scores.shape, image_descriptors.shape)
 
-# In pixels of the original images
+# Coordinates in pixels of the original images.
 image_sizes = [(image.height, image.width) for image in images]
 outputs = processor.post_process_keypoint_detection(outputs, image_sizes)
 

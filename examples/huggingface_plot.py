@@ -1,6 +1,6 @@
 """Hugging Face's snippet that plots keypoints: python examples/huggingface_plot.py output_image.png
 
-Changed: the imports, photos that are there already, no `return_tensors`, the name of the picture.
+Changed: the imports, local photos, no `return_tensors`, and the name of the picture.
 """
 
 import sys

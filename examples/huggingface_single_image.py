@@ -1,4 +1,4 @@
-"""Hugging Face's snippet for one image. Changed: the imports, a photo that is there already, no `return_tensors`."""
+"""Hugging Face's snippet for one image. Changed: the imports, a local photo, and no `return_tensors`."""
 
 from PIL import Image
 from skimage import data

@@ -1,9 +1,10 @@
-"""SuperPoint here, LightGlue in PyTorch, in one program: tensors go over by DLPack and come back.
+"""SuperPoint in JAX and LightGlue in PyTorch in one program: tensors are exchanged by DLPack.
 
     python examples/lightglue_torch.py [LIGHTGLUE]
 
-LIGHTGLUE is a model for transformers, "ETH-CVG/lightglue_superpoint" say. That was trained on Magic Leap's descriptors:
-they are taken then. Without it the weights are random, to show the way alone: they match nothing.
+LIGHTGLUE is a model for transformers, for example "ETH-CVG/lightglue_superpoint", which was trained on Magic Leap's
+descriptors; the descriptors are then those of Magic Leap's weights. Without LIGHTGLUE, its weights are random: the
+program runs, but finds no matches.
 """
 
 import sys
@@ -23,7 +24,7 @@ else:
     lightglue = LightGlueForKeypointMatching(LightGlueConfig(keypoint_detector_config=SuperPointConfig()))
     model = sp.from_pretrained()
 
-# Two views of a photo of one size: LightGlue of transformers knows one for both.
+# Two views of a photo, of equal size, because LightGlue in transformers takes one size for both.
 photo = data.coffee()
 images = jnp.stack([jnp.asarray(photo[:320, :480]), jnp.asarray(photo[40:360, 80:560])])
 features = sp.extract(model, images, max_keypoints=512)
@@ -34,7 +35,7 @@ tensors = {name: torch.from_dlpack(x) if hasattr(x, "__dlpack__") else x for nam
 with torch.no_grad():
     indices, scores, *_ = lightglue.eval()._match_image_pair(**tensors)
 
-# Both images of a pair in turn, those of the first are wanted.
+# The result contains both images of each pair; only the matches of the first are needed.
 indices, scores = (x.reshape(1, 2, -1)[:, 0].contiguous() for x in (indices, scores))
 matches = sp.from_torch_lightglue(jnp.from_dlpack(indices.int()), jnp.from_dlpack(scores), a, b)
 nearest = sp.match(a, b)

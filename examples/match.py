@@ -1,4 +1,4 @@
-"""Two photos matched, the homography between them, and a picture.
+"""Match two photos, estimate the homography between them, and draw the matches.
 
     python examples/match.py [A B [OUT.png]]
 
@@ -18,7 +18,7 @@ else:
     photos = [data.coffee()[:340, :480], data.coffee()[40:, 80:560]]
 
 processor = sp.SuperPointImageProcessor.from_pretrained()
-inputs = processor(photos)  # one array; each photo in the top-left corner, at most 1024 px long
+inputs = processor(photos)  # One array, with each photo in the top-left corner, at most 1024 px long.
 features = sp.extract(sp.from_pretrained(), inputs.pixel_values, image_sizes=inputs.image_sizes, max_keypoints=1024)
 a, b = features[0], features[1]
 matches = sp.match(a, b)

@@ -1,4 +1,4 @@
-"""Inside one's own jitted program: keypoints of an image pyramid, every image of a batch by `vmap`, as one compilation.
+"""Keypoints of an image pyramid for a batch of images, by `vmap`, in a jitted program with one compilation.
 
 python examples/pyramid.py
 """
@@ -21,7 +21,7 @@ def pyramid_keypoints(image: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array
         size = round(height * scale), round(width * scale)
         level = jax.image.resize(image, (*size, 1), "linear")
         found = sp.extract(model, level[None], max_keypoints=256)[0]
-        # Pixel centres are at integers: the corner of the image is at -0.5 on every level.
+        # Pixel centres are at integers, so the corner of the image is at -0.5 on every level.
         ratio = jnp.array([[width / size[1], height / size[0]]])
         keypoints_xy = jnp.where(found.mask[:, None], (found.keypoints + 0.5) * ratio - 0.5, 0)
         levels.append((keypoints_xy, jnp.full(256, scale), found.descriptors, found.mask))

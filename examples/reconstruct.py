@@ -1,9 +1,9 @@
-"""A folder of photos of one place to a COLMAP reconstruction.
+"""Make a COLMAP reconstruction from a folder of photos of one place.
 
     python examples/reconstruct.py PHOTOS OUT
 
-Writes OUT/features.db (keypoints and matches) and OUT/sparse (cameras and points, for COLMAP's viewer and what reads
-its format). Needs pip install 'superpoint-jax[colmap]'.
+Writes OUT/features.db (keypoints and matches) and OUT/sparse (cameras and points, for COLMAP's viewer and programs that
+read its format). Needs pip install 'superpoint-jax[colmap]'.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Keypoints followed through a sequence in one `lax.scan`, and drawn.
+"""Follow keypoints through a sequence in one `lax.scan`, and draw their tracks.
 
     python examples/tracks.py OUT.png
 
@@ -20,7 +20,7 @@ photo = jnp.asarray(data.astronaut(), jnp.float32) / 255
 
 
 def view(step: jax.Array) -> jax.Array:
-    """The homography of a frame: turned by 1.5 degrees a step, moved by (3, 1) pixels, a little larger."""
+    """The homography of a frame: in each step it turns by 1.5 degrees, moves a little and enlarges by 1 %."""
     angle, zoom = jnp.deg2rad(1.5 * step), 1 + 0.01 * step
     cos, sin = zoom * jnp.cos(angle), zoom * jnp.sin(angle)
     about = jnp.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
@@ -30,7 +30,7 @@ def view(step: jax.Array) -> jax.Array:
 
 frames, _ = warp_images(jnp.repeat(photo[None], 10, 0), jax.vmap(view)(jnp.arange(10.0)), shape=(320, 480))
 features = sp.extract(sp.from_pretrained(), frames, max_keypoints=256)
-tracks = jax.jit(sp.Tracker(length=10).track)(features)  # one entry a frame
+tracks = jax.jit(sp.Tracker(length=10).track)(features)  # One entry per frame.
 
 last = tracks[-1]
 save(draw_tracks(frames[-1], last, min_age=2), sys.argv[1])

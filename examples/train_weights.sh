@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# The weights in the package, from a folder of photos: docs/training.md says what each step does and reached.
+# Train the weights in the package from a folder of photos; docs/training.md explains each step and its results.
 #
 #   examples/train_weights.sh PHOTOS RUN
 #
-# Writes RUN/weights (for from_pretrained) and RUN/superpoint_jax.safetensors (float16, as in the package). About five
-# hours of two CPU cores. Stop it whenever you like: the same command goes on where it was. On an accelerator set
-# more STEPS.
+# Writes RUN/weights (for from_pretrained) and RUN/superpoint_jax.safetensors (float16, as in the package). It takes about
+# five hours on two CPU cores. You can stop it at any time; the same command continues. On an accelerator, set more STEPS.
 set -euo pipefail
 photos=${1:?usage: examples/train_weights.sh PHOTOS RUN} run=${2:?usage: examples/train_weights.sh PHOTOS RUN}
 steps=${STEPS:-3600} first=${FIRST_STEPS:-1250} shapes=${SHAPE_STEPS:-1500} homographies=${HOMOGRAPHIES:-40}

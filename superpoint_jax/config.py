@@ -1,4 +1,4 @@
-"""What a SuperPoint is: its sizes and the rules that differ between the published variants."""
+"""Configuration of a SuperPoint: its sizes, and the rules that differ between the published variants."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
 CELL_PX = 8
-"""Side of a cell of the dense maps, in pixels. Three 2x2 poolings make it; it is no option."""
+"""Side of a cell of the dense maps, in pixels. It is fixed, because it results from three 2x2 poolings."""
 
 ScoreRule = Literal["softmax", "unshifted_softmax"]
 ThresholdRule = Literal["greater", "greater_equal"]
@@ -38,41 +38,41 @@ NETWORK_FIELDS = (
     "batch_norm",
     "batch_norm_eps",
 )
-"""Fields that a model's weights fix; the others may change from call to call."""
+"""Fields that are fixed by the weights of a model; the others may change from call to call."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SuperPointConfig:
-    """Sizes and rules of one SuperPoint; hashable, so it can be a static argument of `jax.jit`.
+    """Sizes and rules of a SuperPoint; hashable, so that it can be a static argument of `jax.jit`.
 
-    Field names are those of Hugging Face's `SuperPointConfig` where it has one. The defaults are the network and the
-    decoding of SuperGlue, LightGlue and hloc; `SuperPointConfig.preset(name)` gives the other published variants.
+    Field names are those of Hugging Face's `SuperPointConfig` where it has the field. The defaults are the network and
+    the decoding of SuperGlue, LightGlue and hloc; `SuperPointConfig.preset(name)` gives the other published variants.
 
     Attributes:
-        encoder_hidden_sizes: Channels of the convolution blocks. All blocks but the last end in a 2x2 max pooling, and
-            three poolings make the 8-pixel cell, so there are always four.
+        encoder_hidden_sizes: Channels of the convolution blocks. There are always four blocks: each but the last ends
+            in a 2x2 max pooling, and three poolings make the 8-pixel cell.
         decoder_hidden_size: Channels of the 3x3 convolution of both heads.
-        keypoint_decoder_dim: 64 pixels of a cell and the "no keypoint" bin.
+        keypoint_decoder_dim: Channels of the keypoint logits: 64 pixels of a cell and the "no keypoint" bin.
         descriptor_decoder_dim: Length D of a descriptor.
         keypoint_threshold: Smallest score of a keypoint; see `threshold_rule`.
-        max_keypoints: Capacity K of the output. -1 keeps every keypoint: the capacity is then the number of points that
-            fit more than `nms_radius` apart (points of exactly equal score may stand closer under "three_pass";
-            `Keypoints.num_detected` says if more were found than fit).
+        max_keypoints: Capacity K of the output. With -1, the capacity is the number of keypoints that fit more than
+            `nms_radius` apart. Under "three_pass", keypoints of exactly equal score may be closer;
+            `Keypoints.num_detected` then shows whether more were found than fit.
         nms_radius: Chebyshev radius of non-maximum suppression, in pixels.
-        border_removal_distance: Peaks nearer to the border are dropped, in pixels (before refinement); see
+        border_removal_distance: Peaks nearer to the border than this are dropped, in pixels (before refinement); see
             `border_rule`.
-        initializer_range: Standard deviation of random initial weights in Hugging Face's port. Kept for its
-            config.json; this library initialises with He's rule, which trains.
+        initializer_range: Standard deviation of random initial weights in Hugging Face's port. It is only kept for the
+            config.json of that port; this library initialises with He's rule.
         batch_norm: Batch normalisation after each ReLU, as in rpautrat's network.
         batch_norm_eps: Added to the variance.
         score_rule: "softmax", or "unshifted_softmax" = exp(x) / (sum exp(x) + 1e-5) of the Magic Leap demo.
         threshold_rule: Scores must be "greater" than the threshold or "greater_equal".
         suppression_rule: "three_pass" max pooling, or "greedy" by descending score, after the threshold.
-        border_rule: Which borders count: all four of the "image"; all four of the whole "cells" (SuperGlue, LightGlue,
-            rpautrat: the same where height and width are multiples of 8); or "top_left" alone, a defect of Hugging
-            Face's port that its published results contain.
-        sampling_rule: From a pixel to a position in the dense descriptors; see `superpoint_jax.description`.
-        channel_rule: How three channels become one: "luma" (0.299, 0.587, 0.114) or the "first" channel alone.
+        border_rule: Which borders count: all four of the "image"; all four of the area covered by whole "cells"
+            (SuperGlue, LightGlue, rpautrat; the same if height and width are multiples of 8); or only "top_left", a
+            defect of Hugging Face's port that its published results contain.
+        sampling_rule: How a pixel is mapped to a position in the dense descriptors; see `superpoint_jax.description`.
+        channel_rule: How three channels become one: "luma" (0.299, 0.587, 0.114), or only the "first" channel.
         refinement: Sub-pixel refinement of the score peak: "none", or "soft_argmax" over a small window.
         refinement_radius: Half side of that window, in pixels.
         enlarge: `extract` enlarges images by this factor first, from 1 to 8, and gives coordinates in pixels of the
@@ -126,8 +126,8 @@ class SuperPointConfig:
             )
         if self.keypoint_decoder_dim != CELL_PX**2 + 1:
             raise ValueError(
-                f"keypoint_decoder_dim={self.keypoint_decoder_dim} must be {CELL_PX**2 + 1}: a cell's pixels and the "
-                f"'no keypoint' bin"
+                f"keypoint_decoder_dim={self.keypoint_decoder_dim} must be {CELL_PX**2 + 1}: the pixels of a cell and "
+                f"the 'no keypoint' bin"
             )
         for name in ("decoder_hidden_size", "descriptor_decoder_dim"):
             if getattr(self, name) < 1:
@@ -146,7 +146,7 @@ class SuperPointConfig:
         """This configuration with some fields changed.
 
         Raises:
-            TypeError: A name that is no field; the message lists those that are.
+            TypeError: There is no field of this name; the message lists the fields.
         """
         names = [field.name for field in dataclasses.fields(self)]
         if unknown := sorted(set(changes) - set(names)):
@@ -155,10 +155,10 @@ class SuperPointConfig:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
-        """The configuration of a published variant, by name: one of `PRESETS`.
+        """The configuration of a published variant, by its name in `PRESETS`.
 
-        Source: shared knowledge of the public implementations, tabulated in docs/variants.md; each is held against a
-        plain reference in tests/parity.
+        Source: the public implementations, as listed in docs/variants.md; tests/parity compares each variant with a
+        plain reference.
         """
         if name not in PRESETS:
             raise ValueError(f"preset {name!r} is not known; choose one of {', '.join(map(repr, PRESETS))}")
@@ -166,7 +166,8 @@ class SuperPointConfig:
 
 
 _NUMBERS = {"int": operator.index, "float": float}
-"""What makes a Python number of an option, by the field's type: hashable, and of any library's scalar."""
+"""How the value of a field of each type becomes a Python number, which is hashable; any library's scalars are accepted.
+"""
 
 
 def number(name: str, value: Any, kind: str) -> int | float:
@@ -185,12 +186,12 @@ def number(name: str, value: Any, kind: str) -> int | float:
 
 
 def dtype_name(dtype: Any) -> str:
-    """The name of a type given as jnp.bfloat16, np.dtype("float16") or its name."""
+    """The name of a type, which is given as jnp.bfloat16, np.dtype("float16") or its name."""
     return dtype if isinstance(dtype, str) else str(getattr(dtype, "dtype", getattr(dtype, "__name__", dtype)))
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # transformers' SuperPointForKeypointDetection, defects included.
+    # SuperPointForKeypointDetection of transformers, including its defects.
     "huggingface": dict(border_rule="top_left", sampling_rule="legacy", channel_rule="first"),
     # The demo published with superpoint_v1.pth.
     "magicleap": dict(
@@ -204,9 +205,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     # SuperGlue and hloc, which use Magic Leap's weights.
     "superglue": dict(),
     "lightglue": dict(keypoint_threshold=0.0005),
-    # rpautrat's PyTorch network and glue-factory's "open" one.
+    # rpautrat's PyTorch network and the "open" one of glue-factory.
     "rpautrat": dict(batch_norm=True, sampling_rule="centered"),
     # The weights in this package.
     "superpoint_jax": dict(border_rule="image", sampling_rule="centered", refinement="soft_argmax"),
 }
-"""Options of each published variant, beside the defaults of `SuperPointConfig`."""
+"""Options of each published variant that differ from the defaults of `SuperPointConfig`."""

@@ -1,7 +1,7 @@
-"""From dense descriptors to those at the keypoints. Pure functions.
+"""Descriptors at keypoints, sampled from dense descriptors. Pure functions.
 
-Each sampling rule is a function from pixels to cells: u = position in the dense map, cell centres at integers, for a
-keypoint at x pixels in a map of n cells along that axis.
+Each sampling rule is a function from pixels to cells. For a keypoint at x pixels, in a map of n cells along that axis,
+it gives u, the position in the dense map with cell centres at integers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def legacy(x: Array, n: Array) -> Array:
-    """Off by up to 3.5 px across the image; the published results of Magic Leap's weights use it.
+    """u by the rule in the published results of Magic Leap's weights; it is off by up to 3.5 px across the image.
 
     Source: SuperGlue, LightGlue, Hugging Face (tests/parity).
     """
@@ -30,7 +30,7 @@ def legacy(x: Array, n: Array) -> Array:
 
 
 def centered(x: Array, n: Array) -> Array:
-    """Exact: the centre of cell i lies at pixel 8 i + 3.5.
+    """u by the exact rule: the centre of cell i lies at pixel 8 i + 3.5.
 
     Source: rpautrat's torch port (tests/parity).
     """
@@ -38,12 +38,12 @@ def centered(x: Array, n: Array) -> Array:
 
 
 def demo(x: Array, n: Array) -> Array:
-    """The Magic Leap demo under torch 1.3 and later, whose `grid_sample` no longer aligns corners."""
+    """u as in the Magic Leap demo under torch 1.3 and later, whose `grid_sample` no longer aligns corners."""
     return x / CELL_PX - 0.5
 
 
 def demo_2018(x: Array, n: Array) -> Array:
-    """The Magic Leap demo under the torch of 2018, whose `grid_sample` aligned corners."""
+    """u as in the Magic Leap demo under the torch of 2018, whose `grid_sample` aligned corners."""
     return x * (n - 1) / (CELL_PX * n)
 
 
@@ -63,9 +63,10 @@ def sample_descriptors(
     *,
     rule: SamplingRule = "centered",
 ) -> Float[Array, "b k d"]:
-    """Unit-length descriptors at (x, y) in pixels: bilinear, zeros outside the dense map, then L2; masked rows are 0.
+    """Descriptors of unit length at (x, y) in pixels; rows where the mask is False are 0.
 
-    Differentiable in the map and in the coordinates.
+    They are sampled bilinearly, with zeros outside the dense map, and then L2-normalised. The result is differentiable
+    in the map and in the coordinates.
     """
     cells = image_sizes // CELL_PX
     u = SAMPLING_RULES[rule](keypoints_xy, cells[:, None, ::-1].astype(keypoints_xy.dtype))
@@ -74,7 +75,7 @@ def sample_descriptors(
 
 
 def _bilinear(values: Array, u: Array, sizes: Array) -> Array:
-    """values [B,h,w,D] at u [B,K,2] (x, y); zero outside the valid `sizes` [B,2] (h, w)."""
+    """The values [B,h,w,D] at u [B,K,2] (x, y), with zeros outside the valid `sizes` [B,2] (h, w)."""
     batch, height, width, _ = values.shape
     flat = values.reshape(batch, height * width, -1)
     low = jnp.floor(jax.lax.stop_gradient(u))

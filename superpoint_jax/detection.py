@@ -1,4 +1,4 @@
-"""From keypoint logits to a fixed number of keypoints: score map, suppression, border, top-k. Pure functions."""
+"""A fixed number of keypoints from keypoint logits: score map, suppression, border, top-k. Pure functions."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ Threshold = float | Array | np.ndarray
 
 
 def score_map(logits: Float[Array, "b h w 65"], *, rule: ScoreRule = "softmax") -> Float[Array, "b 8*h 8*w"]:
-    """Probability of a keypoint at each pixel: softmax over a cell's 65 logits, the last dropped, in float32.
+    """Probability of a keypoint at each pixel: the softmax over the 65 logits of a cell without the last, in float32.
 
     Args:
-        rule: "softmax", or the Magic Leap demo's "unshifted_softmax" = exp(x) / (sum exp(x) + 1e-5). Where its
-            exponentials would overflow, above 88, numerator and denominator are scaled down alike.
+        logits: Keypoint logits.
+        rule: "softmax", or "unshifted_softmax" = exp(x) / (sum exp(x) + 1e-5) of the Magic Leap demo. Where its
+            exponentials would overflow, above 88, numerator and denominator are scaled down by the same factor.
 
     Source: paper, section 3.2; tests/parity.
     """
@@ -34,7 +35,7 @@ def score_map(logits: Float[Array, "b h w 65"], *, rule: ScoreRule = "softmax") 
     if rule == "softmax":
         probabilities = jax.nn.softmax(logits, axis=-1)
     else:
-        # 0 for the logits that networks have, so that the demo's arithmetic is kept to the bit.
+        # For the logits of real networks this is 0, so that the result is bitwise that of the demo.
         excess = lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=-1, keepdims=True) - 80, 0))
         exponentials = jnp.exp(logits - excess)
         probabilities = exponentials / (jnp.sum(exponentials, axis=-1, keepdims=True) + 1e-5 * jnp.exp(-excess))
@@ -44,9 +45,9 @@ def score_map(logits: Float[Array, "b h w 65"], *, rule: ScoreRule = "softmax") 
 
 
 def window_max(x: Array, radius: int) -> Array:
-    """Maximum over the (2 radius + 1)^2 window of each pixel of [B,H,W]; what lies outside the array does not count.
+    """Maximum over the (2 radius + 1)^2 window of each pixel of [B,H,W]; the outside of the array is ignored.
 
-    Two 1-D windows: the maximum is separable, and a 9x9 window is 40 times slower in XLA on CPU.
+    It is computed by two 1-D windows, because a 9x9 window is 40 times slower in XLA on a CPU.
     """
     lowest = jnp.array(-jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min, x.dtype)
     size = 2 * radius + 1
@@ -56,13 +57,14 @@ def window_max(x: Array, radius: int) -> Array:
 
 
 def suppress_three_pass(scores: Float[Array, "b h w"], radius: int) -> Float[Array, "b h w"]:
-    """Scores where they are kept by three-pass non-maximum suppression, else 0.
+    """Scores of the pixels kept by three-pass non-maximum suppression, 0 elsewhere.
 
-    A pixel is kept that equals the maximum of its window; twice more, all within `radius` of a kept pixel are set aside
-    and what is then its window's maximum is kept too. Equal neighbours are all kept. Negative infinity marks pixels
-    that do not exist; they are never kept. Chebyshev radius in pixels.
+    First, every pixel that equals the maximum of its window is kept. Then, twice, all pixels within `radius` of a kept
+    pixel are set to 0, and the pixels that are now the maximum of their window are also kept. Equal neighbours are all
+    kept. Negative infinity marks pixels that do not exist; they are never kept. `radius` is a Chebyshev distance in
+    pixels.
 
-    Source: the suppression of SuperGlue's, LightGlue's and Hugging Face's SuperPoint, bit for bit (tests/parity).
+    Source: the suppression in SuperGlue, LightGlue and Hugging Face's SuperPoint, bit for bit (tests/parity).
     """
     exists = scores > -jnp.inf
     kept = scores == window_max(scores, radius)
@@ -76,17 +78,17 @@ def suppress_three_pass(scores: Float[Array, "b h w"], radius: int) -> Float[Arr
 
 @partial(jax.jit, static_argnames="radius")
 def suppress_greedy(scores: Float[Array, "b h w"], radius: int) -> Float[Array, "b h w"]:
-    """Scores where they are kept by greedy non-maximum suppression, else 0.
+    """Scores of the pixels kept by greedy non-maximum suppression, 0 elsewhere.
 
-    By descending score (ties in raster order), a candidate is kept unless one within Chebyshev distance `radius` has
-    been. Candidates are the scores above 0. The sequential rule is computed in parallel rounds, each of which settles
-    every candidate that is the first of its window; the result is the same.
+    Candidates are the pixels with scores above 0. In descending order of score (ties in raster order), a candidate is
+    kept unless another within Chebyshev distance `radius` has been kept before. This sequential rule is computed in
+    parallel rounds with the same result; each round decides every candidate that is the first of its window.
 
     Source: the suppression of the Magic Leap demo (tests/parity).
     """
     batch, height, width = scores.shape
     flat = scores.reshape(batch, -1)
-    # A unique integer a pixel, larger for those that come first, makes ties impossible.
+    # Each pixel gets a unique integer, larger for pixels that come earlier, so that there are no ties.
     order = jnp.argsort(-flat, axis=-1, stable=True)
     places = jnp.arange(height * width, 0, -1, dtype=jnp.int32)
     rank = jax.vmap(lambda o: jnp.zeros(height * width, jnp.int32).at[o].set(places, unique_indices=True))(order)
@@ -105,13 +107,14 @@ def suppress_greedy(scores: Float[Array, "b h w"], radius: int) -> Float[Array, 
 def border_mask(
     shape: tuple[int, int], image_sizes: Int[Array, "b 2"], border_px: int, *, rule: BorderRule = "image"
 ) -> Bool[Array, "b h w"]:
-    """True where a keypoint may lie: at least `border_px` from the border.
+    """True where a keypoint may lie, at least `border_px` from the border.
 
     Args:
         shape: (H, W) of the score map.
         image_sizes: (height, width) of the images.
-        rule: "image": all four borders of the image; "cells": of the part that whole cells cover; "top_left": Hugging
-            Face's defect, which spares the bottom and the right.
+        border_px: Smallest distance from the border, in pixels.
+        rule: "image" for all four borders of the image; "cells" for all four borders of the area that whole cells
+            cover; "top_left" for only the top and the left border, as in Hugging Face's port, where this is a defect.
     """
     rows, columns = jnp.arange(shape[0])[None, :, None], jnp.arange(shape[1])[None, None, :]
     inside = (rows >= border_px) & (columns >= border_px)
@@ -123,7 +126,10 @@ def border_mask(
 
 
 def capacity(shape: tuple[int, int], config: SuperPointConfig) -> int:
-    """Rows K of the output for a score map of (H, W): `max_keypoints`, or all that fit more than `nms_radius` apart."""
+    """Rows K of the output for a score map of (H, W): `max_keypoints`, or if that is -1, the most keypoints that fit.
+
+    Keypoints fit if they are more than `nms_radius` apart.
+    """
     if config.max_keypoints != -1:
         return config.max_keypoints
     spacing = config.nms_radius + 1
@@ -131,11 +137,11 @@ def capacity(shape: tuple[int, int], config: SuperPointConfig) -> int:
 
 
 def top_k(values: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
-    """The k largest values of each row and their indices, descending, ties by lower index; exactly `lax.top_k`.
+    """The k largest values of each row and their indices, descending, ties by lower index; exactly as `lax.top_k`.
 
-    In two stages: the k segments with the largest maxima hold the k largest values (a segment that comes k segments
-    later holds none: each before it has a value at least as large, and earlier in the row if equal). So no sort sees
-    more than about 2 sqrt(n k) values.
+    Each row is divided into segments. The k segments with the largest maxima contain the k largest values: k values,
+    one in each of them, come before every value of any other segment. So no sort has more than about 2 sqrt(n k)
+    values.
     """
     batch, n = values.shape
     segment = 2 ** round(math.log2(math.sqrt(n / k))) if n > k else 1
@@ -145,7 +151,7 @@ def top_k(values: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int
     padded = jnp.pad(values, ((0, 0), (0, -n % segment)), constant_values=-jnp.inf)
     segments = padded.reshape(batch, -1, segment)
     _, best = lax.top_k(jnp.max(segments, axis=-1), k)
-    best = jnp.sort(best, axis=-1)  # row order again, so that ties stay in it
+    best = jnp.sort(best, axis=-1)  # Back in the order of the row, which decides ties.
     candidates = jnp.take_along_axis(segments, best[..., None], axis=1).reshape(batch, -1)
     top, position = lax.top_k(candidates, k)
     return top, jnp.take_along_axis(best, position // segment, axis=1) * segment + position % segment
@@ -158,7 +164,7 @@ def detect(
     config: SuperPointConfig,
     keypoint_threshold: Threshold | None = None,
 ) -> tuple[Float[Array, "b k 2"], Float[Array, "b k"], Bool[Array, "b k"], Int[Array, " b"]]:
-    """Keypoints of the logits; see `select_keypoints`."""
+    """Keypoints from keypoint logits: (keypoints_xy, scores, mask, num_detected); see `select_keypoints`."""
     scores = score_map(logits, rule=config.score_rule)
     return select_keypoints(scores, image_sizes, config=config, keypoint_threshold=keypoint_threshold)
 
@@ -170,13 +176,13 @@ def select_keypoints(
     config: SuperPointConfig,
     keypoint_threshold: Threshold | None = None,
 ) -> tuple[Float[Array, "b k 2"], Float[Array, "b k"], Bool[Array, "b k"], Int[Array, " b"]]:
-    """Keypoints of a score map: (keypoints_xy, scores, mask, num_detected).
+    """Keypoints from a score map: (keypoints_xy, scores, mask, num_detected).
 
-    (x, y) in pixels, centres at integers; scores descending, ties in raster order; rows beyond the mask are 0.
-    Borders and suppression are those of the peak's pixel; a refined position may lie up to `refinement_radius` beyond.
-    `num_detected` counts before the cut to K. Differentiable through the scores (and the coordinates where they are
-    refined); which pixels are keypoints is not. A `keypoint_threshold` stands in for the configuration's: one for all
-    images or one per image, which may be traced.
+    Positions are (x, y) in pixels, centres at integers. Scores are descending, ties in raster order. Rows where the
+    mask is False are 0. Border and suppression apply to the pixel of the peak; a refined position may lie up to
+    `refinement_radius` beyond. `num_detected` counts before the cut to K. Gradients flow through the scores and through
+    refined coordinates, but not through the choice of pixels. A `keypoint_threshold`, one for all images or one per
+    image, replaces that of the configuration and may be traced.
     """
     shape = (scores.shape[1], scores.shape[2])
     kept = keypoint_mask(scores, image_sizes, config=config, keypoint_threshold=keypoint_threshold)
@@ -216,7 +222,7 @@ def keypoint_mask(
     above = partial(_above, threshold=threshold, rule=config.threshold_rule)
     exists = border_mask(shape, image_sizes, 0, rule="cells")
     if config.suppression_rule == "greedy":
-        # The demo takes the threshold first; a suppressed or missing pixel is 0, and 0 is no candidate.
+        # The demo applies the threshold first; pixels that are set to 0 are not candidates.
         kept = suppress_greedy(jnp.where(exists & above(scores), scores, 0), config.nms_radius) > 0
     else:
         kept = suppress_three_pass(jnp.where(exists, scores, -jnp.inf), config.nms_radius)
@@ -233,7 +239,7 @@ def refine_soft_argmax(
 ) -> Float[Array, "b k 2"]:
     """Keypoints moved to the centre of mass of the scores in the (2 radius + 1)^2 window around them.
 
-    Never leaves the window; pixels outside the image weigh nothing. Differentiable.
+    A keypoint never leaves its window; pixels outside the image have weight 0. The result is differentiable.
     """
     offsets = jnp.arange(-radius, radius + 1, dtype=jnp.int32)
     dx, dy = offsets[None, None, None, :], offsets[None, None, :, None]
@@ -251,7 +257,7 @@ def refine_soft_argmax(
 
 
 def checked_threshold(threshold: Threshold, batch: Any) -> Threshold:
-    """The threshold of a batch, once it is known to be one.
+    """The threshold of a batch, after it is checked.
 
     Raises:
         ValueError: It is negative or not a number (unless it is traced), or neither one number nor one per image.

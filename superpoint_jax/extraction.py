@@ -1,4 +1,4 @@
-"""The one composition: images -> dense features -> keypoints -> descriptors."""
+"""The complete extraction: images -> dense features -> keypoints -> descriptors."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ def extract(
 ) -> Keypoints:
     """Keypoints and descriptors of a batch of images, padded to a fixed number of rows.
 
-    Jitted; composes under the caller's own `jit`, `vmap`, `grad`, `jvp`, `scan` and any sharding. Compiles once for a
-    shape, a type and a set of options. The answer for an image is the same alone, in a batch or (with `image_sizes`)
-    padded.
+    The function is jitted and works under the caller's `jit`, `vmap`, `grad`, `jvp`, `scan` and any sharding. It is
+    compiled once per shape, type and set of options. The result for an image is the same alone, in a batch or (with
+    `image_sizes`) padded.
 
     Args:
-        model: The network with the rules that its output is decoded by; or what `openvino.compile` makes of it.
-        images: 1 or 3 channels, float in [0, 1] or uint8, at least 8x8. Values in numpy are looked at, since 0 to 255
-            as floats saturates the network; arrays of a device are not waited for. What is not finite gives no
-            keypoints around it.
-        image_sizes: True (height, width) of each image, in the top-left corner of its array. What lies outside is
-            ignored, whatever it holds.
-        keypoint_threshold: Smallest score of a keypoint, one for all images or one per image [B]; the model's by
-            default. It may be traced, and a new value compiles nothing.
+        model: The network with the rules that decode its output, or the result of `openvino.compile`.
+        images: 1 or 3 channels, float in [0, 1] or uint8, at least 8x8. Values in numpy arrays are checked, because
+            floats from 0 to 255 saturate the network; values on a device are not. Around values that are not finite
+            there are no keypoints.
+        image_sizes: True (height, width) of each image, in the top-left corner of its array. The values outside are
+            ignored.
+        keypoint_threshold: Smallest score of a keypoint, one for all images or one per image [B]; by default the
+            model's. It may be traced, and a new value needs no compilation.
         output_hidden_states: Also return the output of each encoder block.
-        **options: Any other field of `SuperPointConfig` that does not shape the network, in place of the model's:
+        **options: Any other field of `SuperPointConfig` that does not define the network, instead of the model's:
             `max_keypoints`, `nms_radius`, `dtype`, ...
 
     Raises:
-        ValueError: Images of another shape or type, floats far outside [0, 1], an option out of range, or one that the
-            weights fix.
-        TypeError: An option that does not exist.
+        ValueError: The images have another shape or type or floats far outside [0, 1], or an option is out of range or
+            fixed by the weights.
+        TypeError: An option does not exist.
     """
     check_images(images, image_sizes)
     check_values(images)
@@ -64,7 +64,7 @@ def extract(
     for name in NETWORK_FIELDS:
         given, fixed = getattr(rules, name), getattr(model.rules, name)
         if given != fixed:
-            raise ValueError(f"{name}={given} is no option of a call: this model has {fixed}; build another SuperPoint")
+            raise ValueError(f"{name}={given} can't be set here: this model has {fixed}; build another SuperPoint")
     threshold = model.keypoint_threshold[...] if keypoint_threshold is None else keypoint_threshold
     return _extract(
         model,
@@ -93,10 +93,10 @@ def decode(
     config: SuperPointConfig,
     keypoint_threshold: Threshold | None = None,
 ) -> Keypoints:
-    """Keypoints of dense features of images of (height, width) `image_sizes`, by the rules of the configuration.
+    """Keypoints from the dense features of images of (height, width) `image_sizes`, by the rules of the configuration.
 
-    Cells whose features are not finite have no keypoint and a descriptor of zero. A `keypoint_threshold` stands in for
-    the configuration's, and may be traced.
+    Cells whose features are not finite have no keypoint and a descriptor of zero. A `keypoint_threshold` replaces that
+    of the configuration, and may be traced.
     """
 
     def decoded(dense: DenseFeatures, image_sizes: Array, keypoint_threshold: Threshold | None) -> Keypoints:
@@ -112,7 +112,7 @@ def _decode(
     keypoints, scores, mask, num_detected = detect(
         dense.logits, image_sizes, config=config, keypoint_threshold=keypoint_threshold
     )
-    # A small image has fewer pixels than a generous capacity has rows.
+    # A small image may have fewer pixels than there are rows.
     used = min(keypoints.shape[1], math.prod(dense.logits.shape[1:3]) * CELL_PX**2)
     descriptors = sample_descriptors(
         dense.descriptors, keypoints[:, :used], mask[:, :used], image_sizes, rule=config.sampling_rule
@@ -149,7 +149,7 @@ def _extract(
     rules: SuperPointConfig,
     output_hidden_states: bool,
 ) -> Keypoints:
-    # Here and not in the model, which knows its own rule alone.
+    # Converted here and not in the model, because the model only knows its own rule.
     images = to_gray(images, rules.channel_rule)
     whole = jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
     given = whole if image_sizes is None else jnp.asarray(image_sizes, jnp.int32)

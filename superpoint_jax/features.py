@@ -1,4 +1,4 @@
-"""What comes out: the pytrees that travel from the network to the user."""
+"""The results of SuperPoint as pytrees: dense features and keypoints."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     AnyArray = Array
 else:
     AnyArray = Array | np.ndarray | np.generic
-"""An array on a device or on the host. Type checkers take it for JAX's, whose arithmetic numpy's arrays share."""
+"""An array on a device or on the host. For type checkers it is JAX's array, because numpy's has the same arithmetic."""
 
 
 def pytree(cls: Class) -> Class:
-    """The dataclass of arrays as a pytree, which `jax.export` can write into its files, too."""
+    """The dataclass of arrays, registered as a pytree that `jax.export` can also write into its files."""
     jax.tree_util.register_dataclass(cls)
     jax.export.register_pytree_node_serialization(
         cls,
@@ -37,11 +37,11 @@ class Indexable:
     """Indexing over the batch axis for dataclasses of arrays."""
 
     def __getitem__(self, index: Any) -> Self:
-        """The images that `index` picks. An integer drops the batch axis, a slice or an array keeps it.
+        """The images selected by `index`. An integer drops the batch axis; a slice or an array keeps it.
 
         Raises:
-            IndexError: An integer beyond the batch, where jax would take the last.
-            TypeError: There is no batch axis (any more).
+            IndexError: An integer is outside the batch; jax would silently use the last image.
+            TypeError: There is no batch axis.
         """
         if isinstance(index, int) and not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of a batch of {len(self)}")
@@ -62,12 +62,12 @@ class Indexable:
 @pytree
 @dataclass(frozen=True)
 class DenseFeatures(Indexable):
-    """What the network computes, one vector a cell of 8x8 pixels.
+    """The output of the network, with one vector per cell of 8x8 pixels.
 
     Attributes:
-        logits: Keypoint logits; channel 8 * dy + dx is pixel (dx, dy) of the cell, channel 64 "no keypoint".
-        descriptors: Unit-length descriptors.
-        hidden_states: Output of each encoder block, finest first; only when asked for.
+        logits: Keypoint logits; channel 8 * dy + dx is pixel (dx, dy) of the cell, channel 64 is "no keypoint".
+        descriptors: Descriptors of unit length.
+        hidden_states: Output of each encoder block, finest first; only on request.
     """
 
     logits: Float[Array, "*b h w 65"]
@@ -83,16 +83,16 @@ class DenseFeatures(Indexable):
 class Keypoints(Indexable):
     """Keypoints of a batch of images, padded to a fixed number of rows.
 
-    `extract` gives arrays of JAX; `extract_images` gives arrays of numpy, of one image each and without padding.
+    `extract` returns arrays of JAX. `extract_images` returns arrays of numpy, one object per image, without padding.
 
     Attributes:
         keypoints: (x, y) in pixels of the array passed in; pixel centres at integers.
-        scores: Descending; ties in raster order.
-        descriptors: Unit length.
-        mask: False rows are padding: every value 0.
-        num_detected: Keypoints found before the cut to K rows. More than `mask.sum(-1)` means that some were cut.
+        scores: Scores, descending; ties in raster order.
+        descriptors: Descriptors of unit length.
+        mask: False for rows that are padding, where every value is 0.
+        num_detected: Number of keypoints before the cut to K rows. If it exceeds `mask.sum(-1)`, some were cut.
         image_sizes: (height, width) of the images that the coordinates refer to.
-        hidden_states: Output of each encoder block, finest first; only when asked for.
+        hidden_states: Output of each encoder block, finest first; only on request.
     """
 
     keypoints: Float[AnyArray, "*b k 2"]
@@ -107,7 +107,7 @@ class Keypoints(Indexable):
         return len(self.mask.shape) > 1
 
     def to_list(self) -> list[dict[str, np.ndarray]]:
-        """The valid rows as numpy arrays, a dictionary an image: keypoints, scores, descriptors, image_size."""
+        """One dictionary per image with its valid rows as numpy arrays: keypoints, scores, descriptors, image_size."""
         keypoints, scores, descriptors, mask, sizes = map(
             np.asarray, (self.keypoints, self.scores, self.descriptors, self.mask, self.image_sizes)
         )

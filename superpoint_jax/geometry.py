@@ -1,7 +1,7 @@
-"""Homographies: sample them, warp points and images with them.
+"""Random homographies, and warps of points and images by homographies.
 
 A homography is a 3x3 matrix that maps (x, y, 1) of the source to the destination, in pixels, centres at integers.
-Everything is jittable and differentiable, and float32 on every platform: `exact_product` multiplies coordinates.
+Everything can be jitted and differentiated, and is computed in float32 on every platform, by `exact_product`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PRNGKey = Key[Array, ""] | UInt32[Array, "2"]
 
 
 def exact_product(a: Float[AnyArray, "*_a"], b: Float[AnyArray, "*_b"]) -> Float[Array, "*_c"]:
-    """`jnp.matmul` in float32 on every platform. Of coordinates, an accelerator's default would be off by pixels."""
+    """The matrix product in float32 on every platform; an accelerator's default precision would be off by pixels."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -39,25 +39,25 @@ def sample_homographies(
 ) -> Float[Array, "n 3 3"]:
     """Random homographies from an image of `shape` (height, width) to one of `out_shape`.
 
-    Each brings `centers_xy` (the middle of the image by default) near the middle of the output: first a perspective
-    change and a stretch about that point, then scale and rotation, then a translation.
+    Each maps `centers_xy` near the centre of the output: first a perspective change and a stretch about that point,
+    then scale and rotation, then a translation.
 
     Args:
         key: Source of randomness.
-        n: How many.
+        n: Number of homographies.
         shape: (height, width) of the source.
-        out_shape: (height, width) of the destination; that of the source by default.
-        centers_xy: The point of the source that goes to the middle, in pixels.
+        out_shape: (height, width) of the destination; by default that of the source.
+        centers_xy: Points of the source that are mapped to the centre, in pixels; by default the centre of the source.
         scale: Smallest and largest magnification, drawn log-uniformly.
         rotation: Standard deviation of the rotation, in radians.
         perspective: Largest change of depth towards the horizontal and vertical border of the output, as a fraction;
-            symmetric about zero. Below 0.5, so that no point of the output is at infinity.
+            symmetric about zero. It must be below 0.5, so that no point of the output is at infinity.
         stretch: Largest ratio between the magnifications along two perpendicular axes of random direction (a tilted
-            plane); 1 is none.
+            plane); 1 means no stretch.
         translation: Largest shift, as a fraction of the output's size.
 
     Raises:
-        ValueError: A control out of its range.
+        ValueError: An option is out of range.
 
     Source: paper, section 5.2 (scale, rotation, symmetric perspective, translation); the stretch is ours.
     """
@@ -84,7 +84,8 @@ def sample_homographies(
     if centers_xy is None:
         centers_xy = jnp.broadcast_to(jnp.array([(shape[1] - 1) / 2, (shape[0] - 1) / 2], jnp.float32), (n, 2))
     zero, one = jnp.zeros(n), jnp.ones(n)
-    # Depth is counted at the border of the output, so it is divided by half its size, magnified back to the source.
+    # The change of depth is defined at the border of the output, so it is divided by half the size of the output,
+    # converted to pixels of the source.
     tilt = depth / jnp.array([[width / 2, height / 2]], jnp.float32) * zoom[:, None]
     perspective_part = _matrix([one, zero, zero, zero, one, zero, tilt[:, 0], tilt[:, 1], one])
     along = _rotation(axis)
@@ -98,7 +99,7 @@ def sample_homographies(
 def warp_points(
     homographies: Float[AnyArray, "*b 3 3"], points_xy: Float[AnyArray, "*b n 2"]
 ) -> Float[Array, "*b n 2"]:
-    """Where the homographies bring the points. Points on the horizon go far away rather than to infinity."""
+    """The points mapped by the homographies. Points on the horizon are mapped far away instead of to infinity."""
     mapped = exact_product(points_xy, homographies[..., :2].mT) + homographies[..., 2][..., None, :]
     depth = mapped[..., 2:]
     safe = jnp.where(jnp.abs(depth) < 1e-8, jnp.where(depth < 0, -1e-8, 1e-8), depth)
@@ -106,13 +107,13 @@ def warp_points(
 
 
 def in_front(homographies: Float[AnyArray, "*b 3 3"], points_xy: Float[AnyArray, "*b n 2"]) -> Bool[Array, "*b n"]:
-    """True for points on the visible side of the horizon: the side on which the source's depth is positive."""
+    """True for points on the visible side of the horizon, where the depth is positive."""
     depth = exact_product(points_xy, homographies[..., 2, :2, None]) + homographies[..., 2, 2][..., None, None]
     return depth[..., 0] > 0
 
 
 def inverse(homographies: Float[Array, "*b 3 3"]) -> Float[Array, "*b 3 3"]:
-    """The opposite mapping, by the adjugate: no linear solver, whatever the platform."""
+    """The inverse homographies, by the adjugate, without a linear solver."""
     a, b, c = homographies[..., 0, :], homographies[..., 1, :], homographies[..., 2, :]
     adjugate = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)], axis=-1)
     return adjugate / jnp.sum(a * jnp.cross(b, c), axis=-1)[..., None, None]
@@ -125,15 +126,16 @@ def warp_images(
     shape: tuple[int, int] | None = None,
     image_sizes: Int[Array, "b 2"] | None = None,
 ) -> tuple[Float[Array, "b h2 w2 c"], Bool[Array, "b h2 w2"]]:
-    """The images seen through the homographies, and where they are valid.
+    """The images warped by the homographies, and the mask of valid pixels.
 
-    Bilinear; pixels whose source lies outside the image are 0 and invalid. No smoothing: below half size, blur first.
+    The interpolation is bilinear. Pixels whose source lies outside the image are 0 and invalid. There is no smoothing,
+    so for reductions below half size, blur the images first.
 
     Args:
-        images: Sources.
+        images: Source images.
         homographies: From each source to its destination.
-        shape: (height, width) of the destination; that of the source by default.
-        image_sizes: Valid (height, width) in the top-left corner of each source.
+        shape: (height, width) of the destination; by default that of the source.
+        image_sizes: (height, width) of the valid area in the top-left corner of each source.
     """
     batch, height, width, channels = images.shape
     rows, columns = shape or (height, width)
@@ -143,7 +145,7 @@ def warp_images(
     source_xy = warp_points(back, grid)
     sizes = jnp.broadcast_to(jnp.array([height, width]), (batch, 2)) if image_sizes is None else image_sizes
     last = (sizes[:, None, ::-1] - 1).astype(jnp.float32)
-    # The sign of the third coordinate is that of the inverse's determinant on the visible side of the horizon.
+    # On the visible side of the horizon, the third coordinate has the sign of the determinant of the inverse.
     visible = in_front(back * jnp.sign(jnp.linalg.det(back))[:, None, None], grid)
     valid = visible & jnp.all((source_xy >= 0) & (source_xy <= last), axis=-1)
     warped = jax.vmap(sample_bilinear)(images, jnp.clip(source_xy, 0, last))
@@ -152,7 +154,7 @@ def warp_images(
 
 
 def sample_bilinear(image: Float[Array, "h w c"], points_xy: Float[Array, "n 2"]) -> Float[Array, "n c"]:
-    """Bilinear values of the image at the points, which are moved inside where they are not."""
+    """Bilinear values of the image at the points; points outside are moved to the border."""
     height, width, channels = image.shape
     points_xy = jnp.clip(points_xy, 0, jnp.array([[width - 1, height - 1]], jnp.float32))
     low = jnp.floor(jax.lax.stop_gradient(points_xy))

@@ -1,6 +1,6 @@
 """Weights from the Hugging Face hub, through `huggingface_hub` and its cache.
 
-Its own settings hold: HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN.
+The settings of `huggingface_hub` apply: HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -21,35 +21,34 @@ WEIGHT_FILES = (
     "superpoint_jax_lightglue.safetensors",
     "pytorch_model.bin",
 )
-"""Names under which a folder or a repository of the hub holds weights, in the order in which they are looked for."""
+"""Names of weight files in a folder or a repository of the hub, in the order in which they are searched."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class HubError(OSError):
-    """The hub does not have the weights, or cannot be reached and they are not in its cache."""
+    """The hub does not have the weights, or it can't be reached and they are not in its cache."""
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can be "owner/name" on the hub; a weight file's suffix says that it is a path.
+    """Whether a name can be "owner/name" on the hub; a name with the suffix of a weight file is a path.
 
-    The hub's few names without an owner are older than SuperPoint's port: a bare name is a path that does not exist,
-    and saying so at once beats asking the hub for it.
+    No SuperPoint on the hub has a name without an owner, so a bare name is taken for a path that does not exist.
     """
     return _HUB_ID.fullmatch(name) is not None and not name.endswith((".safetensors", ".bin", ".pth", ".pt"))
 
 
 class HubOptions(TypedDict, total=False):
-    """What `huggingface_hub` is told of a download, by the names that transformers has for it.
+    """Options of a download for `huggingface_hub`, with the names that transformers has for them.
 
     Attributes:
         revision: A branch, a tag or a commit; None for the main branch.
-        token: Of an account on the hub; True for the one of `hf auth login`, False for none.
-        cache_dir: The cache's folder, in place of the one of HF_HOME.
-        local_files_only: Take what the cache has, and ask nobody.
-        force_download: Download again what is in the cache.
-        subfolder: Of the repository, that holds the files.
-        proxies: By protocol; for versions of huggingface_hub before 1.0. Later ones read HTTPS_PROXY instead.
+        token: Token of an account on the hub; True for the one of `hf auth login`, False for none.
+        cache_dir: Folder of the cache, instead of the one of HF_HOME.
+        local_files_only: Only use files in the cache.
+        force_download: Download files again that are in the cache.
+        subfolder: Folder of the repository that holds the files.
+        proxies: Proxies by protocol, for versions of huggingface_hub before 1.0. Later ones read HTTPS_PROXY instead.
     """
 
     revision: str | None
@@ -73,11 +72,11 @@ def fetch(repo_id: str, **options: Unpack[HubOptions]) -> Path:
     preprocessor_config.json where it has them.
 
     Raises:
-        HubError: It says what is missing and what to do.
+        HubError: The weights can't be fetched; the message says why and what to do.
     """
     config = fetch_file(repo_id, CONFIG_FILE, **options)
     if config is not None:
-        # The commit, so that all files are of the same. It is the folder below "snapshots" in the cache.
+        # The commit, so that all files come from the same one. It is the folder below "snapshots" in the cache.
         parts = config.parts
         options = {**options, "revision": parts[len(parts) - parts[::-1].index("snapshots")]}
     for name in WEIGHT_FILES:
@@ -90,11 +89,11 @@ def fetch(repo_id: str, **options: Unpack[HubOptions]) -> Path:
 
 
 def fetch_file(repo_id: str, filename: str, **options: Unpack[HubOptions]) -> Path | None:
-    """One file in the cache, downloaded if need be; None where the repository has no such file.
+    """The path of a file in the cache, downloaded if necessary; None if the repository has no such file.
 
     Raises:
-        HubError: It cannot be known, or not be had: no such repository or revision, no access, no network.
-        ValueError: An option that this version of huggingface_hub has not.
+        HubError: There is no such repository or revision, no access, or no network.
+        ValueError: An option that this version of huggingface_hub does not have.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -104,7 +103,7 @@ def fetch_file(repo_id: str, filename: str, **options: Unpack[HubOptions]) -> Pa
     try:
         return Path(hf_hub_download(repo_id, filename, **given))
     except LocalEntryNotFoundError as error:
-        # Not reached, or told not to try. The cache also remembers what the repository has not.
+        # The hub was not reached, or is switched off. The cache also remembers which files a repository does not have.
         path = f"{options.get('subfolder')}/{filename}" if options.get("subfolder") else filename
         folder = options.get("cache_dir")
         folder = None if folder is None else Path(folder)
@@ -114,7 +113,7 @@ def fetch_file(repo_id: str, filename: str, **options: Unpack[HubOptions]) -> Pa
         raise HubError(_unreachable(repo_id, filename, options)) from error
     except EntryNotFoundError:
         return None
-    except Exception as error:  # The errors of the HTTP client below it have no common base.
+    except Exception as error:  # The errors of the HTTP client have no common base class.
         raise HubError(_explain(error, repo_id, revision)) from error
 
 
@@ -159,4 +158,4 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> str:
             return f"{repo_id!r} has no revision {revision!r}; give a branch, a tag or a commit that it has"
         case _:
             reason = str(error).strip().split("\n")[0]
-            return f"{repo_id!r} could not be had from the hub ({type(error).__name__}: {reason}); try again"
+            return f"{repo_id!r} could not be downloaded from the hub ({type(error).__name__}: {reason}); try again"

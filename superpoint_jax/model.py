@@ -1,7 +1,7 @@
-"""The network: images in, keypoint logits and dense descriptors out. Nothing after the heads.
+"""The network, from images to keypoint logits and dense descriptors, without the decoding after the heads.
 
 Source: DeTone, Malisiewicz, Rabinovich, "SuperPoint: Self-Supervised Interest Point Detection and Description" (2018),
-section 3; names of the submodules are those of Hugging Face's port, so that weights map one to one.
+section 3. The names of the submodules are those of Hugging Face's port, so that weights map one to one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green, blue."""
 LUMA_BYTES = (19595, 38470, 7471)
-"""The same in 65536ths, as Pillow has them: integers, so that every platform rounds alike."""
+"""The same weights in units of 1/65536, as in Pillow: integers, so that every platform rounds in the same way."""
 
 
 class Constant(nnx.Variable):
-    """A number that a model carries along and that is no parameter: gradients to it are zero."""
+    """A number that is part of a model but not a parameter; its gradient is zero."""
 
 
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
@@ -37,16 +37,16 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 
 
 def max_pool_of_slices(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """`max_pool` without a window: for what has slow ones or none. Equal maxima share the gradient."""
+    """`max_pool` without a window operation, which can be slow or missing. Equal maxima share the gradient."""
     height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
     return functools.reduce(jnp.maximum, [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)])
 
 
 class ConvBlock(nnx.Module):
-    """Two 3x3 convolutions, each with a ReLU and, where the variant has it, batch norm after that; perhaps a pooling.
+    """Two 3x3 convolutions, each with a ReLU and, in some variants, batch norm; most blocks end in a pooling.
 
     Attributes:
-        max_pool: How it pools, `max_pool` or `max_pool_of_slices`. Static.
+        max_pool: The pooling function, `max_pool` or `max_pool_of_slices`. Static.
     """
 
     def __init__(
@@ -62,17 +62,17 @@ class ConvBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], valid_sizes: Int[Array, "b 2"] | None = None
     ) -> Float[Array, "b h2 w2 c2"]:
-        """The block's output.
+        """The output of the block.
 
-        `valid_sizes` are the (height, width) of each image in the top-left corner of `x`. What lies outside is set to
-        zero after every layer, as the zero padding of the image alone would be.
+        `valid_sizes` are the (height, width) of each image in the top-left corner of `x`. Values outside are set to
+        zero after every layer, so that they act like the zero padding of an unpadded image.
         """
         for conv, norm in ((self.conv_a, self.norm_a), (self.conv_b, self.norm_b)):
-            # Batch norm follows the ReLU here, so it can't be folded into the convolution before it.
+            # Batch norm comes after the ReLU, so it can't be folded into the convolution before.
             x = zero_outside(_normalize_channels(nnx.relu(conv(x)), norm), valid_sizes)
         if not self.pool:
             return x
-        # An odd last row or column is dropped, so the valid sizes are rounded down as well.
+        # An odd last row or column is dropped, so the valid sizes are also rounded down.
         return zero_outside(self.max_pool(x), None if valid_sizes is None else valid_sizes // 2)
 
 
@@ -89,7 +89,7 @@ class Encoder(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w 1"], image_sizes: Int[Array, "b 2"] | None = None
     ) -> tuple[Float[Array, "b _h _w _c"], ...]:
-        """Output of every block, finest first. What lies outside `image_sizes` (height, width) is zero in it."""
+        """Output of every block, finest first. Values outside `image_sizes` (height, width) are zero."""
         hidden_states = []
         for block in self.conv_blocks:
             x = block(x, image_sizes)
@@ -112,12 +112,12 @@ class KeypointDecoder(nnx.Module):
         return self.logits(_normalize_channels(nnx.relu(self.conv_score_a(encoded)), self.norm_score_a))
 
     def logits(self, hidden: Float[Array, "b h w c"]) -> Float[Array, "b h w 65"]:
-        """The last layer. In float32 whatever the compute type: scores that are rounded to bfloat16 tie."""
+        """The output of the last layer, in float32 for every compute type, because scores in bfloat16 would tie."""
         return _normalize_channels(self.conv_score_b(hidden.astype(jnp.float32)), self.norm_score_b)
 
 
 class DescriptorDecoder(nnx.Module):
-    """The descriptor head: a unit vector per cell."""
+    """The descriptor head: one unit vector per cell."""
 
     def __init__(self, config: SuperPointConfig, rngs: nnx.Rngs) -> None:
         self.conv_descriptor_a = _conv(config.encoder_hidden_sizes[-1], config.decoder_hidden_size, 3, rngs)
@@ -131,18 +131,18 @@ class DescriptorDecoder(nnx.Module):
 
 
 class SuperPoint(nnx.Module):
-    """SuperPoint's encoder and two heads.
+    """The encoder and the two heads of SuperPoint.
 
-    A pytree: pass it as an argument to plain `jax.jit`, `jax.vmap` or `jax.grad`. Its leaves are the parameters, the
-    running statistics of batch norm where a variant has it, and two constants; its tree definition is the architecture
-    and the rules by which its output is decoded. Batch norm always uses its running statistics, so that a call changes
-    nothing in the model, and no gradient reaches them.
+    It is a pytree, which can be an argument of plain `jax.jit`, `jax.vmap` or `jax.grad`. Its leaves are the
+    parameters, the running statistics of batch norm in variants that have it, and two constants. Its tree definition is
+    the architecture and the rules that decode its output. Batch norm always uses its running statistics, so a call does
+    not change the model, and the statistics get no gradient.
 
     Attributes:
-        rules: The configuration but for the threshold, which is a value and no rule. Static.
+        rules: The configuration without the threshold, which is a value and not a rule. Static.
         keypoint_threshold: Smallest score of a keypoint, float32 [].
-        magic_leap: Not 0 where the weights are Magic Leap's or were made from them, float32 []. A leaf, so that it goes
-            wherever the weights go, through `jit` and through averages of models, and their licence with it.
+        magic_leap: Not 0 if the weights are Magic Leap's or were made from them, float32 []. It is a leaf, so that it
+            stays with the weights under `jit` and in averages of models, and so does their licence.
     """
 
     def __init__(self, config: SuperPointConfig, *, rngs: nnx.Rngs) -> None:
@@ -162,13 +162,13 @@ class SuperPoint(nnx.Module):
 
     @property
     def config(self) -> SuperPointConfig:
-        """What it is and how its output is decoded. Where the model is traced, use `rules` and `keypoint_threshold`."""
-        # The shortest decimal that is this float32: 0.005 and not 0.004999999888241291.
+        """The configuration. While the model is traced, use `rules` and `keypoint_threshold` instead."""
+        # The shortest decimal number that gives this float32: 0.005 instead of 0.004999999888241291.
         return self.rules.replace(keypoint_threshold=float(str(np.asarray(self.keypoint_threshold[...]))))
 
     @property
     def origin(self) -> str | None:
-        """ "magicleap" where the licence of Magic Leap's weights applies, else None. Not for inside `jit`."""
+        """ "magicleap" if the licence of Magic Leap's weights applies, else None. It does not work inside `jit`."""
         return "magicleap" if np.any(np.asarray(self.magic_leap[...])) else None
 
     def __call__(
@@ -179,20 +179,20 @@ class SuperPoint(nnx.Module):
         dtype: str | None = None,
         output_hidden_states: bool = False,
     ) -> DenseFeatures:
-        """Logits and unit-length descriptors, float32, one per cell of 8x8 pixels; sizes floor.
+        """Logits and descriptors of unit length, float32, for each whole cell of 8x8 pixels.
 
-        NaN in cells that see a pixel that is not finite.
+        Cells are NaN if a pixel in their field of view is not finite.
 
         Args:
             images: 1 or 3 channels, float in [0, 1] or uint8.
-            image_sizes: True (height, width) of each image, which lies in the top-left corner of its array. What lies
-                outside is ignored, whatever it holds, and the result equals that of the image alone.
-            dtype: Compute type of the convolutions; the config's by default.
+            image_sizes: True (height, width) of each image, in the top-left corner of its array. The values outside are
+                ignored, and the result is that of the unpadded image.
+            dtype: Compute type of the convolutions; by default that of the configuration.
             output_hidden_states: Also return the output of each encoder block.
 
         Raises:
-            ValueError: Shape, type or number of channels is not as above, sizes that are not within the array (where
-                they are a numpy array), or an unknown `dtype`.
+            ValueError: The shape, the type or the number of channels is not as above, sizes in a numpy array are larger
+                than the image array or smaller than a cell, or `dtype` is unknown.
         """
         check_images(images, image_sizes)
         rules = self.rules if dtype is None else self.rules.replace(dtype=dtype)
@@ -208,7 +208,7 @@ class SuperPoint(nnx.Module):
 
 
 _NO_THRESHOLD = 0.0
-"""In the place of the threshold in `SuperPoint.rules`."""
+"""Placeholder for the threshold in `SuperPoint.rules`."""
 
 
 def _conv(features_in: int, features_out: int, size: int, rngs: nnx.Rngs) -> nnx.Conv:
@@ -217,7 +217,7 @@ def _conv(features_in: int, features_out: int, size: int, rngs: nnx.Rngs) -> nnx
         features_out,
         (size, size),
         padding="SAME",
-        # float32 is float32 on every platform: no TF32, no passes of bfloat16.
+        # float32 means float32 on every platform, without TF32 and without several passes of bfloat16.
         precision=lax.Precision.HIGHEST,
         kernel_init=nnx.initializers.he_normal(),
         promote_dtype=_in_type_of_input,
@@ -238,12 +238,12 @@ def _norm(features: int, config: SuperPointConfig, rngs: nnx.Rngs) -> nnx.BatchN
 
 
 def _in_type_of_input(arrays: Any, /, *, dtype: Any = None, inexact: bool = True) -> Any:
-    """Parameters follow the type of the activations, so that the compute type is chosen where the image is cast."""
+    """The arrays in the type of the activations, so that only the cast of the image chooses the compute type."""
     return tuple(array.astype(arrays[0].dtype) for array in arrays)
 
 
 def _statistics_as_constants(arrays: Any, /, *, dtype: Any = None, inexact: bool = True) -> Any:
-    """Batch norm in float32, with running statistics that are no parameters for `jax.grad`."""
+    """The arrays of a batch norm in float32, with running statistics that get no gradient."""
     x, mean, var, scale, bias = (array.astype(jnp.float32) for array in arrays)
     return x, lax.stop_gradient(mean), lax.stop_gradient(var), scale, bias
 
@@ -253,7 +253,7 @@ def _normalize_channels(x: Array, norm: nnx.BatchNorm | None) -> Array:
 
 
 def check_images(images: Any, image_sizes: Any = None) -> None:
-    """Raise a ValueError that says what is wrong with the images and what is needed, before anything is traced."""
+    """Raise a ValueError that says what is needed if the images are not as needed, before anything is traced."""
     shape = getattr(images, "shape", None)
     if shape is None:
         raise ValueError(f"images are a {type(images).__name__}; an array [B,H,W,1 or 3] is needed (see the processor)")
@@ -274,14 +274,14 @@ def check_images(images: Any, image_sizes: Any = None) -> None:
 
 
 def _check_sizes(sizes: Any, shape: tuple[Any, ...]) -> None:
-    """Values are checked too, unless they are traced."""
+    """Raise a ValueError if the sizes are not as needed; values are only checked in numpy arrays."""
     if not hasattr(sizes, "dtype"):
         raise ValueError(f"image_sizes are a {type(sizes).__name__}; an array of integers [B,2] is needed")
     if sizes.shape != (shape[0], 2):
         raise ValueError(f"image_sizes have shape {sizes.shape}; ({shape[0]}, 2) is needed: (height, width)")
     if not jnp.issubdtype(sizes.dtype, jnp.integer):
         raise ValueError(f"image_sizes have type {sizes.dtype}; integers are needed")
-    # A device array is not waited for: it would stall the caller's pipeline.
+    # The values of a device array are not checked, because waiting for them would stall the caller's pipeline.
     if isinstance(sizes, np.ndarray) and ((sizes < CELL_PX) | (sizes > np.array(shape[1:3]))).any():
         low, high = sizes.min(0), sizes.max(0)
         raise ValueError(f"image_sizes reach from {low} to {high}; {CELL_PX} to {shape[1:3]} is needed")
@@ -290,10 +290,10 @@ def _check_sizes(sizes: Any, shape: tuple[Any, ...]) -> None:
 def to_gray(
     images: Float[Array | np.ndarray, "b h w c"] | UInt8[Array | np.ndarray, "b h w c"], rule: ChannelRule
 ) -> Float[Array, "b h w 1"]:
-    """One float channel in [0, 1]: the luma (ITU-R BT.601) or the first channel; uint8 is divided by 255.
+    """The images with one float channel in [0, 1]: the luma (ITU-R BT.601) or the first channel.
 
-    The luma of bytes is rounded to a byte, as in Pillow and OpenCV, so that a photo has the same pixels whether it is
-    made gray here, by the processor or by them.
+    uint8 is divided by 255. The luma of bytes is rounded to a byte, as in Pillow and OpenCV, so that a photo converted
+    to gray here, by the processor or by them has the same pixels.
     """
     images = jnp.asarray(images)
     is_bytes = images.dtype == jnp.uint8
@@ -310,26 +310,26 @@ def to_gray(
 
 
 def valid_mask(sizes: Int[Array, "b 2"], shape: tuple[int, int]) -> Bool[Array, "b h w"]:
-    """True in the top-left (height, width) of each image."""
+    """True in the valid area of each image, (height, width) from its top-left corner."""
     rows, columns = jnp.arange(shape[0])[None, :, None], jnp.arange(shape[1])[None, None, :]
     return (rows < sizes[:, :1, None]) & (columns < sizes[:, 1:, None])
 
 
 FIELD_OF_VIEW_CELLS = 5
-"""How many cells away a pixel may lie that a cell sees: the convolutions reach 2 + 4 + 8 + 16 + 8 = 38 pixels."""
+"""Field of view of a cell, in cells to each side: the convolutions reach 2 + 4 + 8 + 16 + 8 = 38 pixels."""
 
 
 def finite_part(gray: Float[Array, "b h w 1"]) -> tuple[Float[Array, "b h w 1"], Bool[Array, "b h2 w2 1"]]:
-    """The images with 0 where they are not finite, and the cells that see no such pixel.
+    """The images with 0 for values that are not finite, and the mask of cells without such values in their view.
 
-    Found in the image, because not every platform's convolutions and maxima let NaN through.
+    The mask is computed from the images, because on some platforms convolutions and maxima don't propagate NaN.
     """
     batch, height, width, _ = gray.shape
     finite = jnp.isfinite(gray)
     rows, columns = -(-height // CELL_PX), -(-width // CELL_PX)
     rest = ((0, 0), (0, rows * CELL_PX - height), (0, columns * CELL_PX - width))
     pixels = jnp.pad(finite[..., 0], rest, constant_values=True)
-    # One axis after the other: a mesh of explicit axes allows no other way.
+    # The two axes are reshaped one after the other, as a mesh of explicit axes requires.
     cells = pixels.reshape(batch, rows, CELL_PX, columns * CELL_PX).all(axis=2)
     cells = cells.reshape(batch, rows, columns, CELL_PX).all(axis=3).astype(jnp.float32)
     side = 2 * FIELD_OF_VIEW_CELLS + 1
@@ -340,13 +340,16 @@ def finite_part(gray: Float[Array, "b h w 1"]) -> tuple[Float[Array, "b h w 1"],
 
 
 def zero_outside(x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"] | None) -> Float[Array, "b h w c"]:
-    """What lies outside the top-left (height, width) of each image set to zero; nothing without sizes."""
+    """`x` with zeros outside the top-left (height, width) of each image; unchanged without sizes."""
     return x if sizes is None else jnp.where(valid_mask(sizes, (x.shape[1], x.shape[2]))[..., None], x, 0)
 
 
 def normalize(vectors: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """Unit length over the last axis; vectors shorter than 1e-12 are divided by 1e-12. Differentiable at 0."""
+    """The vectors scaled to unit length over the last axis; differentiable at 0.
+
+    Vectors shorter than 1e-12 are divided by 1e-12.
+    """
     squared = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
-    # Not jnp.maximum(sqrt(.), eps): the gradient of sqrt at 0 would be NaN.
+    # The maximum is taken before the square root, whose gradient at 0 would be NaN.
     safe = jnp.maximum(squared, 1e-24)
     return vectors * (1 / jnp.sqrt(safe))

@@ -1,9 +1,9 @@
-"""The dense network in OpenVINO, in the model's place, for hosts whose only device is the processor.
+"""The dense network computed by OpenVINO, for machines whose only device is the CPU.
 
     fast = superpoint_jax.openvino.compile(model, dtype="bfloat16")
     features = superpoint_jax.extract(fast, images)
 
-OpenVINO computes the convolutions, JAX all the rest. Needs `pip install 'superpoint-jax[cpu]'`.
+OpenVINO computes the convolutions and JAX everything else. It needs `pip install 'superpoint-jax[cpu]'`.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from superpoint_jax.features import DenseFeatures
 from superpoint_jax.model import SuperPoint, check_images, finite_part, normalize, to_gray, zero_outside
 
 MAX_SHAPES = 16
-"""Compiled networks that are kept, one for each shape of a batch; the one that was not used for longest goes first."""
+"""Number of compiled networks that are kept, one per shape of a batch; the least recently used is dropped first."""
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 Engine = Literal["auto", "xla", "openvino"]
-"""Who computes the dense network. "auto": OpenVINO where it is installed and JAX's default device is the CPU."""
+"""What computes the dense network. "auto" is OpenVINO if it is installed and JAX's default device is the CPU."""
 
 
 def choose(model: SuperPoint, engine: Engine = "auto", *, dtype: str | None = None) -> SuperPoint | CompiledSuperPoint:
-    """The model itself for XLA, or compiled for OpenVINO.
+    """The model itself for XLA, or the model compiled for OpenVINO.
 
     Raises:
-        ImportError: "openvino" was asked for and is not installed.
-        ValueError: It was asked for and can't be: see `compile`.
+        ImportError: `engine` is "openvino", which is not installed.
+        ValueError: `engine` is "openvino", which can't be used; see `compile`.
     """
     dtype = model.rules.dtype if dtype is None else dtype
     possible = find_spec("openvino") is not None and jax.default_backend() == "cpu" and dtype in PRECISIONS
@@ -50,26 +50,26 @@ def choose(model: SuperPoint, engine: Engine = "auto", *, dtype: str | None = No
 
 
 def describe(network: SuperPoint | CompiledSuperPoint) -> str:
-    """Who computes the network, in a line."""
+    """One line that names what computes the network."""
     if isinstance(network, CompiledSuperPoint):
         return f"the network is computed by OpenVINO {version('openvino')} on the CPU, in {network.rules.dtype}"
     return f"the network is computed by XLA on {jax.devices()[0].device_kind}, in {network.rules.dtype}"
 
 
 def compile(model: SuperPoint, *, dtype: str | None = None) -> CompiledSuperPoint:
-    """The model with its dense network in OpenVINO: what `extract` and the model's other callers take in its place.
+    """The model with its dense network in OpenVINO; `extract` and other functions accept it instead of the model.
 
-    Each shape of a batch is compiled when it is first seen, in about a second. float32 agrees with XLA's to 1e-5 in
-    scores and descriptors. bfloat16 is computed as such where the processor has instructions for it, and in float32
-    elsewhere; logits and descriptors leave in float32.
+    Each shape of a batch is compiled at its first use, in about a second. In float32, scores and descriptors agree with
+    those of XLA to 1e-5. bfloat16 is used if the processor has instructions for it, otherwise float32; logits and
+    descriptors are float32 in any case.
 
     Args:
-        model: Any SuperPoint. Its parameters are copied: later changes of the model do not reach what is compiled.
-        dtype: "float32" or "bfloat16"; the model's compute type by default.
+        model: Any SuperPoint. Its parameters are copied, so later changes of the model have no effect on the result.
+        dtype: "float32" or "bfloat16"; by default the model's compute type.
 
     Raises:
         ImportError: OpenVINO is not installed.
-        ValueError: Another compute type, or JAX's default device is not the CPU.
+        ValueError: The compute type is another one, or JAX's default device is not the CPU.
     """
     if find_spec("openvino") is None:
         raise ImportError("this engine needs OpenVINO: pip install 'superpoint-jax[cpu]'")
@@ -82,15 +82,15 @@ def compile(model: SuperPoint, *, dtype: str | None = None) -> CompiledSuperPoin
 
 @jax.tree_util.register_static
 class CompiledSuperPoint:
-    """A SuperPoint whose dense network OpenVINO computes. Made by `compile`.
+    """A SuperPoint whose dense network OpenVINO computes; made by `compile`.
 
     It can be an argument of `jax.jit`, where it is static, and works under `jit`, `vmap`, `scan` and `shard_map`. It
-    has no derivatives and no hidden states. Threads may call it at once; a forked process must compile its own.
+    has no derivatives and no hidden states. Several threads may call it at once; a forked process must compile its own.
 
     Attributes:
-        rules: As of the model.
-        keypoint_threshold: As of the model.
-        config: As of the model.
+        rules: As in the model.
+        keypoint_threshold: As in the model.
+        config: As in the model.
     """
 
     def __init__(self, model: SuperPoint, dtype: str) -> None:
@@ -110,16 +110,16 @@ class CompiledSuperPoint:
         dtype: str | None = None,
         output_hidden_states: bool = False,
     ) -> DenseFeatures:
-        """See `SuperPoint.__call__`.
+        """The dense features; see `SuperPoint.__call__`.
 
         Raises:
-            ValueError: As the model, and for hidden states, derivatives, another `dtype` than it was compiled for, or
-                another platform than the CPU.
+            ValueError: As in the model; also for hidden states, derivatives, a `dtype` other than the compiled one, or
+                a platform other than the CPU.
         """
         check_images(images, image_sizes)
         _check_platform()
         if dtype not in (None, self.rules.dtype):
-            raise ValueError(f"dtype={dtype!r}; this was compiled for {self.rules.dtype}: compile the model once more")
+            raise ValueError(f"dtype={dtype!r}; this was compiled for {self.rules.dtype}: compile the model again")
         if output_hidden_states:
             raise ValueError("OpenVINO's network gives no hidden states; use the model itself")
         gray = to_gray(images, self.rules.channel_rule).astype(jnp.float32)
@@ -129,29 +129,31 @@ class CompiledSuperPoint:
             sizes = jnp.asarray(image_sizes, jnp.int32)
         gray, finite = finite_part(zero_outside(gray, sizes))
         hidden, descriptors = _dense(self, gray, sizes)
-        # JAX computes the last layer of the detector, in float32: OpenVINO would round the logits to bfloat16.
+        # JAX computes the last layer of the detector in float32, because OpenVINO would round the logits to bfloat16.
         logits = self._model.keypoint_decoder.logits(hidden)
         return DenseFeatures(
             logits=jnp.where(finite, logits, jnp.nan), descriptors=jnp.where(finite, normalize(descriptors), jnp.nan)
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process compiles its own."""
+        """What to pickle: the model, from which another process compiles its own network."""
         return CompiledSuperPoint, (self._model, self.rules.dtype)
 
     def run(self, gray: Array | np.ndarray, sizes: Array | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The detector's hidden layer and the descriptors before they are normalised, [..., h, w, C].
+        """The hidden layer of the detector and the descriptors before they are normalised, [..., h, w, C].
 
-        Of gray images [..., H, W, 1] that are valid in their top-left (height, width) `sizes` [..., 2], and 0 outside.
+        Args:
+            gray: Gray images [..., H, W, 1] that are 0 outside their valid area.
+            sizes: (height, width) [..., 2] of the valid area in the top-left corner of each image.
         """
         if os.getpid() != self._process:
-            raise RuntimeError("this engine belongs to the process that was forked; compile the model in each process")
+            raise RuntimeError("this was compiled in the parent process; compile the model in each forked process")
         gray, sizes = np.asarray(gray), np.asarray(sizes)
         *batch, height, width, _ = gray.shape
         images, sizes = gray.reshape(-1, 1, height, width), sizes.reshape(-1, 2)
         masked = bool((sizes != (height, width)).any())
         inputs = [images, *(_masks(sizes, height, width) if masked else [])]
-        # One at a time: OpenVINO keeps all cores busy with one call, and its results lie in memory of the request.
+        # One call at a time, because a call keeps all cores busy and its results are in memory of the request.
         with self._lock:
             request = self._request((len(images), height, width, masked))
             results = request.infer(inputs, share_inputs=True, share_outputs=True)
@@ -183,19 +185,19 @@ def _dense(engine: CompiledSuperPoint, gray: Array, sizes: Array) -> tuple[Array
 
 @_dense.defjvp
 def _no_derivative(engine: CompiledSuperPoint, primals: Any, tangents: Any) -> Any:
-    raise ValueError("OpenVINO's network has no derivatives; use the model itself, which has them")
+    raise ValueError("OpenVINO's network has no derivatives; use the model itself")
 
 
 def _check_platform() -> None:
     if jax.default_backend() != "cpu":
         raise ValueError(
-            f"OpenVINO computes on the CPU, and JAX's default device is a {jax.default_backend()}; use the model "
-            f"itself there, or start with JAX_PLATFORMS=cpu"
+            f"OpenVINO computes on the CPU, but JAX's default device is a {jax.default_backend()}; use the model "
+            f"itself, or start with JAX_PLATFORMS=cpu"
         )
 
 
 def _import_openvino() -> Any:
-    """The package without its telemetry, which sends a message from a forked process: JAX's threads forbid forks."""
+    """The package openvino without its telemetry, which would fork the process; JAX's threads forbid that."""
     sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore
     import openvino
     import openvino.opset13
@@ -204,7 +206,7 @@ def _import_openvino() -> Any:
 
 
 def _network(model: SuperPoint, batch: int, height: int, width: int, *, masked: bool) -> Any:
-    """The graph from images [B,1,H,W], with `_masks` where asked for, to what `run` returns."""
+    """The graph from images [B,1,H,W], and from `_masks` if `masked`, to the results of `run`."""
     openvino = _import_openvino()
     ops = openvino.opset13
 
@@ -225,7 +227,7 @@ def _network(model: SuperPoint, batch: int, height: int, width: int, *, masked: 
         return ops.add(ops.multiply(x, per_channel(scale)), per_channel(norm.bias[...] - norm.mean[...] * scale))
 
     def keep(x: Any, level: int) -> Any:
-        # Not a product with the mask: what is not finite times zero is not zero.
+        # A selection, because in a product with the mask, values that are not finite would not become zero.
         return ops.select(masks[level], x, constant(0.0)) if masked else x
 
     image = ops.parameter([batch, 1, height, width], np.float32)
@@ -247,7 +249,7 @@ def _network(model: SuperPoint, batch: int, height: int, width: int, *, masked: 
 
 
 def _masks(sizes: np.ndarray, height: int, width: int) -> list[np.ndarray]:
-    """Where images of these sizes are valid in the activations of each block, [B,1,h,w]."""
+    """The masks [B,1,h,w] of the valid areas of images of these sizes, in the activations of each block."""
     masks = []
     for i in range(4):
         rows = np.arange(height >> i)[None, :, None] < sizes[:, :1, None] >> i

@@ -1,4 +1,4 @@
-"""Keypoints and matches as objects for JSON: what the command line and the page write."""
+"""Keypoints and matches as objects for JSON, as the command line and the page write them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def keypoints_record(name: str, found: Keypoints, *, with_descriptors: bool = Fa
     """The keypoints of one image: "image", "width", "height", "num_detected", "keypoints" and "scores".
 
     Args:
-        name: What the image is called.
-        found: Keypoints of one image [K], in pixels of it.
-        with_descriptors: Also "descriptors".
+        name: Name of the image.
+        found: Keypoints of one image [K], in its pixels.
+        with_descriptors: Also add "descriptors".
     """
     mask = np.asarray(found.mask)
     height, width = found.image_sizes.tolist()
@@ -27,7 +27,7 @@ def keypoints_record(name: str, found: Keypoints, *, with_descriptors: bool = Fa
         "width": width,
         "height": height,
         "num_detected": int(found.num_detected),
-        # Nine digits tell any two float32 apart; a thousandth of a pixel is enough to read.
+        # Scores keep every digit of float32; for positions, a thousandth of a pixel is enough.
         "keypoints": np.asarray(found.keypoints, np.float64)[mask].round(3).tolist(),
         "scores": np.asarray(found.scores)[mask].tolist(),
     }
@@ -39,17 +39,17 @@ def keypoints_record(name: str, found: Keypoints, *, with_descriptors: bool = Fa
 def matches_record(
     names: Sequence[str], features: Sequence[Keypoints], matches: Matches, *, model: str, estimate: Estimate
 ) -> dict[str, Any]:
-    """The matches of two images, and what relates them.
+    """The matches of two images, and the geometric model that relates them.
 
-    Its entries are "images", "model", "matrix" (None where none was found), and the lists "points_a", "points_b",
-    "scores" and "inliers" with one entry per match.
+    The entries are "images", "model", "matrix" (None if none was found), and the lists "points_a", "points_b", "scores"
+    and "inliers" with one entry per match.
 
     Args:
-        names: What the two images are called.
-        features: Their keypoints [K], in pixels of each.
-        matches: Of the first image in the second.
-        model: What was estimated.
-        estimate: The result.
+        names: Names of the two images.
+        features: Keypoints [K] of the two images, in pixels of each.
+        matches: Matches of the first image in the second.
+        model: Name of the estimated model.
+        estimate: Result of the estimation.
     """
     rows = np.flatnonzero(np.asarray(matches.mask))
     partners = np.asarray(matches.indices)[rows]

@@ -1,8 +1,9 @@
-"""What a function has to say so that it works under every kind of mesh.
+"""Helpers with which a function works under every kind of mesh.
 
-Under a mesh of automatic axes nothing. Where axes are explicit, which is what `jax.make_mesh` gives by default, every
-operation must know where its result lies: `placed_like` says it once for a whole function. Under `shard_map`, what a
-loop starts from and what the branches of a `switch` give must vary over the mesh as the data does: `vary_like`.
+Under a mesh of automatic axes nothing is needed. With explicit axes, which `jax.make_mesh` makes by default, the
+sharding of every result must be known; `placed_like` states it once for a whole function. Under `shard_map`, the
+initial values of a loop and the results of the branches of a `switch` must vary over the mesh as the data does;
+`vary_like` ensures that.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ Function = TypeVar("Function", bound=Callable)
 
 
 def placed_like(batch: Array | None, function: Function) -> Function:
-    """The function for a mesh of explicit axes, its results sharded over their first axis as `batch` is over its own.
+    """The function for a mesh of explicit axes; the first axis of its results is sharded like that of `batch`.
 
-    Without a batch they are replicated. (What `jax.vmap` adds an axis to is sharded over that one as `vmap` says.)
+    Without a batch, the results are replicated. `jax.vmap` decides the sharding of an axis that it adds.
     """
     if not jax.sharding.get_abstract_mesh().explicit_axes:
         return function
@@ -30,6 +31,6 @@ def placed_like(batch: Array | None, function: Function) -> Function:
 
 
 def vary_like(tree: Any, reference: Array) -> Any:
-    """The same arrays; under `shard_map` they vary over the mesh as the reference does."""
+    """The same arrays; under `shard_map`, they vary over the mesh as the reference does."""
     always = jnp.ones_like(reference, jnp.bool_, shape=())
     return jax.tree.map(lambda leaf: jnp.where(always, leaf, leaf), tree)

@@ -1,6 +1,6 @@
-"""Keypoints followed from frame to frame, with a state of fixed size: for `jit`, `lax.scan` and real time.
+"""Tracking of keypoints from frame to frame with a state of fixed size, for `jit`, `lax.scan` and real time.
 
-A track lives in the row of its keypoint in the newest frame, so nothing ever has to be collected or freed.
+A track is stored in the row of its keypoint in the newest frame, so that old tracks need not be removed.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from superpoint_jax.matching import Matches, match
 @pytree
 @dataclass(frozen=True)
 class Tracks(Indexable):
-    """The tracks that are alive in one frame; row k is that of the frame's keypoint k.
+    """The tracks in one frame; row k is the track of keypoint k of the frame.
 
     Attributes:
         ids: Number of the track, the same in every frame; -1 in padding rows.
-        ages: Frames since it began: 0 for a new one.
-        points_xy: Where it was, newest first, (x, y) in pixels; rows beyond min(age + 1, L) repeat the oldest known.
-        keypoints: Of the newest frame.
-        matches: Of the newest frame's keypoints in the one before; scores are cosines.
-        next_id: The number that the next new track gets: tracks begun so far.
+        ages: Frames since the track began; 0 for a new track.
+        points_xy: Positions of the track, newest first, (x, y) in pixels; beyond the first min(age + 1, L) positions,
+            the oldest known one is repeated.
+        keypoints: Keypoints of the newest frame.
+        matches: Matches of the newest frame's keypoints in the frame before; scores are cosines.
+        next_id: Number of the next new track, which is the number of tracks begun so far.
     """
 
     ids: Int[Array, "*b k"]
@@ -51,15 +52,15 @@ class Tracks(Indexable):
 class Tracker:
     """Follows keypoints through a sequence by mutual nearest neighbours of descriptors in successive frames.
 
-    A keypoint without a partner in the frame before begins a track; a track without a partner in the newest frame ends
-    (it can't come back).
+    A keypoint without a match in the frame before begins a track. A track without a match in the newest frame ends and
+    can't come back.
 
     Attributes:
-        length: Positions remembered, L.
+        length: Number of positions remembered, L.
         max_distance: Largest L2 distance between the descriptors of successive frames. It may be traced.
-        max_move_px: Largest distance between successive positions, in pixels; None for any. It may be traced.
+        max_move_px: Largest distance between successive positions, in pixels; None for no limit. It may be traced.
 
-    Source: Magic Leap's demo of SuperPoint tracks in this way, at a distance of 0.7 and a length of 5.
+    Source: Magic Leap's demo of SuperPoint, which tracks with a distance of 0.7 and a length of 5.
     """
 
     length: int = 5
@@ -73,17 +74,17 @@ class Tracker:
             raise ValueError(f"max_distance={self.max_distance} must be positive")
 
     def start(self, keypoints: Keypoints) -> Tracks:
-        """Every keypoint of the first frame begins a track. One image [K]."""
+        """The tracks in the first frame [K], where every keypoint begins a track."""
         _check_one(keypoints)
         return _start(keypoints, length=self.length)
 
     def update(self, tracks: Tracks, keypoints: Keypoints) -> Tracks:
-        """The tracks in the next frame. Jitted; K may not change between frames."""
+        """The tracks in the next frame [K]. The function is jitted; K must be the same in all frames."""
         _check_one(keypoints)
         if keypoints.mask.shape != tracks.ids.shape:
             raise ValueError(
                 f"the frame has {keypoints.mask.shape[0]} rows and the tracks have {tracks.ids.shape[0]}; extract all "
-                f"frames with one max_keypoints"
+                f"frames with the same max_keypoints"
             )
         return _update(tracks, keypoints, self.max_distance, self.max_move_px)
 
@@ -111,7 +112,7 @@ def _start(keypoints: Keypoints, *, length: int) -> Tracks:
     number = jnp.cumsum(keypoints.mask, dtype=jnp.int32) - 1
     return Tracks(
         ids=jnp.where(keypoints.mask, number, -1),
-        # Zeros that depend on the frame: under `vmap` over a mesh of explicit axes, plain ones would not be sharded.
+        # These zeros depend on the frame; under `vmap` over a mesh of explicit axes, constants would not be sharded.
         ages=number * 0,
         points_xy=jnp.repeat(keypoints.keypoints[:, None], length, axis=1),
         keypoints=keypoints,

@@ -1,4 +1,4 @@
-"""Sequences of frames in and out: videos and cameras through OpenCV, folders of images through Pillow."""
+"""Reading and writing sequences of frames: videos and cameras through OpenCV, folders of photos through Pillow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from superpoint_jax.estimation.opencv import require_opencv
 from superpoint_jax.processing import ImageError, list_images, load_image
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
-"""What OpenCV's wheels can write everywhere."""
+"""Codecs that OpenCV's wheels can write on all platforms."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Frame:
     """One frame of a sequence.
 
     Attributes:
-        name: Its number in a video, its file name in a folder.
-        pixels: RGB or gray; reduced where it was larger than asked for.
-        reduction: Pixels of the original a pixel of `pixels`, along the longer side.
-        error: Why it could not be read; then `pixels` are empty.
+        name: Number of the frame in a video, or its file name in a folder.
+        pixels: RGB or gray, possibly reduced in size.
+        reduction: Pixels of the original per pixel of `pixels`, along the longer side.
+        error: Why the frame could not be read; `pixels` are then empty.
     """
 
     name: str | int
@@ -37,11 +37,11 @@ class Frame:
 
 @dataclass
 class Frames:
-    """A sequence that can be gone through once.
+    """A sequence of frames that can be iterated once.
 
     Attributes:
-        fps: Frames a second.
-        count: Their number, if it is known.
+        fps: Frames per second.
+        count: Number of frames; None if it is unknown.
     """
 
     fps: float
@@ -55,19 +55,19 @@ class Frames:
 def read_frames(
     source: str | os.PathLike[str], *, long_side: int | None = 640, max_frames: int | None = None
 ) -> Frames:
-    """The frames of a video file, a folder of images in the order of their names, or a camera given by its number.
+    """The frames of a video file, of a folder of photos in the order of their names, or of a camera.
 
-    An image that can't be read, or that is not of the first one's size, comes as a frame with an `error`.
+    A photo that can't be read, or whose size differs from that of the first one, becomes a frame with an `error`.
 
     Args:
         source: Path, or the number of a camera.
-        long_side: Larger frames are reduced to it, in pixels; None or 0 leaves all as they are.
+        long_side: Frames are reduced to this longer side, in pixels; None or 0 never reduces.
         max_frames: End after this many frames.
 
     Raises:
-        FileNotFoundError: No such file or folder.
-        ValueError: A folder without images, a video or camera that can't be opened, or an option out of range.
-        ImportError: A video, and OpenCV is not installed.
+        FileNotFoundError: There is no such file or folder.
+        ValueError: The folder has no photos, the video or camera can't be opened, or an option is out of range.
+        ImportError: OpenCV is not installed, which videos and cameras need.
     """
     if long_side and long_side < 8:
         raise ValueError(f"long_side={long_side}; at least 8 pixels are needed")
@@ -75,11 +75,11 @@ def read_frames(
     if path.is_dir():
         files = list_images(path)[:max_frames]
         if not files:
-            raise ValueError(f"{path}: no images in this folder")
+            raise ValueError(f"{path}: no photos in this folder")
         return Frames(10.0, len(files), _images(files, long_side))
     camera = os.fspath(source).isdigit() and not path.exists()
     if not camera and not path.exists():
-        raise FileNotFoundError(2, "no such file or folder, and no camera's number", str(path))
+        raise FileNotFoundError(2, "no such file or folder, and not the number of a camera", str(path))
     cv2 = require_opencv()
     capture = cv2.VideoCapture(int(os.fspath(source)) if camera else str(path))
     if not capture.isOpened():
@@ -91,12 +91,12 @@ def read_frames(
 
 
 class FrameWriter:
-    """Writes frames of equal size to a video, or to numbered pictures in a folder where the path has no suffix.
+    """Writes frames of equal size to a video, or, if the path has no suffix, to numbered pictures in a folder.
 
-    A context manager. The frames of a video need even sides: an odd last row or column is dropped.
+    It is a context manager. The frames of a video need even sides, so an odd last row or column is dropped.
 
     Raises:
-        ValueError: A suffix that no video has here, or a video that can't be written.
+        ValueError: The suffix is not that of a supported video format, or the video can't be written.
         OSError: A picture can't be written.
     """
 
@@ -115,7 +115,7 @@ class FrameWriter:
             require_opencv()
 
     def write(self, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
-        """The next frame, RGB."""
+        """Write the next frame, in RGB."""
         if self._pictures:
             from PIL import Image
 
@@ -166,7 +166,7 @@ def _images(files: list[Path], long_side: int | None) -> Iterator[Frame]:
         size = size or pixels.shape[:2]
         if pixels.shape[:2] != size:
             found, needed = (f"{width}x{height}" for height, width in (pixels.shape[:2], size))
-            yield Frame(path.name, nothing, error=f"{path}: {found} pixels, and the first image has {needed}; left out")
+            yield Frame(path.name, nothing, error=f"{path}: {found} pixels, and the first photo has {needed}; left out")
             continue
         yield _reduced(path.name, pixels, long_side)
 

@@ -103,7 +103,7 @@ def test_a_port_in_use_is_told():
         port = taken.getsockname()[1]
         done = subprocess.run([*APP, "--port", str(port)], capture_output=True, text=True, timeout=100)
     assert done.returncode == 2
-    assert f"no page at 127.0.0.1:{port}" in done.stderr
+    assert f"can't serve the page at 127.0.0.1:{port}" in done.stderr
 
 
 @pytest.fixture

@@ -271,10 +271,10 @@ def test_other_options_on_the_same_output_are_refused(folder, model, processor, 
 def test_files_of_others_are_left_alone(folder, model, processor, tmp_path):
     with h5py.File(tmp_path / "f.h5", "w") as file:
         file["x"] = 1
-    with pytest.raises(Conflict, match="is not of this program"):
+    with pytest.raises(Conflict, match="was not written by this program"):
         _run(folder, tmp_path / "f.h5", model, processor)
     (tmp_path / "g.h5").write_text("hello")
-    with pytest.raises(ValueError, match="is no HDF5 file"):
+    with pytest.raises(ValueError, match="is not an HDF5 file"):
         _run(folder, tmp_path / "g.h5", model, processor)
     with pytest.raises(ValueError, match=r"\.h5 \(hloc's HDF5\), \.db"):
         _run(folder, tmp_path / "g.txt", model, processor)
@@ -300,7 +300,7 @@ def test_a_full_disk_is_told_and_the_same_call_goes_on(folder, model, processor,
         write_features(*arguments, **options)
 
     monkeypatch.setattr(writing, "write_features", write)
-    with pytest.raises(OSError, match="no space left on the disk; make room, and the same command goes on"):
+    with pytest.raises(OSError, match="no space left on the disk; make room, and the same command continues"):
         _run(folder, tmp_path / "f.h5", model, processor)
     assert not (tmp_path / "f.h5").exists()
     kept = [path.name for path in (tmp_path / "f.h5.parts").iterdir()]

@@ -239,7 +239,7 @@ def test_no_image_is_overwritten(where, photo, weights, capsys):
 
 
 def test_an_output_that_has_no_place_is_told_before_the_work(photo, tmp_path, capsys):
-    for place, message in ((tmp_path / "no" / "out.json", "no such folder"), (tmp_path, "is a directory")):
+    for place, message in ((tmp_path / "no" / "out.json", "no such folder"), (tmp_path, "is a folder")):
         # Weights that do not exist would be the next complaint.
         assert main(["detect", str(photo), "--weights", "missing", "--json", str(place)]) == 2
         (line,) = errors_of(capsys)
@@ -346,7 +346,7 @@ def test_what_can_not_be_stitched_is_told(pair, tmp_path, capsys):
     assert main(["stitch", str(pair[0]), str(black), "-o", str(tmp_path / "s.png")]) == 2
     assert "no homography was found in 0 matches" in errors_of(capsys)[0]
     assert main(["stitch", *map(str, pair), "-o", str(tmp_path / "s.xyz")]) == 2
-    assert "s.xyz: Pillow writes no file of that suffix" in errors_of(capsys)[0]
+    assert "s.xyz: Pillow can't write files with this suffix" in errors_of(capsys)[0]
     assert main(["stitch", *map(str, pair), "-o", str(pair[0])]) == 2
     assert "would be overwritten" in errors_of(capsys)[0]
 

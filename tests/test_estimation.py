@@ -299,9 +299,9 @@ def test_fundamental_and_essential_matrix_and_the_pose_come_back():
 
 def test_a_wrong_call_says_what_is_wrong():
     keypoints, matches = _keypoints(np.zeros((5, 2))), _matches(np.arange(5))
-    with pytest.raises(ValueError, match="those of a's rows"):
+    with pytest.raises(ValueError, match="must have the rows of a"):
         estimate_homography(keypoints, keypoints, _matches(np.arange(4)))
-    with pytest.raises(ValueError, match=r"matches.mask \(1, 5\): all of one pair, or all with a batch axis"):
+    with pytest.raises(ValueError, match=r"matches.mask \(1, 5\): either all must be of one pair"):
         estimate_homography(keypoints, keypoints, jax.tree.map(lambda x: x[None], matches))
     with pytest.raises(ValueError, match=r"one pair is needed: jax.vmap"):
         ransac_homography(jax.random.key(0), keypoints, keypoints, jax.tree.map(lambda x: x[None], matches))

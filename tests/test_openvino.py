@@ -121,7 +121,7 @@ def test_hidden_states_say_what_to_use_instead(fast, images):
 
 
 def test_another_compute_type_says_what_to_do(model, fast, images):
-    with pytest.raises(ValueError, match="compiled for float32: compile the model once more"):
+    with pytest.raises(ValueError, match="compiled for float32: compile the model again"):
         extract(fast, images, dtype="bfloat16")
     with pytest.raises(ValueError, match="dtype='float16'; OpenVINO computes in float32 or bfloat16"):
         openvino.compile(model, dtype="float16")

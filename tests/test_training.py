@@ -192,7 +192,7 @@ def test_a_full_disk_is_told_and_the_same_call_goes_on(random_model, tmp_path, m
     whole = train(model, None, tmp_path / "whole", config=config, log_every=1, checkpoint_every=1)
     with monkeypatch.context() as patch:
         patch.setattr(Metrics, "add", full)
-        with pytest.raises(OSError, match="make room, and the same command goes on from the last good checkpoint"):
+        with pytest.raises(OSError, match="make room, and the same command continues from the last good checkpoint"):
             train(model, None, tmp_path / "full", config=config, log_every=1, checkpoint_every=1)
     resumed = train(model, None, tmp_path / "full", config=config, log_every=1, checkpoint_every=1)
     for a, b in zip(jax.tree.leaves(nnx.state(whole)), jax.tree.leaves(nnx.state(resumed)), strict=True):

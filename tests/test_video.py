@@ -88,11 +88,11 @@ def test_bad_and_differing_images_are_frames_with_an_error(folder):
     assert errors[0] is None
     assert errors[3] is None
     assert "1.png: not an image" in errors[1]
-    assert "2.png: 60x50 pixels, and the first image has 128x96" in errors[2]
+    assert "2.png: 60x50 pixels, and the first photo has 128x96" in errors[2]
 
 
 def test_what_can_not_be_opened_says_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file or folder, and no camera"):
+    with pytest.raises(FileNotFoundError, match="no such file or folder, and not the number of a camera"):
         read_frames(tmp_path / "missing.mp4")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no photos"):

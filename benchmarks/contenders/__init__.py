@@ -1,11 +1,11 @@
-"""Who is measured: each contender builds, from a suite and a setting, one call without arguments that does the work.
+"""The contenders: each builds, from a suite and a setting, one call without arguments that does the work.
 
-A contender runs in a process of its own (worker.py). A suite measures one thing:
-- "network": the dense network alone, images to logits and descriptors;
-- "decoding": what comes after it;
+A contender runs in its own process (worker.py). A suite measures one thing:
+- "network": only the dense network, from images to logits and descriptors;
+- "decoding": from logits and descriptors to keypoints;
 - "end-to-end": both, from the array in memory to keypoints and descriptors;
 - "match": mutual nearest neighbours of two images with `max_keypoints` descriptors each;
-- "preprocessing": uint8 colour photos of twice the height and width to what the network takes;
+- "preprocessing": from uint8 colour photos of twice the height and width to the input of the network;
 - "train-step": forward, loss, backward and optimiser of one batch.
 """
 
@@ -25,11 +25,11 @@ from benchmarks.contenders.setting import Setting
 
 @dataclass(frozen=True)
 class Contender:
-    """Who is measured.
+    """A library or runtime that is timed.
 
     Attributes:
         needs: Packages without which it is skipped.
-        build: From (suite, setting) to the call that is timed; raises `NotAvailable` where it does not take part.
+        build: Makes the call that is timed from (suite, setting); raises `NotAvailable` if it can't take part.
         options: Further arguments of `build`.
     """
 
@@ -42,7 +42,7 @@ class Contender:
         return self.build(suite, setting, **self.options)
 
     def missing(self) -> list[str]:
-        """The packages that it lacks here."""
+        """The packages that it needs and that are not installed."""
         return [name for name in self.needs if importlib.util.find_spec(name) is None]
 
 
@@ -65,4 +65,4 @@ CONTENDERS: dict[str, Contender] = {
     "transformers float32": Contender(TORCH, transformers, F32),
 }
 REFERENCE = "transformers float32"
-"""What ratios are taken to."""
+"""The contender to which ratios are taken."""

@@ -1,6 +1,6 @@
-"""SuperPoint in JAX as one would write it first: to show what this library's work bought.
+"""SuperPoint in JAX as one would write it first, to show the gain from this library's optimisations.
 
-NHWC convolutions as XLA does them, 2-D windows in the suppression, top-k over all pixels, every gather on its own.
+It uses XLA's NHWC convolutions, 2-D windows in the suppression, top-k over all pixels, and separate gathers.
 """
 
 from __future__ import annotations

@@ -9,11 +9,11 @@ from benchmarks.contenders.setting import NotAvailable, Setting, camera_photo, d
 
 
 def ours(suite: str, setting: Setting, dtype: str, *, engine: Literal["xla", "openvino"] = "xla") -> Callable[[], Any]:
-    """A call of the suite in the compute type `dtype`, the dense network by XLA or OpenVINO."""
+    """A call of the suite in the compute type `dtype`, with the dense network computed by XLA or OpenVINO."""
     import jax
 
     if engine == "openvino" and suite not in ("network", "end-to-end"):
-        raise NotAvailable("OpenVINO computes the dense network alone")
+        raise NotAvailable("OpenVINO computes only the dense network")
     if suite == "train-step":
         call = _train_step(setting, dtype)
     elif suite == "match":
@@ -75,7 +75,7 @@ def _match(setting: Setting, dtype: str) -> Callable[[], Any]:
 
 
 def _preprocessing(setting: Setting, dtype: str) -> Callable[[], Any]:
-    """Through Hugging Face's rules on the host ("float32"), or on the device from an array that is there already."""
+    """A call of the processor with Hugging Face's rules, on the host."""
     import superpoint_jax as sp
 
     if dtype != "float32":
@@ -86,7 +86,7 @@ def _preprocessing(setting: Setting, dtype: str) -> Callable[[], Any]:
 
 
 def _train_step(setting: Setting, dtype: str) -> Callable[[], Any]:
-    """Forward, cross entropy of the detector, a mean square of the descriptors, backward, AdamW, as the loop trains."""
+    """A training step: forward, cross entropy of the detector, mean square of the descriptors, backward, AdamW."""
     from functools import partial
 
     import jax

@@ -1,4 +1,4 @@
-"""PyTorch: Hugging Face's port as its documentation calls it, the same network alone, and the usual matching."""
+"""PyTorch: Hugging Face's port as in its documentation, only its network, and the usual matching."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def port(setting: Setting) -> Any:
     import superpoint_jax as sp
 
     with tempfile.TemporaryDirectory() as folder:
-        # Its own preset: the one that transformers computes.
+        # With the preset of Hugging Face, which is what transformers computes.
         sp.save_pretrained(sp.from_pretrained(config="huggingface"), Path(folder))
         model = SuperPointForKeypointDetection.from_pretrained(folder)
     model.config.max_keypoints = model.keypoint_decoder.max_keypoints = setting.max_keypoints
@@ -44,21 +44,21 @@ def dense_network(model: Any) -> Any:
 
 
 def transformers(suite: str, setting: Setting, dtype: str, *, compiled: bool = False) -> Callable[[], Any]:
-    """The port in eager mode; compiled (network alone), with channels last, which is what makes it fast."""
+    """A call of the port in eager mode, or compiled with channels last, which is fast (only the network)."""
     if suite == "decoding":
-        raise NotAvailable("it decodes inside its heads: not to be had alone")
+        raise NotAvailable("it decodes inside its heads, so decoding can't be timed separately")
     if suite == "preprocessing":
         if compiled or dtype != "float32":
-            raise NotAvailable("one way of preprocessing")
+            raise NotAvailable("there is only one way of preprocessing")
         return _preprocessing(setting)
     if suite == "match":
         if compiled or dtype != "float32":
-            raise NotAvailable("one way of matching")
+            raise NotAvailable("there is only one way of matching")
         return _match(setting)
     if suite == "train-step":
         return _train_step(setting, dtype, compiled)
     if compiled and suite != "network":
-        raise NotAvailable("its decoding has shapes that depend on the data, which do not compile")
+        raise NotAvailable("its decoding has shapes that depend on the data, which can't be compiled")
     import torch
 
     kind = getattr(torch, dtype)
@@ -88,7 +88,7 @@ def _finished(call: Callable[[], Any], device: Any) -> Callable[[], Any]:
 
 
 def _match(setting: Setting) -> Callable[[], Any]:
-    """Mutual nearest neighbours from one product, as most code has it."""
+    """A call that finds mutual nearest neighbours from one matrix product, as in most code."""
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -113,7 +113,7 @@ def _preprocessing(setting: Setting) -> Callable[[], Any]:
 
 
 def _train_step(setting: Setting, dtype: str, compiled: bool) -> Callable[[], Any]:
-    """The same step as ours; bfloat16 by autocast."""
+    """A training step equal to ours; bfloat16 is by autocast."""
     import torch
 
     model = port(setting).train()

@@ -1,4 +1,4 @@
-"""Inference runtimes for CPUs, with the dense network alone: ONNX Runtime and OpenVINO."""
+"""Inference runtimes for CPUs, ONNX Runtime and OpenVINO, with only the dense network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.contenders.setting import NotAvailable, Setting, photo
 
 
 def onnx_runtime(suite: str, setting: Setting, dtype: str) -> Callable[[], Any]:
-    """ONNX Runtime's CPU provider."""
+    """A call of ONNX Runtime on the CPU."""
     _only_network(suite)
     import onnxruntime  # pyright: ignore[reportMissingImports]
     import torch
@@ -29,7 +29,7 @@ def onnx_runtime(suite: str, setting: Setting, dtype: str) -> Callable[[], Any]:
 
 
 def openvino(suite: str, setting: Setting, dtype: str) -> Callable[[], Any]:
-    """OpenVINO on the CPU, latency mode, in the inference precision `dtype`."""
+    """A call of OpenVINO on the CPU, in latency mode and the inference precision `dtype`."""
     _only_network(suite)
     import openvino as ov  # pyright: ignore[reportMissingImports]
     import torch
@@ -45,4 +45,4 @@ def openvino(suite: str, setting: Setting, dtype: str) -> Callable[[], Any]:
 
 def _only_network(suite: str) -> None:
     if suite != "network":
-        raise NotAvailable("the dense network alone")
+        raise NotAvailable("it computes only the dense network")

@@ -1,4 +1,4 @@
-"""What is processed, and the data that all contenders process."""
+"""The setting of a measurement, and the data that all contenders process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Suite = Literal["network", "decoding", "end-to-end", "match", "preprocessing", "
 
 @dataclass(frozen=True)
 class Setting:
-    """`batch` photos of (height, width), and how many keypoints are kept of each."""
+    """`batch` photos of (height, width), and the largest number of keypoints per photo."""
 
     batch: int
     height: int
@@ -21,22 +21,22 @@ class Setting:
 
 
 class NotAvailable(Exception):
-    """A contender that cannot take part in a suite, and why."""
+    """The reason why a contender can't take part in a suite."""
 
 
 def photo(setting: Setting) -> np.ndarray:
-    """A real photo as float32 [B,H,W,1] in [0, 1]: matplotlib's, resized."""
+    """Matplotlib's photo, resized, `batch` times, as float32 [B,H,W,1] in [0, 1]."""
     gray = _photo(setting.height, setting.width, "L").astype(np.float32) / 255
     return np.ascontiguousarray(np.broadcast_to(gray[None, :, :, None], (setting.batch, *gray.shape, 1)))
 
 
 def camera_photo(setting: Setting) -> np.ndarray:
-    """The same as a camera would give it: uint8 RGB [2H,2W,3]."""
+    """The same photo as from a camera: uint8 RGB [2H,2W,3]."""
     return _photo(2 * setting.height, 2 * setting.width, "RGB")
 
 
 def descriptor_sets(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
-    """Unit descriptors of two images, float32 [B,K,256] each, half of them near one of the other's."""
+    """Unit-length descriptors of two images, float32 [B,K,256] each; half of them are near one of the other image."""
     rng = np.random.default_rng(0)
     a, b, noise = rng.normal(size=(3, setting.batch, setting.max_keypoints, 256)).astype(np.float32)
     half = setting.max_keypoints // 2

@@ -1,4 +1,4 @@
-"""Draws docs/images/synthetic_shapes.png: every kind of synthetic image, its corners marked.
+"""Draws docs/images/synthetic_shapes.png: every kind of synthetic image, with its corners marked.
 
 python docs/figures/synthetic_gallery.py
 """
@@ -16,8 +16,8 @@ ROWS = 3
 
 
 def draw_gallery(path: Path, *, seed: int = 0, rows: int = ROWS) -> None:
-    """A column a kind, `rows` examples each, circles around the exact corners."""
-    # So many that each kind comes up often enough.
+    """Draw one column per kind, with `rows` examples each and circles around the exact corners."""
+    # The batch is large enough to contain at least `rows` images of each kind.
     batch = render_shapes(jax.random.key(seed), batch=40 * rows, shape=(120, 160))
     figure, axes = plt.subplots(rows, len(KINDS), figsize=(1.6 * len(KINDS), 1.25 * rows), squeeze=False)
     for j, kind in enumerate(KINDS):
@@ -30,7 +30,7 @@ def draw_gallery(path: Path, *, seed: int = 0, rows: int = ROWS) -> None:
     figure.subplots_adjust(left=0.005, right=0.995, bottom=0.005, top=0.95, wspace=0.04, hspace=0.04)
     figure.savefig(path, dpi=100)
     plt.close(figure)
-    # Half the size, and grey levels need no more.
+    # 256 colours are enough for grey levels, and halve the size of the file.
     Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 

@@ -1,1 +1,1 @@
-"""A page for the browser: one photo for its keypoints, two for their matches. Served from this machine alone."""
+"""A page for the browser that shows the keypoints of one photo or the matches of two; it runs on this machine only."""

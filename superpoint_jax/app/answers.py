@@ -1,4 +1,4 @@
-"""What the page answers, without the page: photos and settings to a picture, text and files."""
+"""The answers of the page, without the page itself: a picture, text and files for given photos and settings."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from superpoint_jax.processing import SuperPointImageProcessor, load_image
 from superpoint_jax.records import keypoints_record, matches_record
 
 MOST_KEYPOINTS = 2048
-"""Always extracted, so that the sliders choose among them without another run."""
+"""Largest number of keypoints; they are always extracted, so that the sliders need no new extraction."""
 
 REMEMBERED = 8
-"""Photos whose keypoints are kept."""
+"""Number of photos whose keypoints are kept in memory."""
 
 MAX_LINES = 200
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An answer of the page: its picture, its text in Markdown, and the files to download."""
+    """An answer of the page: a picture, a text in Markdown, and files to download."""
 
     picture: Path
     text: str
@@ -45,12 +45,12 @@ class Shown:
 
 
 class Page:
-    """Keypoints of one photo or matches of two, and what is remembered of them. Not for several threads at once.
+    """Answers with the keypoints of one photo or the matches of two, and keeps keypoints. Not safe for several threads.
 
     Args:
-        network: A model, or what `openvino.choose` makes of it.
-        processor: What is done to photos first; by default what the network's configuration asks for.
-        resize: As in `extract_images`.
+        network: A model, or the result of `openvino.choose`.
+        processor: Preprocessing of the photos; by default that of the network's configuration.
+        resize: See `extract_images`.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class Page:
         self._count = 0
 
     def close(self) -> None:
-        """Delete its pictures and files."""
+        """Delete the pictures and files of the answers."""
         self._folder.cleanup()
 
     def example(self) -> list[Path]:
-        """Two photos to begin with."""
+        """Paths of two example photos."""
         paths = [Path(self._folder.name) / f"example_{name}.png" for name in "ab"]
         if not paths[1].exists():
             for path, pixels in zip(paths, example_photos()[:2], strict=True):
@@ -83,13 +83,13 @@ class Page:
         """The answer for one or two photos.
 
         Args:
-            photos: Files.
+            photos: Paths of one or two photos.
             threshold: Smallest score of a keypoint.
-            max_keypoints: The best of each photo, at most `MOST_KEYPOINTS`.
+            max_keypoints: Largest number of keypoints per photo, up to `MOST_KEYPOINTS`.
 
         Raises:
-            ValueError: No photo, too many, or a file that is no image; says which.
-            OSError: A file that can't be read.
+            ValueError: There is no photo, there are too many, or a file is not an image; the message names it.
+            OSError: A file can't be read.
         """
         if not 1 <= len(photos) <= 2:
             raise ValueError(f"{len(photos)} photos were given; one shows its keypoints, two their matches")
@@ -137,7 +137,7 @@ class Page:
             while len(self._remembered) > REMEMBERED:
                 self._remembered.popitem(last=False)
         pixels, found = self._remembered[key]
-        # They come by descending score: the best are the first.
+        # Scores are descending, so the best keypoints are the first.
         count = min(int((np.asarray(found.scores) > threshold).sum()), max_keypoints)
         return pixels, dataclasses.replace(
             found,

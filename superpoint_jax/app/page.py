@@ -1,4 +1,4 @@
-"""The page itself, in Gradio: what is shown where. `answers` knows what the answer to some photos is."""
+"""The layout of the page, in Gradio. `answers` computes what is shown."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def serve(page: Page, *, host: str, port: int, browser: bool) -> None:
 
 
 def require_gradio() -> None:
-    """Prepare to import gradio.
+    """Check that everything the page needs is installed, and switch off Gradio's telemetry.
 
     Raises:
-        ImportError: What the page needs is not installed.
+        ImportError: A package is not installed.
     """
     for module in ("gradio", "cv2", "h5py"):
         if find_spec(module) is None:
             raise ImportError(f"the page needs {module}: pip install 'superpoint-jax[app]'")
-    # Before gradio is imported, which would ask its makers for news.
+    # Set before gradio is imported, which would otherwise contact a server.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 
 def appearance() -> dict[str, Any]:
-    """Options of `launch`: fonts of the system, since those of the default theme come from the network."""
+    """Options of `launch` with the system's fonts, because those of the default theme come from the network."""
     from gradio.themes import Default
 
     fonts = ["system-ui", "sans-serif"]
@@ -60,7 +60,7 @@ def build(page: Page) -> Blocks:
         try:
             shown = page.show(photos, threshold=float(threshold), max_keypoints=int(max_keypoints))
         except (OSError, ValueError) as error:
-            # Names of uploaded files only: where they lie is of no use.
+            # Messages name an uploaded file without its temporary folder.
             message = str(error)
             for photo in photos:
                 message = message.replace(str(photo), Path(photo).name)
@@ -94,5 +94,5 @@ def build(page: Page) -> Blocks:
         photos.change(show, inputs, outputs)
         for slider in (count, threshold):
             slider.release(show, inputs, outputs)
-    # One after the other: the model keeps all cores busy with one photo.
+    # One answer at a time, because the model keeps all cores busy with one photo.
     return blocks.queue(default_concurrency_limit=1)

@@ -1,8 +1,8 @@
-"""From a folder of any number of images to files of features, surviving whatever happens in between.
+"""Keypoints and descriptors of any number of photos, written to files by a run that can be interrupted at any time.
 
-The way of an image: `sources` names it, `plan` puts it in a batch with others of about its size, `decoding` reads it in
-another process, `run` extracts and writes it to a part, `parts` keeps what is done, and `hloc`, `parquet` or `colmap`
-make the parts into what was asked for.
+The steps for a photo: `sources` names it; `photos.plan` puts it into a batch with others of about its size; `reading`
+reads it in another process; `run` extracts its keypoints; `writing` writes them to a part; `parts` keeps the parts that
+are done; `outputs` turns the parts into the output, with `hloc` and `colmap` for the formats.
 """
 
 from superpoint_jax.bulk.run import BulkOptions as BulkOptions

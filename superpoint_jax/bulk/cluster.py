@@ -1,7 +1,7 @@
-"""A run on a Ray cluster: Ray Data hands parts to actors, each with a model that stays warm.
+"""A run on a Ray cluster: Ray Data gives parts to actors, each of which keeps its model compiled.
 
-The parts are the same as those of a run on one machine, in the same folder, which all nodes must see. An actor that
-dies loses the part it was at, which Ray gives to another; a part done twice counts once when the output is made.
+The parts are the same as those of a run on one machine, in the same folder, which all nodes must see. If an actor dies,
+Ray gives its current part to another actor. If a part is done twice, the output contains it once.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from superpoint_jax.model import SuperPoint
 from superpoint_jax.photos.plan import Batch, Shape, names_of
 
 RETRIES = 3
-"""Times that a part is given to another actor before the run fails."""
+"""How many times a part is given to another actor before the run fails."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayExecutor:
-    """Does the parts of a run on a Ray cluster.
+    """Executes the parts of a run on a Ray cluster.
 
     Attributes:
-        address: Of the cluster; None for the one this process is connected to, or a new one on this machine.
-        actors: Models at work at once; by default as many as the cluster has GPUs, or a CPU each two.
-        gpus: GPUs of an actor; 1 if the cluster has any, by default.
-        cpus: CPUs of an actor.
+        address: Address of the cluster; None for the cluster that this process is connected to, or else a new one on
+            this machine.
+        actors: Number of models that work at once; by default one per GPU of the cluster, or one per two CPUs.
+        gpus: GPUs per actor; by default 1 if the cluster has any.
+        cpus: CPUs per actor.
     """
 
     address: str | None = None
@@ -49,7 +50,7 @@ class RayExecutor:
         originals: Mapping[str, Shape],
         progress: bool,
     ) -> tuple[int, dict[str, str]]:
-        """See `run.Executor`.
+        """Number of images extracted, and the failures; see `run.Executor`.
 
         Raises:
             ImportError: Ray is not installed.
@@ -72,7 +73,7 @@ class RayExecutor:
         done = (
             ray.data.from_items(rows, override_num_blocks=len(rows))
             .map(
-                PartExtractor,  # pyright: ignore[reportArgumentType] (a class is called once an actor)
+                PartExtractor,  # pyright: ignore[reportArgumentType] (a class, called once per actor)
                 fn_constructor_args=(ray.put(pickle.dumps((work, model))),),
                 concurrency=actors,
                 num_cpus=self.cpus,
@@ -94,7 +95,7 @@ class RayEngine(RayExecutor):
 
 
 class PartExtractor:
-    """An actor: a warm model that does one part after the other."""
+    """An actor: a model, compiled once, that extracts one part after the other."""
 
     def __init__(self, setting: Any) -> None:
         import ray
@@ -106,10 +107,10 @@ class PartExtractor:
         self.reader = Reader(self.work.root, self.work.processor, workers=0, max_pixels=self.work.options.max_pixels)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Do a part: its number of images, and failures."""
+        """The number of images extracted from a part, and the failures."""
         part, originals = pickle.loads(row["part"])
         failures: dict[str, str] = {}
-        # A lock of its own: many write at once, each under its own temporary name.
+        # Each actor has its own lock, and so its own temporary name: many actors write at once.
         lock = f"actor-{self.node}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         with Parts(self.work.parts_folder, self.work.identity, lock=lock) as parts:
             extracted = run_parts(

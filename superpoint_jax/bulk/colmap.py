@@ -1,4 +1,4 @@
-"""A COLMAP database of features in hloc's layout, with matches between the images where they are asked for."""
+"""A COLMAP database made from features in hloc's layout, with matches between the images on request."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from superpoint_jax.matching import all_pairs, match
 
 Pairs = Literal["none", "exhaustive", "sequential"]
 SEQUENCE = 10
-"""Images after each that sequential pairs reach to."""
+"""In sequential pairs, each image is matched with this many next ones."""
 PAIRS_AT_A_TIME = 8
 
 
 def write_database(path: Path, root: Path, features: Mapping[str, Path], *, pairs: Pairs = "none") -> None:
-    """A new database with cameras, images, keypoints, and verified matches of the pairs.
+    """Write a new database with cameras, images, keypoints, and verified matches of the pairs.
 
-    Cameras come from the images' EXIF data or are guessed by pycolmap. Keypoints are moved by half a pixel: COLMAP's
-    pixel centres are at 0.5. Matches are mutual nearest neighbours; pycolmap verifies them geometrically.
+    Cameras come from the EXIF data of the images or are guessed by pycolmap. Keypoints are moved by half a pixel,
+    because COLMAP's pixel centres are at 0.5. Matches are mutual nearest neighbours; pycolmap verifies them
+    geometrically.
 
     Args:
-        path: Must not exist.
+        path: File to write; it must not exist.
         root: The folder that names are relative to.
-        features: The HDF5 file, in hloc's layout, that has the features of each image.
-        pairs: Which images are matched: none, all with all, or each with the next ones by name.
+        features: For each image name, the HDF5 file in hloc's layout that contains its features.
+        pairs: Which images are matched: none, every image with every other, or each with the next ones by name.
 
     Raises:
         ImportError: pycolmap or h5py is not installed.
@@ -39,7 +40,7 @@ def write_database(path: Path, root: Path, features: Mapping[str, Path], *, pair
     names = sorted(features)
     if not names:
         raise ValueError("no image could be read: there is nothing to put into a database")
-    # It tells everything on standard error otherwise.
+    # Otherwise pycolmap logs every step on standard error.
     pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
     pycolmap.Database.open(path).close()
     pycolmap.import_images(path, root, image_names=names)
@@ -76,13 +77,13 @@ def pairs_of(count: int, pairs: Pairs) -> list[tuple[int, int]]:
 
 
 def match_files(features: Mapping[str, Path], pairs: Sequence[tuple[str, str]]) -> list[np.ndarray]:
-    """Rows of the mutual nearest neighbours of each pair, uint32 [M,2]."""
+    """For each pair the rows of its mutual nearest neighbours, uint32 [M,2]."""
     sides = [_stacked([read_features(features[pair[side]], [pair[side]])[0] for pair in pairs]) for side in (0, 1)]
     return [found["indices"].astype(np.uint32) for found in match(*sides).to_list()]
 
 
 def _stacked(images: list[ImageFeatures]) -> Keypoints:
-    """A batch, padded to a power of two of rows: few compilations, however the numbers differ."""
+    """A batch, padded to a number of rows that is a power of two, so that few sizes are compiled."""
     most = max(len(image.keypoints_xy) for image in images)
     rows = 1 << max(most - 1, 0).bit_length()
 

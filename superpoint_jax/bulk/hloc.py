@@ -1,4 +1,4 @@
-"""hloc's layout of features in HDF5: a group an image, named by its path, with
+"""hloc's layout of features in HDF5: one group per image, named by its path, with
 
 - `keypoints` float32 [N,2], (x, y) in pixels of the original image, pixel centres at integers, and its attribute
   `uncertainty`, in pixels (half precision, which hloc writes by default, would round coordinates beyond 2048);
@@ -25,7 +25,7 @@ KEYPOINTS = "/keypoints"
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """The features of one image as they are kept: sizes are (height, width)."""
+    """The features of one image as they are stored; `size` is (height, width)."""
 
     keypoints_xy: Float[np.ndarray, "n 2"]
     scores: Float[np.ndarray, " n"]
@@ -35,7 +35,7 @@ class ImageFeatures:
 
 
 def write_features(file: h5py.File, name: str, features: ImageFeatures, *, descriptor_type: str = "float16") -> None:
-    """Add an image to a file."""
+    """Add the features of an image to a file."""
     group = file.create_group(name)
     group.create_dataset("keypoints", data=features.keypoints_xy.astype(np.float32))
     group.create_dataset("scores", data=features.scores.astype(np.float32))
@@ -45,7 +45,7 @@ def write_features(file: h5py.File, name: str, features: ImageFeatures, *, descr
 
 
 def read_features(path: Path, names: Sequence[str]) -> list[ImageFeatures]:
-    """Some images of a file, in that order."""
+    """The features of the named images of a file, in that order."""
     import h5py
 
     found = []

@@ -1,4 +1,4 @@
-"""What the parts become: one class a kind of output, chosen by its name."""
+"""Outputs made from the parts: one class per kind of output, chosen by the suffix of its name."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from superpoint_jax.bulk.hloc import names_in, read_features
 from superpoint_jax.bulk.parts import Conflict, Parts, replacing
 
 OPTIONS = "superpoint_jax"
-"""Attribute of an HDF5 file, key of a Parquet file: what the result depends on."""
+"""Attribute of an HDF5 file or key of a Parquet file that stores what the result depends on."""
 
 
 class Output(abc.ABC):
     """A kind of output.
 
     Attributes:
-        path: Where it goes.
+        path: File or folder to write.
         options: What the result depends on.
     """
 
@@ -31,20 +31,20 @@ class Output(abc.ABC):
 
     @property
     def parts_folder(self) -> Path:
-        """Where parts are kept until it is finished."""
+        """Folder where the parts are kept until the output is finished."""
         return self.path.with_name(self.path.name + ".parts")
 
     @abc.abstractmethod
     def check(self, root: Path) -> None:
-        """Refuse, before any work, what could not be written in the end."""
+        """Refuse, before any work, an output that could not be written at the end."""
 
     @abc.abstractmethod
     def done(self) -> set[str]:
-        """Names of the images that are in it."""
+        """Names of the images that the output already contains."""
 
     @abc.abstractmethod
     def finish(self, parts: Parts, root: Path) -> None:
-        """Make it of the parts, and remove them."""
+        """Make the output from the parts, and remove the parts."""
 
     def _need(self, module: str, extra: str) -> None:
         import importlib.util
@@ -61,14 +61,16 @@ class Output(abc.ABC):
         )
         if names:
             what = "; ".join(f"{name} was {before.get(name)!r} and is {self.options.get(name)!r}" for name in names)
-            raise Conflict(f"{self.path} was made with other options: {what}. Choose another output, or remove it")
+            raise Conflict(
+                f"{self.path} was made with other options: {what}. Choose another output, or remove this one"
+            )
 
 
 class HlocFile(Output):
-    """One HDF5 file in hloc's layout: see `hloc`. hloc, and all that reads its files, opens it."""
+    """One HDF5 file in hloc's layout (see `hloc`), for hloc and every program that reads its files."""
 
     def check(self, root: Path) -> None:
-        """A file of other options, or of another program, is left alone."""
+        """Refuse a file made with other options or by another program."""
         self._need("h5py", "bulk")
         if self.path.exists():
             import h5py
@@ -77,9 +79,9 @@ class HlocFile(Output):
                 with h5py.File(self.path, "r") as file:
                     before = file.attrs.get(OPTIONS)
             except OSError as error:
-                raise ValueError(f"{self.path} exists and is no HDF5 file: {error}") from error
+                raise ValueError(f"{self.path} exists and is not an HDF5 file: {error}") from error
             if before is None:
-                raise Conflict(f"{self.path} exists and is not of this program; choose another output")
+                raise Conflict(f"{self.path} exists and was not written by this program; choose another output")
             self._same(json.loads(str(before)))
 
     def done(self) -> set[str]:
@@ -87,7 +89,7 @@ class HlocFile(Output):
         return set(names_in(self.path)) if self.path.exists() else set()
 
     def finish(self, parts: Parts, root: Path) -> None:
-        """The parts copied into one file, with what was in it before."""
+        """Copy the parts into one file, together with what the file already contains."""
         import h5py
 
         paths = parts.paths()
@@ -103,22 +105,22 @@ class HlocFile(Output):
 
 
 class ParquetFolder(Output):
-    """A folder of Parquet files, a row an image, for analytics.
+    """A folder of Parquet files with one row per image, for data analysis.
 
-    Columns: name, width, height; keypoints and descriptors, lists of vectors; scores; uncertainty in pixels.
+    Columns: name, width, height; keypoints and descriptors (lists of vectors); scores; uncertainty in pixels.
     """
 
     def check(self, root: Path) -> None:
-        """A folder of other options is left alone."""
+        """Refuse a folder made with other options or by another program."""
         self._need("pyarrow", "parquet")
         if self.path.exists() and not self.path.is_dir():
-            raise Conflict(f"{self.path} exists and is no folder; choose another output")
+            raise Conflict(f"{self.path} exists and is not a folder; choose another output")
         for file in self._files()[:1]:
             import pyarrow.parquet
 
             before = (pyarrow.parquet.read_schema(file).metadata or {}).get(OPTIONS.encode())
             if before is None:
-                raise Conflict(f"{file} is not of this program; choose another output")
+                raise Conflict(f"{file} was not written by this program; choose another output")
             self._same(json.loads(before))
 
     def done(self) -> set[str]:
@@ -129,7 +131,7 @@ class ParquetFolder(Output):
         return {name for table in tables for name in table["name"].to_pylist()}
 
     def finish(self, parts: Parts, root: Path) -> None:
-        """A file of each part, which is then removed: never more than one part is there twice."""
+        """Turn each part into a Parquet file and then remove the part: at most one part is on the disk twice."""
         import pyarrow.parquet
 
         self.path.mkdir(exist_ok=True)
@@ -178,22 +180,22 @@ def _table(path: Path, names: list[str], options: Mapping[str, Any]) -> Any:
 
 
 class ColmapDatabase(Output):
-    """A COLMAP database with cameras, images, keypoints and perhaps matches. Descriptors have no place in it."""
+    """A COLMAP database with cameras, images, keypoints and, on request, matches. Descriptors are not stored in it."""
 
     pairs: Pairs = "none"
 
     def check(self, root: Path) -> None:
-        """A database that exists is left alone."""
+        """Refuse a database that exists."""
         self._need("pycolmap", "colmap")
         if self.path.exists():
-            raise Conflict(f"{self.path} exists; a database is not extended. Choose another output, or remove it")
+            raise Conflict(f"{self.path} exists; a database is not extended. Choose another output, or remove this one")
 
     def done(self) -> set[str]:
-        """Nothing: it is made at the end."""
+        """Nothing, because the database is only made at the end."""
         return set()
 
     def finish(self, parts: Parts, root: Path) -> None:
-        """Cameras from EXIF data or guessed by pycolmap, images by name, keypoints with COLMAP's origin."""
+        """Write the database from the parts, and remove the parts; see `colmap.write_database`."""
         names = {name: path for path in parts.paths() for name in names_in(path)}
         with replacing(self.path) as temporary:
             write_database(temporary, root, names, pairs=self.pairs)
@@ -201,12 +203,12 @@ class ColmapDatabase(Output):
 
 
 def output_for(path: Path, options: Mapping[str, Any], *, pairs: Pairs = "none") -> Output:
-    """The kind of output that a name asks for: .h5 or .hdf5, .db, or none for Parquet.
+    """The output of the kind given by the suffix: .h5 or .hdf5, .db, or none for Parquet.
 
     Raises:
         ValueError: Another suffix.
     """
-    # As they are read back: tuples are lists in JSON.
+    # Converted to what will be read back: tuples become lists in JSON.
     options = json.loads(json.dumps(options))
     kinds = {".h5": HlocFile, ".hdf5": HlocFile, ".db": ColmapDatabase, "": ParquetFolder, ".parquet": ParquetFolder}
     if path.suffix.lower() not in kinds:

@@ -1,7 +1,7 @@
-"""What has been done: parts of the result in a folder, each written under another name and then renamed.
+"""The parts of the result that are done, in a folder; each is written under another name and then renamed.
 
-A part is an HDF5 file in hloc's layout. It is there, whole and on the disk, or it is not there: whenever the run is
-killed, what it leaves is a set of whole parts, and files that the next run removes.
+A part is an HDF5 file in hloc's layout. It is either complete and on the disk, or not there at all. A run that is
+killed leaves a set of complete parts, and temporary files that the next run removes.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
     import h5py
 
 FORMAT = 1
-"""Of a folder of parts; another number is another layout."""
+"""Version of the layout of a folder of parts; another layout gets another number."""
 
 
 class Conflict(ValueError):
-    """A result of other options, or one that another run is writing."""
+    """The result was made with other options, or another run is writing it."""
 
 
 class Parts:
     """A folder of parts. A context manager: it holds a lock for as long as it is open."""
 
     def __init__(self, folder: Path, options: Mapping[str, Any], *, lock: str = "lock") -> None:
-        """Open, or begin, the folder.
+        """Open the folder, or make a new one.
 
         Args:
-            folder: Made if need be.
-            options: What the result depends on; must be those that the folder was begun with.
-            lock: Name of the lock: runs with different names may write at once.
+            folder: The folder; made if necessary.
+            options: What the result depends on; must be the same as when the folder was made.
+            lock: Name of the lock; runs with different names may write at the same time.
 
         Raises:
-            Conflict: The folder was begun with other options, or a run with that lock is writing.
+            Conflict: The folder was made with other options, or a run with this lock is writing.
         """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ class Parts:
         except BaseException:
             self.close()
             raise
-        # Left behind by a run with this lock that was killed.
+        # A run with this lock that was killed may have left these files.
         for path in folder.glob(f"*.{lock}.tmp"):
             path.unlink()
         self._suffix = f".{lock}.tmp"
@@ -64,7 +64,7 @@ class Parts:
 
     @contextmanager
     def writing(self) -> Iterator[h5py.File]:
-        """A new part, which is there once the block has ended without an exception."""
+        """A new part, which appears once the block has ended without an exception."""
         import h5py
 
         number = 1 + max((int(path.stem.split("-")[1]) for path in self.paths()), default=-1)
@@ -86,7 +86,7 @@ class Parts:
                 temporary.unlink()
 
     def close(self) -> None:
-        """Let others write."""
+        """Release the lock, so that others can write."""
         self._lock.close()
 
     def __enter__(self) -> Parts:
@@ -96,7 +96,7 @@ class Parts:
         self.close()
 
     def remove(self) -> None:
-        """Remove the folder and all that is in it."""
+        """Remove the folder with its contents."""
         for path in self.folder.iterdir():
             path.unlink()
         self.folder.rmdir()
@@ -104,7 +104,7 @@ class Parts:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` once the block has ended without an exception."""
+    """A temporary path to write to, which replaces `path` once the block has ended without an exception."""
     temporary = path.with_name(f".{path.name}.tmp")
     with suppress(FileNotFoundError):
         temporary.unlink()
@@ -119,7 +119,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether there was no room; HDF5 tells it in words alone."""
+    """Whether the error means a full disk; HDF5 reports that only in the text of its message."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 
@@ -134,7 +134,7 @@ def _locked(path: Path) -> IO[str]:
 
 
 def _lock(file: IO[str]) -> None:
-    """Lock a file until it is closed, or raise OSError where another process has."""
+    """Lock a file until it is closed; raise OSError if another process has locked it."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -146,7 +146,7 @@ def _lock(file: IO[str]) -> None:
 
 
 def _same_options(path: Path, options: Mapping[str, Any]) -> None:
-    """Keep the options at the beginning, and compare with them later."""
+    """Write the options if the file is new; otherwise raise `Conflict` if it contains other options."""
     text = json.dumps(options, indent=1, sort_keys=True)
     if not path.exists():
         with replacing(path) as temporary:
@@ -156,7 +156,7 @@ def _same_options(path: Path, options: Mapping[str, Any]) -> None:
     differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if differing:
         what = "; ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in differing)
-        raise Conflict(f"{path.parent} was begun with other options: {what}. Choose another output, or remove it")
+        raise Conflict(f"{path.parent} was begun with other options: {what}. Choose another output, or remove this one")
 
 
 def _flush(path: Path) -> None:

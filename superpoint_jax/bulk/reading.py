@@ -1,4 +1,4 @@
-"""Images from files, in other processes: first their sizes, then their pixels as the network sees them."""
+"""Reading photos in other processes: first their sizes, then their pixels as the network sees them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from superpoint_jax.processing.processor import SuperPointImageProcessor
 
 T = TypeVar("T")
 CHUNK = 64
-"""Headers read by a process at a time."""
+"""Number of file headers that a process reads per task."""
 
 
 class Reader:
-    """Processes that read images of a folder. A context manager; no process, all in this one, for `workers` 0."""
+    """Reads the photos of a folder in `workers` other processes, or in this one if that is 0. A context manager."""
 
     def __init__(
         self,
@@ -33,12 +33,12 @@ class Reader:
     ) -> None:
         self.root, self.processor, self.max_pixels = root, processor, max_pixels
         count = workers if workers is not None else min(8, os.cpu_count() or 1)
-        # Not forked: this process has the threads of jax.
+        # Spawned, because this process runs jax's threads and must not be forked.
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin) if count else None
 
     def sizes(self, names: Iterable[str]) -> Iterator[tuple[str, tuple[int, int], tuple[int, int]] | tuple[str, str]]:
-        """(name, original (height, width), (height, width) as the network sees it) of each, or (name, error)."""
+        """For each image (name, original (height, width), (height, width) for the network), or (name, error)."""
         names = list(names)
         chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
         if self._pool is None:
@@ -49,7 +49,7 @@ class Reader:
             yield from result
 
     def start(self, name: str) -> Callable[[], np.ndarray | str]:
-        """Begin to read an image; what is returned waits for its pixels [h,w,1 or 3], or the error."""
+        """A function that waits for the pixels [h,w,1 or 3] of an image or for the error; reading starts at once."""
         arguments = (self.root / name, self.processor, self.max_pixels)
         if self._pool is None:
             return lambda: _pixels(*arguments)
@@ -65,7 +65,7 @@ class Reader:
 
 
 def _begin() -> None:
-    """A worker leaves Ctrl-C to its parent."""
+    """Ignore Ctrl-C in a worker; its parent handles it."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -76,7 +76,7 @@ def _result(future: Future[np.ndarray | str]) -> np.ndarray | str:
 
 
 def _bounded(pool: ProcessPoolExecutor, function: Callable[..., T], arguments: list[tuple]) -> Iterator[T]:
-    """As `pool.map`, with a bounded number of tasks waiting."""
+    """The results as from `pool.map`, with a bounded number of waiting tasks."""
     waiting: list[Future[T]] = []
     for these in arguments:
         waiting.append(pool.submit(function, *these))

@@ -1,4 +1,4 @@
-"""The run: images of a source through the network into a file, from wherever the last run was stopped."""
+"""The run: it extracts the photos of a source into a file, and continues where the last run stopped."""
 
 from __future__ import annotations
 
@@ -38,32 +38,31 @@ if TYPE_CHECKING:
     pass
 
 BATCHES_AHEAD = 3
-"""Batches that are being decoded while one is extracted."""
+"""Number of batches that are decoded while one is extracted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BulkOptions:
-    """How a run extracts.
+    """Options of a run.
 
     Attributes:
-        max_keypoints: The best of each image are kept; -1 keeps all.
+        max_keypoints: At most this many keypoints per image are kept, those with the best scores; -1 keeps all.
         keypoint_threshold: Smallest score of a keypoint; the model's own by default.
         nms_radius: Radius of the suppression, in pixels; the model's own by default.
-        resize: Images with a longer side are reduced to it, in pixels; 0 leaves all as they are. By default what the
-            processor says.
-        upscale: Images whose longer side is below `resize` are enlarged to it, too.
-        enlarge: Factor by which images are enlarged inside the network's program; the model's own by default.
+        resize: Images are reduced to this longer side, in pixels; 0 never reduces. By default the processor's size.
+        upscale: Images whose longer side is below `resize` are also enlarged to it.
+        enlarge: Factor by which images are enlarged before the network; by default the model's own.
         dtype: Compute type; the model's own by default.
         engine: What computes the network; see `superpoint_jax.openvino.choose`.
         descriptors: Type in which descriptors are kept.
-        matches: For a COLMAP database: which images are matched; see `colmap.write_database`.
-        batch: Images per batch; 1 per device on a CPU, 32 otherwise.
-        part: Images that are lost at most when a run is killed, about, and done again.
-        max_shapes: Shapes of arrays, and so compilations, at most.
-        multiple: Sides of arrays are multiples of it, in pixels.
-        workers: Processes that decode; one a core and at most 8 by default, 0 decodes in this one.
-        devices: Devices of this process that are used; all by default.
-        max_pixels: Larger files are refused unread.
+        matches: Only for a COLMAP database: which images are matched; see `colmap.write_database`.
+        batch: Images per batch; by default 1 per device on a CPU and 32 per device otherwise.
+        part: Images per part, about. When a run is killed, at most one part is lost and done again.
+        max_shapes: Largest number of array shapes; each is compiled once.
+        multiple: Heights and widths of arrays are multiples of this, in pixels.
+        workers: Number of processes that decode; by default one per core, at most 8; 0 decodes in this process.
+        devices: Number of devices of this process that are used; all by default.
+        max_pixels: Larger files are refused before they are decoded.
     """
 
     max_keypoints: int = 1024
@@ -100,12 +99,12 @@ class BulkReport:
     """What a run did.
 
     Attributes:
-        extracted: Images extracted by this run.
-        before: Images that an earlier run had done.
-        failures: Why, by name, for each image that could not be read.
-        shapes: How many images went into arrays of each (height, width).
+        extracted: Number of images that this run extracted.
+        before: Number of images that earlier runs had extracted.
+        failures: For each image that could not be read, the reason by name.
+        shapes: Number of images extracted in arrays of each (height, width).
         padding: Fraction of the pixels that was padding.
-        finished: The output is there and whole: not so after one shard of several.
+        finished: Whether the output is complete; after one of several shards it is not.
     """
 
     extracted: int
@@ -130,32 +129,32 @@ def extract_files(
     tell: Callable[[str], object] = lambda _: None,
     engine: Executor | None = None,
 ) -> BulkReport:
-    """The features of all images of a source in one file, whatever happens in between.
+    """A report on the extraction of all photos of a source into one file.
 
-    The output appears, whole, at the end; until then what is done is kept beside it in a folder OUTPUT.parts. Killed at
-    any moment, the same call goes on where it was. What can't be read is reported and does not stop the rest.
-    Called again on a finished output, only images that are not in it are extracted and added.
+    The output appears, complete, at the end; until then what is done is kept next to it in a folder OUTPUT.parts. After
+    a kill at any moment, the same call continues where it stopped. Photos that can't be read are reported and don't
+    stop the rest. On a finished output, the same call extracts and adds only the photos that are not in it.
 
     Args:
         source: Folder, list or pattern; see `find_images`.
-        output: What it is follows from its name: .h5 hloc's HDF5, .db a COLMAP database, no suffix a folder of Parquet
-            files; see the modules of these formats.
+        output: Its suffix decides what is written: .h5 is hloc's HDF5, .db a COLMAP database, no suffix a folder of
+            Parquet files; see `outputs`.
         model: The network.
-        processor: What is done to the images first; `options.resize` replaces its size.
-        options: See there.
-        root: What names are relative to; see `find_images`.
-        shard: (i, n): every n-th part alone, for several processes or machines with a common file system. The output is
-            made by a last run without. By default all, or under `jax.distributed` the process's share.
-        executor: Who does the parts; this process by default, or `cluster.RayExecutor`.
-        progress: Show a bar.
-        tell: Called with lines about shapes and padding.
+        processor: Preprocessing of the images; `options.resize` replaces its size.
+        options: Options of the run.
+        root: The folder that names are relative to; see `find_images`.
+        shard: (i, n): only every n-th part, for several processes or machines with a common file system. A last run
+            without it makes the output. By default all parts, or under `jax.distributed` the share of this process.
+        executor: What extracts the parts: by default this process, or `cluster.RayExecutor`.
+        progress: Show a progress bar.
+        tell: Called with lines of text about shapes and padding.
         engine: The old name of `executor`.
 
     Raises:
-        ValueError: No images, an unknown kind of output, an option out of range.
-        Conflict: An output of other options, or one that another run is writing.
-        OSError: A full disk, among others; what is done stays, and the same call goes on.
-        ImportError: A package that the kind of output needs is missing.
+        ValueError: No images, an unknown kind of output, or an option out of range.
+        Conflict: The output was made with other options, or another run is writing it.
+        OSError: For example a full disk; what is done stays, and the same call continues.
+        ImportError: A package that this kind of output needs is missing.
     """
     if engine is not None:
         warnings.warn("extract_files(engine=) is now called executor=", DeprecationWarning, stacklevel=2)
@@ -178,7 +177,7 @@ def extract_files(
         Reader(images.root, processor, workers=options.workers, max_pixels=options.max_pixels) as reader,
     ):
         done = target.done() | parts.done()
-        # The plan is that of all images, so that it is the same in every shard and after every stop.
+        # The plan covers all images, so that it is the same in every shard and after every interruption.
         originals, sizes = _read_sizes(reader, images.names, failures, progress)
         plan = make_plan(
             sizes,
@@ -212,14 +211,14 @@ def extract_files(
 
 @dataclass(frozen=True)
 class Work:
-    """What whoever does parts of a run has to know.
+    """What an executor has to know about a run.
 
     Attributes:
         root: The folder that names are relative to.
-        parts_folder: Where parts go.
+        parts_folder: The folder that parts are written to.
         identity: What the result depends on.
-        processor: What is done to the images first.
-        options: Of the run.
+        processor: Preprocessing of the images.
+        options: Options of the run.
     """
 
     root: Path
@@ -230,7 +229,7 @@ class Work:
 
 
 Executor = Callable[[Work, SuperPoint, list[tuple[Batch, ...]], Mapping[str, Shape], bool], tuple[int, dict[str, str]]]
-"""(work, model, parts to do, sizes of the originals, whether to show progress) to (images extracted, failures)."""
+"""Maps (work, model, parts to do, original sizes, whether to show progress) to (images extracted, failures)."""
 
 
 class PlacedNetwork:
@@ -256,10 +255,10 @@ class PlacedNetwork:
             dtype=options.dtype,
         )
         self.config_options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        model.config.replace(**self.config_options)  # Refuses what is out of range, before any work.
+        model.config.replace(**self.config_options)  # Refuses options out of range before any work.
 
     def __call__(self, pixels: Sequence[np.ndarray], shape: Shape) -> Keypoints:
-        """Keypoints of at most `rows` images in arrays of a shape. Dispatched, not waited for."""
+        """Keypoints of at most `rows` images, in arrays of this shape. The result is dispatched, not waited for."""
         return extract_batch(
             self._model,
             pixels,
@@ -273,7 +272,7 @@ class PlacedNetwork:
 def _read_sizes(
     reader: Reader, names: Sequence[str], failures: dict[str, str], progress: bool
 ) -> tuple[dict[str, Shape], dict[str, Shape]]:
-    """(height, width) of the originals, and as the network will see them."""
+    """(height, width) of the original images, and of the images that the network will see."""
     originals, sizes = {}, {}
     show = tqdm(reader.sizes(names), desc="sizes", total=len(names), unit="image", disable=None if progress else True)
     for name, *found in show:
@@ -285,7 +284,7 @@ def _read_sizes(
 
 
 def _without(part: tuple[Batch, ...], done: set[str]) -> tuple[Batch, ...]:
-    """The batches of a part with the images that are still to be done."""
+    """The batches of a part without the images that are done."""
     rest = (Batch(batch.shape, tuple(name for name in batch.names if name not in done)) for batch in part)
     return tuple(batch for batch in rest if batch.names)
 
@@ -300,7 +299,7 @@ def run_parts(
     failures: dict[str, str],
     progress: bool,
 ) -> int:
-    """Extract and write all parts; the number of images written."""
+    """The number of images written, after all parts of the plan are extracted."""
     total = sum(len(names_of(part)) for part in plan)
     stream = _started_ahead(plan, reader)
     with (
@@ -328,7 +327,7 @@ def run_parts(
 
 
 def _started_ahead(plan: tuple[tuple[Batch, ...], ...], reader: Reader) -> Iterator[list[Callable[[], Any]]]:
-    """For each batch the images being decoded, some batches ahead."""
+    """For each batch the images that are being decoded, `BATCHES_AHEAD` batches ahead."""
     batches = deque(batch for part in plan for batch in part)
     started: deque[list[Callable[[], Any]]] = deque()
     while batches or started:
@@ -340,7 +339,7 @@ def _started_ahead(plan: tuple[tuple[Batch, ...], ...], reader: Reader) -> Itera
 def _identity(
     model: SuperPoint, config_options: Mapping[str, Any], processor: SuperPointImageProcessor, options: BulkOptions
 ) -> dict[str, Any]:
-    """What a result depends on, to be compared with that of an earlier run: batches and shapes are not of it."""
+    """What a result depends on, to be compared with an earlier run. It does not depend on batches and shapes."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(nnx.state(model, (nnx.Param, nnx.BatchStat))):
         digest.update(np.asarray(leaf).tobytes())

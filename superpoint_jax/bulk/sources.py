@@ -1,4 +1,4 @@
-"""Which images: a folder, a list of names, or a pattern; and what each is called in the result."""
+"""The photos of a folder, a list of names or a pattern, and their names in the result."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from superpoint_jax.processing.loading import IMAGE_SUFFIXES
 
 @dataclass(frozen=True)
 class Sources:
-    """Images by name.
+    """Photos by name.
 
     Attributes:
         root: The folder that names are relative to.
-        names: Paths relative to it, with slashes, each once, in order.
+        names: Paths relative to `root`, with slashes, without repetition, in order.
     """
 
     root: Path
@@ -24,19 +24,19 @@ class Sources:
 
 
 def find_images(source: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None) -> Sources:
-    """The images of a folder (all below it), of a text file with a path a line, or of a pattern such as 'a/**/*.jpg'.
+    """The photos of a folder with its subfolders, of a text file with one path per line, or of a pattern.
 
-    Names keep their folders, so equal names in two folders stay apart. Of a folder, files with a suffix of an image
-    count; whether those of a list or a pattern are images shows when they are read.
+    Names keep their folders, so equal names in two folders stay distinct. In a folder, only files with the suffix of an
+    image count. The files of a list or a pattern are not checked until they are read.
 
     Args:
-        source: Folder, text file (.txt, as hloc's image lists) or pattern.
-        root: What the names are relative to, and the paths in a list too; by default the folder, that of the list, or
-            the part of the pattern before its first wildcard.
+        source: Folder, text file (.txt, like hloc's image lists) or pattern such as 'a/**/*.jpg'.
+        root: The folder that the names, and the paths in a list, are relative to; by default the given folder, the
+            folder of the list, or the part of the pattern before its first wildcard.
 
     Raises:
-        FileNotFoundError: No such folder, list or match.
-        ValueError: No image, or one outside the root.
+        FileNotFoundError: No such folder or list, or a pattern without matches.
+        ValueError: There is no image, or one is outside the root.
     """
     text = os.fspath(source)
     path = Path(text)
@@ -55,7 +55,7 @@ def find_images(source: str | os.PathLike[str], *, root: str | os.PathLike[str] 
             lines = path.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: neither an image nor a text file of paths") from error
-        # hloc's lists may have camera parameters after the name; a name with spaces is taken whole if it exists.
+        # hloc's lists may have camera parameters after the name. A whole line that is an existing path is a name.
         entries = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         paths = [base / (entry if (base / entry).exists() else entry.split()[0]) for entry in entries]
     else:
@@ -66,7 +66,7 @@ def find_images(source: str | os.PathLike[str], *, root: str | os.PathLike[str] 
 
 
 def _files(folder: Path) -> list[Path]:
-    # Path.rglob is several times slower on millions of files.
+    # On millions of files, Path.rglob is several times slower.
     return [Path(where) / file for where, _, files in os.walk(folder, followlinks=True) for file in files]
 
 
@@ -82,5 +82,5 @@ def _before_wildcard(pattern: str) -> Path:
 def _name(path: Path, base: Path) -> str:
     name = os.path.relpath(path, base).replace(os.sep, "/")
     if name == ".." or name.startswith("../"):
-        raise ValueError(f"{path} is outside of {base}; give a root that holds all images")
+        raise ValueError(f"{path} is outside of {base}; give a root that contains all images")
     return name

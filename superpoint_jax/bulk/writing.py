@@ -1,4 +1,4 @@
-"""Features into the files of parts, in a thread of their own while the device computes the next ones."""
+"""Writing features to the files of parts, in a thread, while the device computes the next ones."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     import h5py
 
 DETECTION_NOISE_PX = 2.0
-"""What hloc says of SuperPoint, for the attribute `uncertainty`: at the size that the network saw."""
+"""The attribute `uncertainty` of hloc for SuperPoint, in pixels of the image that the network saw."""
 
 
 class Writer:
-    """Writes what the device has computed while it computes the next: one thread, and a bounded number of batches."""
+    """Writes results in one thread while the device computes the next ones; a bounded number of batches waits."""
 
     def __init__(self, parts: Parts, descriptors: str, bar: tqdm) -> None:
         self._parts, self._descriptors, self._bar = parts, descriptors, bar
@@ -37,15 +37,15 @@ class Writer:
         self._written = 0
 
     def add(self, names: list[str], originals: list[Shape], found: Keypoints) -> None:
-        """Rows of a batch that are images, by name."""
+        """Write the rows of a batch that have a name; the others are padding."""
         self._submit(self._write, names, originals, found)
 
     def end_part(self) -> None:
-        """What was added since the last end is one part."""
+        """Make one part of what was added since the last part ended."""
         self._submit(self._end)
 
     def finish(self) -> int:
-        """Wait for all, and count the images."""
+        """The number of images written, after waiting for all of them."""
         while self._waiting:
             self._waiting.popleft().result()
         return self._written
@@ -55,8 +55,8 @@ class Writer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
-        if self._part is not None:  # Given up in the middle of a part: nothing of it stays.
-            self._part.__exit__(kind or RuntimeError, error or RuntimeError("given up"), trace)
+        if self._part is not None:  # The run ended in the middle of a part, which is dropped.
+            self._part.__exit__(kind or RuntimeError, error or RuntimeError("the run ended"), trace)
 
     def _submit(self, function: Callable[..., None], *arguments: Any) -> None:
         while len(self._waiting) > 2:
@@ -89,7 +89,7 @@ class Writer:
 
 
 class full_disk_explained(AbstractContextManager):
-    """Where an error says that the disk is full, its message says how to go on."""
+    """Turns an error about a full disk into one whose message says how to continue."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -98,6 +98,6 @@ class full_disk_explained(AbstractContextManager):
         if isinstance(error, OSError) and is_disk_full(error):
             raise OSError(
                 error.errno,
-                "no space left on the disk; make room, and the same command goes on where it was",
+                "no space left on the disk; make room, and the same command continues where it stopped",
                 str(self.path),
             ) from error

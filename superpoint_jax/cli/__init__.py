@@ -1,8 +1,8 @@
-"""The command line: `superpoint-jax COMMAND`, a module for each command, thin over the library.
+"""The command line: `superpoint-jax COMMAND`, one module per command, thin over the library.
 
 Exit codes: 0 if all went well; 2 if a command could not be understood, or if any of its files could not be read or
-written. What is wrong with a file is one line on stderr, and one image's does not stop the others; a command line that
-cannot be understood gets an explanation of its options.
+written. An error with a file is reported in one line on stderr, and an error with one image does not stop the others.
+For a command line that cannot be understood, its options are explained.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ COMMANDS = {
 }
 
 LATER = {"train": "superpoint_jax.cli.train", "evaluate": "superpoint_jax.cli.evaluate"}
-"""Commands with subcommands or a need of extras; imported when they are asked for."""
+"""Commands that have subcommands or need extras; each is imported when it is called."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             COMMANDS,
             prog="superpoint-jax",
             description=(
-                "SuperPoint keypoints and descriptors. Two more commands have a --help of their own: "
+                "SuperPoint keypoints and descriptors. Two more commands have their own --help: "
                 "`superpoint-jax train` and `superpoint-jax evaluate`. --version prints the version."
             ),
             args=arguments,
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _renamed(arguments: list[str]) -> list[str]:
-    """`extract --engine local|ray` is called --executor now; the old name works until the next release."""
+    """The arguments with `extract --engine local|ray` renamed to --executor, until the next release."""
     for i, (name, value) in enumerate(itertools.pairwise(arguments)):
         if arguments[0] == "extract" and name == "--engine" and value in ("local", "ray"):
             print(f"superpoint-jax: warning: --engine {value} is now called --executor {value}", file=sys.stderr)
@@ -80,7 +80,7 @@ def _renamed(arguments: list[str]) -> list[str]:
 
 
 def _run_later(name: str, *arguments: str) -> int:
-    """A command of `LATER`, its errors told like all others."""
+    """Run a command of `LATER` and return its exit code; its errors are reported like all others."""
     try:
         with told():
             importlib.import_module(LATER[name]).main(arguments)

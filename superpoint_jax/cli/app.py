@@ -17,16 +17,16 @@ def app(
     port: int = 7860,
     browser: bool = True,
 ) -> int:
-    """A page in the browser: drop one photo for its keypoints or two for their matches; needs no network.
+    """Open a page in the browser that shows the keypoints of one photo or the matches of two; works offline.
 
     Args:
-        weights: Folder, file or Hugging Face id; those in the package by default.
-        resize: Reduce photos with a longer side to it, in pixels; 0 never does. By default what belongs to the weights
-            says. The page itself asks for the number of keypoints and their smallest score.
+        weights: Folder, file or Hugging Face id; by default the weights in the package.
+        resize: Reduce photos to this longer side, in pixels; 0 never reduces. By default the size that belongs to the
+            weights. The number of keypoints and the smallest score are chosen on the page.
         enlarge: Enlarge photos by this factor before the network, for more exact positions; 2 takes four times as long.
         engine: What computes the network; by default OpenVINO where it is installed and there is no accelerator.
-        host: Address to listen at; 0.0.0.0 lets other machines in.
-        port: Port to listen at.
+        host: Address to listen on; 0.0.0.0 lets other machines in.
+        port: Port to listen on.
         browser: Open the page in the browser.
     """
     with told():
@@ -41,5 +41,7 @@ def app(
         try:
             serve(page, host=host, port=port, browser=browser)
         except OSError as error:
-            raise CommandError(f"no page at {host}:{port}, which may be in use; choose another --port") from error
+            raise CommandError(
+                f"can't serve the page at {host}:{port}; the port may be in use, choose another --port"
+            ) from error
     return 0

@@ -1,4 +1,4 @@
-"""Options that several commands have, with one name and one meaning everywhere."""
+"""Options shared by several commands, with one name and one meaning everywhere."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ class Decoding:
     """Which weights, and which keypoints."""
 
     weights: Weights = None
-    """Folder, file or Hugging Face id; those in the package by default."""
+    """Folder, file or Hugging Face id; by default the weights in the package."""
     max_keypoints: int = 1024
-    """Keep the best of each image; -1 keeps all."""
+    """Keep at most this many keypoints per image, those with the best scores; -1 keeps all."""
     keypoint_threshold: float | None = None
     """Smallest score of a keypoint; by default that of the weights."""
     nms_radius: int | None = None
-    """Of two keypoints within this distance, in pixels, the better one stays; by default that of the weights."""
+    """If two keypoints are within this distance, in pixels, the one with the better score stays; by default that of
+    the weights."""
     dtype: ComputeDtype | None = None
     """Type that the network computes in; by default that of the weights."""
 
     def given(self) -> dict[str, Any]:
-        """Options of the configuration that were given."""
+        """The options of the configuration that were given."""
         options = dict(
             max_keypoints=self.max_keypoints,
             keypoint_threshold=self.keypoint_threshold,
@@ -60,7 +61,8 @@ class Extraction(Decoding):
     """How keypoints are found in photos."""
 
     resize: Annotated[int | None, tyro.conf.arg(aliases=["--long-side"])] = None
-    """Reduce images with a longer side to it, in pixels; 0 never does. By default what belongs to the weights says."""
+    """Reduce images to this longer side, in pixels; 0 never reduces. By default the size that belongs to the weights.
+    """
     upscale: bool = False
     """Also enlarge images whose longer side is below --resize to it."""
     enlarge: float | None = None
@@ -73,7 +75,7 @@ class Extraction(Decoding):
         return super().given() | ({} if self.enlarge is None else {"enlarge": self.enlarge})
 
     def load(self) -> Network:
-        """The network, and what is done to photos before it. Says on stderr what computes it."""
+        """The network with the processor of its photos. What computes the network is printed on stderr."""
         model = self.model()
         with told():
             processor = sp.SuperPointImageProcessor.for_weights(self.weights, model.config)
@@ -92,7 +94,7 @@ class Network:
     upscale: bool = False
 
     def __call__(self, images: Sequence[Any]) -> list[sp.Keypoints]:
-        """See `superpoint_jax.extract_images`."""
+        """The keypoints of images; see `superpoint_jax.extract_images`."""
         with told():
             return sp.extract_images(
                 self.network, images, processor=self.processor, resize=self.resize, upscale=self.upscale

@@ -20,19 +20,19 @@ def convert(
     verify: bool = False,
     images: tuple[Path, ...] = (),
 ) -> int:
-    """Convert weights, a SuperPoint's or a LightGlue's, to a folder that opens without torch.
+    """Convert weights of a SuperPoint or a LightGlue to a folder that opens without torch.
 
-    Transformers opens it, too, but a LightGlue without its SuperPoint.
+    Transformers can open it, too, except for a LightGlue without its SuperPoint.
 
-    With --verify, the PyTorch original computes the same photos beside ours, stage by stage; the exit code is 1 where
-    they differ by more than rounding. That needs torch.
+    With --verify, the PyTorch original and ours compute the same photos and are compared stage by stage; the exit code
+    is 1 if they differ by more than rounding. Only this needs torch.
 
     Args:
         source: Folder, file (.safetensors, .bin, .pth) or Hugging Face id.
         output: The folder to write.
         revision: Branch, tag or commit on the hub.
-        verify: Prove that the result computes what the original computes.
-        images: Photos to prove it on; some are made up by default.
+        verify: Verify that the result computes what the original computes.
+        images: Photos to verify it on; by default synthetic ones.
     """
     with told():
         photos = _module("photos").load_photos(list(images)) if verify else None
@@ -41,7 +41,7 @@ def convert(
 
 
 def _module(name: str) -> ModuleType:
-    """A module of convert/, which the wheel holds as `superpoint_jax.verification`."""
+    """A module of convert/, which the wheel contains as `superpoint_jax.verification`."""
     try:
         return importlib.import_module(f"superpoint_jax.verification.{name}")
     except ModuleNotFoundError:

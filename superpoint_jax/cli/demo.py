@@ -17,10 +17,10 @@ THRESHOLD_PX = 3.0
 
 
 def demo(*, output: Output = Path("demo.png"), extraction: tyro.conf.OmitArgPrefixes[Extraction] = Extraction()) -> int:
-    """Match a photo with a known homography of it, count the correct matches, and draw them.
+    """Match a photo with a warp of it by a known homography, count the correct matches, and draw them.
 
-    The photo comes with matplotlib. A match by mutual nearest neighbours is correct if it is within 3 pixels of where
-    the homography brings the keypoint.
+    The photo comes with matplotlib. Matches are mutual nearest neighbours. A match is correct if it is within 3 pixels
+    of where the homography maps the keypoint.
 
     Args:
         output: The picture to write.
@@ -33,7 +33,7 @@ def demo(*, output: Output = Path("demo.png"), extraction: tyro.conf.OmitArgPref
     error_px = jnp.linalg.norm(b.keypoints[matches.indices] - expected_xy, axis=-1)
     correct = matches.mask & (error_px <= THRESHOLD_PX)
     save_picture(visualization.draw_matches(photo, warped, a, b, matches, correct=correct), output)
-    print(f"{PHOTO} and a homography of it: {int(a.mask.sum())} and {int(b.mask.sum())} keypoints")
+    print(f"{PHOTO} and a warp of it by a homography: {int(a.mask.sum())} and {int(b.mask.sum())} keypoints")
     print(f"{int(correct.sum())} of {int(matches.mask.sum())} matches are correct (within {THRESHOLD_PX:g} px)")
     print(f"wrote {output}")
     return 0

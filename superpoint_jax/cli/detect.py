@@ -22,23 +22,23 @@ def detect(
     json: OptionalPath = None,
     descriptors: bool = False,
 ) -> int:
-    """Find the keypoints of images, print a line for each image, and draw them.
+    """Find the keypoints of photos, print one line per photo, and draw the keypoints.
 
     Args:
-        images: Files of any format that Pillow reads. EXIF rotation is respected. 16-bit values count over their full
-            range: 12 bits in a 16-bit file are nearly black.
-        output: Draw the keypoints, size and colour by score. For one image, the picture to write (.png, .jpg, .pdf,
-            .svg); for several, or if it has no suffix, a folder with a picture NAME.png for each image.
+        images: Files of any format that Pillow reads. EXIF rotation is respected. 16-bit values are scaled by their
+            full range, so 12 bits in a 16-bit file look nearly black.
+        output: Draw the keypoints with size and colour by score. For one photo, the picture to write (.png, .jpg, .pdf,
+            .svg); for several, or without a suffix, a folder with one picture NAME.png per photo.
         extraction: How keypoints are found.
-        json: Write the keypoints to this file: a list with an object for each image that could be read, of "image" (the
-            path as given), "width", "height" (of the upright image), "num_detected" (before the cut to
-            --max-keypoints), "keypoints" ([[x, y], ...] in pixels of the original image, pixel centres at integers) and
-            "scores", by which they descend.
-        descriptors: Put "descriptors", the unit-length vectors, into the JSON file, too.
+        json: Write the keypoints to this file: a list with one object per photo that could be read, with "image" (the
+            path as given), "width", "height" (of the upright photo), "num_detected" (before the cut to
+            --max-keypoints), "keypoints" ([[x, y], ...] in pixels of the photo, pixel centres at integers, in
+            descending order of score) and "scores".
+        descriptors: Add "descriptors", vectors of unit length, to the JSON file.
     """
     if not images:
         raise CommandError("no image was given: superpoint-jax detect IMAGE...")
-    # Before the work, so that none of it is lost.
+    # Checked before the work, so that none of it is lost.
     pictures = picture_paths(images, output)
     check_outputs([path for path in (*pictures, json) if path is not None], images)
     network = extraction.load()

@@ -1,4 +1,4 @@
-"""What goes wrong with files and options, told in one line."""
+"""Errors with files and options, each reported in one line."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from contextlib import contextmanager
 
 
 class CommandError(Exception):
-    """What the user is told in one line."""
+    """An error that is reported to the user in one line."""
 
 
 @contextmanager
 def told() -> Iterator[None]:
-    """What files and options can make go wrong, told without a traceback. Not for computing: those are our bugs."""
+    """Turn errors caused by files and options into `CommandError`, which is reported without a traceback.
+
+    Don't put computations into this block: their errors are our bugs and need a traceback.
+    """
     try:
         yield
     except OSError as error:
@@ -26,5 +29,5 @@ def told() -> Iterator[None]:
 
 
 def complain(error: CommandError) -> None:
-    """One line on stderr."""
+    """Print an error as one line on stderr."""
     print(f"superpoint-jax: error: {' '.join(str(error).splitlines())}", file=sys.stderr)

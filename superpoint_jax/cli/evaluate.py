@@ -21,7 +21,7 @@ EXTRACTORS = "ours,sift,orb"
 PAIRS = Extraction(max_keypoints=1000, keypoint_threshold=0.0, resize=640)
 STEREO = Extraction(max_keypoints=1000, keypoint_threshold=0.0, resize=0)
 SHAPES = Extraction(max_keypoints=300, keypoint_threshold=0.0, resize=0)
-"""Extractors are compared at an equal number of keypoints, so the threshold is 0."""
+"""Extractors are compared at the same number of keypoints, so the threshold is 0."""
 
 
 def hpatches(
@@ -35,16 +35,17 @@ def hpatches(
     json: Path | None = None,
     plot: Path | None = None,
 ) -> None:
-    """Repeatability, matching and homography figures on a folder in HPatches' layout.
+    """Measure repeatability, matching and homography estimation on a folder in the layout of HPatches.
 
     Args:
-        folder: Sequences (v_..., i_... or any name) with 1.ppm, 2.ppm, ... and H_1_2, ...; or img1.png, img2.png, ...
+        folder: Folder of sequences (v_..., i_... or any name) with 1.ppm, 2.ppm, ... and H_1_2, ...; or img1.png,
+            img2.png, ...
         extraction: How keypoints are found; --weights are those of the extractor "ours". The threshold is 0 so that all
             extractors are compared at an equal number of keypoints.
         extractors: Comma-separated: ours, sift, orb, or any other checkpoint's hub id, folder or file.
         estimator: How homographies are estimated.
-        json: Write the figures of every pair to this file.
-        plot: Draw the figures to this file.
+        json: Write the metrics of every pair to this file.
+        plot: Draw a plot of the metrics to this file.
     """
     results = evaluate_hpatches(
         folder,
@@ -75,23 +76,23 @@ def homographies(
     json: Path | None = None,
     plot: Path | None = None,
 ) -> None:
-    """The same figures on random warps of any photos.
+    """Measure the same on random warps of any photos.
 
     Args:
-        folder: Photos, at any depth.
+        folder: Folder of photos, at any depth.
         extraction: How keypoints are found; --weights are those of the extractor "ours". The threshold is 0 so that all
             extractors are compared at an equal number of keypoints.
         extractors: Comma-separated: ours, sift, orb, or any other checkpoint's hub id, folder or file.
         estimator: How homographies are estimated.
-        photos: Use the first so many photos by name; all of them by default.
-        per_photo: Warps of a photo.
-        seed: Of the random warps.
+        photos: Use only this many photos, the first by name; all of them by default.
+        per_photo: Warps per photo.
+        seed: Seed of the random warps.
         scale: Smallest and largest magnification.
         rotation: Standard deviation of the rotation, in radians.
         perspective: Largest change of depth across half the image, below 0.5.
         photometric: Strength of blur, shade, contrast, brightness and noise in the warps; 1 is that of training.
-        json: Write the figures of every pair to this file.
-        plot: Draw the figures to this file.
+        json: Write the metrics of every pair to this file.
+        plot: Draw a plot of the metrics to this file.
     """
     results = evaluate_homographies(
         folder,
@@ -123,17 +124,17 @@ def shapes(
     seed: int = 0,
     json: Path | None = None,
 ) -> None:
-    """Average precision of detections on synthetic shapes, whose corners are known; without and with noise.
+    """Measure the average precision of keypoints on synthetic shapes with known corners, without and with noise.
 
     Args:
         extraction: How keypoints are found; --weights are those of the extractor "ours". The threshold is 0 so that all
             extractors are compared at an equal number of keypoints.
         extractors: Comma-separated: ours, sift, orb, or any other checkpoint's hub id, folder or file.
-        images: How many are drawn.
+        images: Number of images drawn.
         shape: (height, width) of an image.
-        strengths: Of the photometric noise; 1 is that of training.
-        seed: Of the shapes.
-        json: Write the figures to this file.
+        strengths: Strengths of the photometric noise; 1 is that of training.
+        seed: Seed of the shapes.
+        json: Write the metrics to this file.
     """
     named = _extractors(extractors, extraction)
     results = evaluate_shapes(named, images=images, shape=shape, strengths=strengths, seed=seed)

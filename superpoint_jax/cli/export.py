@@ -23,18 +23,19 @@ def export(
 ) -> int:
     """Write the extraction as a file that other programs run without this package.
 
-    stablehlo: opened by jax.export.deserialize, on CPU, CUDA and TPU, any number of images. onnx: for ONNX Runtime,
-    OpenVINO and their like (pip install 'superpoint-jax[export]').
+    stablehlo: for jax.export.deserialize, on CPU, CUDA and TPU, with any number of images. onnx: for ONNX Runtime,
+    OpenVINO and similar programs (pip install 'superpoint-jax[export]').
 
     Args:
         output: File to write.
         format: stablehlo or onnx.
-        decoding: Which weights, and which keypoints. The output has --max-keypoints rows, so it can't be -1.
+        decoding: Which weights, and which keypoints. The output has --max-keypoints rows, so that can't be -1.
         shape: (height, width) of the largest image.
         channels: 1 for gray images, 3 for RGB.
         batch: Images per call, for onnx; stablehlo takes any number.
-        beside: Write the weights to a file of their own.
-        config: Preset to decode by: huggingface, magicleap, rpautrat, superglue, ...; that of the weights by default.
+        beside: Write the weights to a separate file next to the output.
+        config: Preset that decides how keypoints are decoded: huggingface, magicleap, rpautrat, superglue, ...; by
+            default that of the weights.
     """
     from superpoint_jax.export import export_onnx, export_stablehlo
     from superpoint_jax.weights import from_pretrained

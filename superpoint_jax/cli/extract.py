@@ -37,29 +37,33 @@ def extract(
     actors: int | None = None,
     json: OptionalPath = None,
 ) -> int:
-    """Extract the features of all images of a folder, a list or a pattern into one file.
+    """Extract the keypoints and descriptors of all photos in a folder, a list or a pattern into one file.
 
-    Stop it, or let it be killed, whenever you like: the same command goes on where it was, and the output appears when
-    it is whole; until then OUTPUT.parts keeps what is done. Given again on a finished output, it adds new images.
+    You can stop the command at any time, and it may be killed: the same command continues where it stopped. The output
+    appears when it is complete; until then OUTPUT.parts keeps what is done. On a finished output, the same command adds
+    new photos.
 
     Args:
-        source: Folder (with all below it), text file with one path per line, or pattern such as 'photos/**/*.jpg'.
-        output: Its name says what it is: .h5 hloc's HDF5; .db a COLMAP database; no suffix a folder of Parquet files.
+        source: Folder (with all its subfolders), text file with one path per line, or pattern such as
+            'photos/**/*.jpg'.
+        output: Its suffix decides what is written: .h5 is hloc's HDF5, .db a COLMAP database, no suffix a folder of
+            Parquet files.
         extraction: How keypoints are found.
         descriptors: Type in which descriptors are kept.
-        matches: For a COLMAP database: match all images with all, or each with the next 10 by name.
-        root: The folder that names are relative to; by default the folder, or that of the list, or the pattern's first.
+        matches: Only for a COLMAP database: match every photo with every other, or each with the next 10 by name.
+        root: The folder that names are relative to; by default the given folder, the folder of the list, or the part of
+            the pattern before its first wildcard.
         batch: Images per batch; by default 1 on a CPU and 32 otherwise.
-        part: About how many images are done again after a kill, at most.
-        max_shapes: Images are padded to at most this many shapes, each of which is compiled. No result depends on it.
-        workers: Processes that decode.
-        devices: How many devices are used; all by default.
+        part: After a kill, about this many images are done again at most.
+        max_shapes: Images are padded to at most this many shapes, each of which is compiled. It changes no result.
+        workers: Number of processes that decode photos.
+        devices: Number of devices that are used; all by default.
         max_pixels: Larger files are refused before they are decoded.
-        shard: With `i n`, extract every n-th part alone, for several machines with a common file system; run once more
-            without it to finish.
-        executor: What does the work: this process, or a Ray cluster, whose nodes must see both files and output.
+        shard: With `i n`, extract only every n-th part, for several machines with a common file system. Run the command
+            once more without it to finish.
+        executor: What does the work: this process, or a Ray cluster, whose nodes must see both photos and output.
         address: Address of the Ray cluster, "auto" for the running one; by default a new one on this machine.
-        actors: Models at work at once in the Ray cluster; by default one per GPU, or one for two CPUs.
+        actors: Number of models that work at once in the Ray cluster; by default one per GPU, or one per two CPUs.
         json: Write what was done, and what failed and why, to this file.
     """
     with told():
@@ -97,7 +101,7 @@ def extract(
     for name, reason in list(report.failures.items())[:FAILURES_SHOWN]:
         complain(CommandError(f"{name}: {reason}" if name not in reason else reason))
     if len(report.failures) > FAILURES_SHOWN:
-        complain(CommandError(f"and {len(report.failures) - FAILURES_SHOWN} more; --json names all"))
+        complain(CommandError(f"and {len(report.failures) - FAILURES_SHOWN} more; --json lists all"))
     where = f"-> {output}" if report.finished else f"in {output}.parts; run once without --shard to finish"
     print(f"{report.extracted} images extracted, {report.before} before, {len(report.failures)} failed {where}")
     content = {

@@ -17,14 +17,14 @@ PACKAGES = (
     "superpoint-jax", "jax", "jaxlib", "flax", "numpy", "pillow", "safetensors", "huggingface_hub", "optax", "openvino",
     "torch", "transformers", "opencv-python-headless", "opencv-python", "h5py", "pycolmap", "pyarrow", "ray", "gradio",
 )  # fmt: skip
-"""Whose versions matter, installed or not."""
+"""Packages whose versions are printed where they are installed."""
 
 
 def info(*, weights: Weights = None) -> int:
-    """Print versions, devices, what computes the network, and the weights: copy it into a bug report.
+    """Print versions, devices, what computes the network, and the weights, to be copied into a bug report.
 
     Args:
-        weights: Folder, file or Hugging Face id; those in the package by default.
+        weights: Folder, file or Hugging Face id; by default the weights in the package.
     """
     print(f"python: {sys.version.split()[0]} on {platform.platform()}")
     print(f"processor: {platform.machine()}")

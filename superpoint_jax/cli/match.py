@@ -32,26 +32,26 @@ def match(
     max_lines: int = 200,
     json: OptionalPath = None,
 ) -> int:
-    """Match two images, estimate what relates them, print it, and draw the matches side by side.
+    """Match two photos, estimate and print the geometric model that relates them, and draw the matches side by side.
 
-    Matches are mutual nearest neighbours. Inliers are those that agree with the estimated model.
+    Matches are mutual nearest neighbours. Inliers are the matches that agree with the estimated model.
 
     Args:
-        image_a: First image.
-        image_b: Second image.
-        output: Draw both images and a line for each inlier, more yellow for a higher similarity; other matches in
-            gray. The suffix says how (.png, .jpg, .pdf, .svg).
-        model: What relates the images: "homography" for a plane or a turning camera, "fundamental" for a moving one,
+        image_a: First photo.
+        image_b: Second photo.
+        output: Draw both photos with one line per inlier, more yellow for a higher similarity, and other matches in
+            gray. The suffix decides the format (.png, .jpg, .pdf, .svg).
+        model: What relates the photos: "homography" for a plane or a turning camera, "fundamental" for a moving one,
             "none" to take all matches.
         threshold_px: Largest error of an inlier, in pixels.
-        ratio: Lowe's test, 0.8 for example: the distance to the nearest descriptor must be less than that times the
-            distance to the second nearest.
-        max_distance: Largest L2 distance of two descriptors.
+        ratio: Lowe's ratio test, for example 0.8: the distance to the nearest descriptor must be less than this times
+            the distance to the second nearest.
+        max_distance: Largest L2 distance between two descriptors.
         extraction: How keypoints are found.
-        max_lines: Draw the best inliers only, at most this many lines: all would hide the images.
-        json: Write the result to this file: "images" (objects of "image", "width", "height", "keypoints" (their
-            number)), "model", "matrix" (a to b in pixels, centres at integers; null where none was found), and the
-            lists "points_a", "points_b", "scores", "inliers" with one entry per match.
+        max_lines: Draw at most this many lines, those of the best inliers, so that the photos stay visible.
+        json: Write the result to this file: "images" (objects with "image", "width", "height", and "keypoints", their
+            number), "model", "matrix" (a to b in pixels, centres at integers; null if none was found), and the lists
+            "points_a", "points_b", "scores", "inliers" with one entry per match.
     """
     if max_lines < 0:
         raise CommandError(f"max_lines={max_lines}; 0 or more is needed")

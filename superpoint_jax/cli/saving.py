@@ -1,4 +1,4 @@
-"""Where pictures and JSON files go, and that they can."""
+"""Paths of pictures and JSON files, checks that they can be written, and writing them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def picture_paths(images: Sequence[Path], output: Path | None) -> list[Path | None]:
-    """Where the picture of each image goes; folders are made. Equal names are numbered: photo.png, photo-2.png."""
+    """The path of each photo's picture; the folder is made. Equal names are numbered: photo.png, photo-2.png."""
     if output is None:
         return [None] * len(images)
     if len(images) == 1 and output.suffix and not output.is_dir():
@@ -34,13 +34,13 @@ def picture_paths(images: Sequence[Path], output: Path | None) -> list[Path | No
 
 
 def check_outputs(outputs: Sequence[Path], images: Sequence[Path]) -> None:
-    """Refuse, before the work, outputs that would overwrite an image or have no place."""
+    """Refuse, before the work, outputs that would overwrite a photo or can't be written."""
     inputs = {path.resolve() for path in images}
     for path in outputs:
         if path.resolve() in inputs:
             raise CommandError(f"{path} is one of the images and would be overwritten; choose another output")
         if path.is_dir():
-            raise CommandError(f"{path}: is a directory; a file is needed")
+            raise CommandError(f"{path} is a folder; a file is needed")
         if not path.parent.is_dir():
             raise CommandError(f"{path}: no such folder")
 
@@ -52,7 +52,7 @@ def save_picture(axes: Axes, path: Path) -> None:
 
 
 def save_json(content: Any, path: Path | None) -> None:
-    """Write a JSON file, if one is asked for."""
+    """Write a JSON file if a path is given."""
     if path is not None:
         with told():
             path.write_text(json.dumps(content))

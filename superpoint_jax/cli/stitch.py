@@ -25,22 +25,22 @@ def stitch(
     extraction: tyro.conf.OmitArgPrefixes[Extraction] = Extraction(max_keypoints=2048),
     json: OptionalPath = None,
 ) -> int:
-    """Warp the second image onto the first by the homography between them, and blend both into one picture.
+    """Warp the second photo onto the first by the homography between them, and blend both into one picture.
 
-    For a camera that only turned, or a flat scene; what stands before the rest will be seen twice.
+    This works for a camera that only turned, or for a flat scene; otherwise objects in the foreground appear twice.
 
     Args:
-        image_a: The image whose frame is kept.
-        image_b: The image that is warped.
-        output: The picture to write, by its suffix in any format that Pillow writes.
+        image_a: The photo that stays as it is.
+        image_b: The photo that is warped.
+        output: The picture to write; its suffix decides the format, any that Pillow writes.
         threshold_px: Largest error of an inlier, in pixels.
         extraction: How keypoints are found.
         json: Write to this file: "homography" (a to b, in pixels, centres at integers), "inliers" and "matches" (their
-            numbers), "width" and "height" of the picture, "offset" ((x, y) of the first image's corner in it).
+            numbers), "width" and "height" of the picture, "offset" ((x, y) of the first photo's corner in the picture).
     """
     check_outputs([path for path in (output, json) if path is not None], (image_a, image_b))
     if output.suffix.lower() not in Image.registered_extensions():
-        raise CommandError(f"{output}: Pillow writes no file of that suffix")
+        raise CommandError(f"{output}: Pillow can't write files with this suffix")
     a, b = extraction.load()([image_a, image_b])
     matches = sp.match(a, b)
     with told():

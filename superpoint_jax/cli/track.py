@@ -33,21 +33,21 @@ def track(
 ) -> int:
     """Follow keypoints through a video, a folder of images or a camera, and draw their tracks.
 
-    Ctrl-C ends a camera's sequence; what was tracked until then is kept.
+    Ctrl-C ends the sequence of a camera; what was tracked until then is kept.
 
     Args:
-        source: Video file, folder of images (in the order of their names, all of one size), or the number of a camera.
-        output: Video to write (.mp4, .avi), or without a suffix a folder with a picture for each frame.
+        source: Video file, folder of photos (in the order of their names, all of one size), or the number of a camera.
+        output: Video to write (.mp4, .avi), or without a suffix a folder with one picture per frame.
         extraction: How keypoints are found. A tracker needs a fixed number of rows, so --max-keypoints can't be -1.
-        length: Positions of a track that are drawn.
-        min_age: Younger tracks, in frames, are not drawn.
+        length: Number of positions per track that are drawn.
+        min_age: Tracks younger than this many frames are not drawn.
         max_distance: Largest L2 distance between the descriptors in successive frames.
-        max_move_px: Largest distance between positions in successive frames, in pixels; any by default.
+        max_move_px: Largest distance between the positions in successive frames, in pixels; unlimited by default.
         fps: Frames per second of the video written; by default those of the video read, 10 for a folder and 30 for a
             camera.
         max_frames: Stop after this many frames.
-        json: Write to this file: a list with an object per frame of "frame" (its number or name) and "tracks" (objects
-            of "id", "age" in frames, "x", "y" in pixels of the original frame), those below --min-age included.
+        json: Write to this file: a list with one object per frame, with "frame" (its number or name) and "tracks"
+            (objects with "id", "age" in frames, "x", "y" in pixels of the original frame), also those below --min-age.
     """
     if extraction.max_keypoints < 1:
         raise CommandError(
@@ -93,7 +93,7 @@ def track(
 
 def _entry(name: str | int, tracks: Tracks, reduction: float) -> dict[str, Any]:
     rows = np.flatnonzero(np.asarray(tracks.mask))
-    # Pixel centres at integers, here and in the original.
+    # Pixel centres are at integers, here and in the original frame.
     points = (np.asarray(tracks.points_xy[:, 0], np.float64)[rows] + 0.5) * reduction - 0.5
     return {
         "frame": name,

@@ -19,14 +19,15 @@ from superpoint_jax.weights import save_pretrained
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What a run keeps and measures on the way; does not change its result."""
+    """What a run keeps and measures while it trains; does not change its result."""
 
     validate: Path | None = None
-    """Folder of held-out photos: repeatability, matching and homographies on fixed warps of them, in metrics.csv."""
+    """Folder of held-out photos. Repeatability, matching and homographies are measured on fixed warps of them and
+    written to metrics.csv."""
     validate_every: int = 1000
     """Steps between validations."""
     checkpoint_every: int = 250
-    """Steps between checkpoints: what a kill costs at most."""
+    """Steps between checkpoints; a kill costs at most this many steps."""
 
     def options(self) -> dict[str, Any]:
         """Options of `train`."""
@@ -39,17 +40,17 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class MagicPoint:
-    """Train the detector on synthetic shapes alone (stage 1)."""
+    """Train the detector on synthetic shapes only (stage 1)."""
 
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder of the run: checkpoints, metrics.csv and, at the end, the model in weights/."""
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=lambda: TrainConfig(photos=0, shapes=32))
-    """Of the run."""
+    """Configuration of the run."""
 
     stop_after: int | None = None
-    """End at this step of the schedule; the same command without it goes on."""
+    """End at this step of the schedule; the same command without it continues."""
     progress: tyro.conf.OmitArgPrefixes[Progress] = field(default_factory=lambda: Progress())
-    """What is kept and measured on the way."""
+    """What is kept and measured while it trains."""
 
     def run(self) -> None:
         """Train and save."""
@@ -69,13 +70,14 @@ class Adapt:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """File of labels to write (.npz): gray photos, their sizes, corners and a mask."""
     detector: str = "corners"
-    """What finds the keypoints: "corners" (Shi and Tomasi, needs no training), "ours" (those in the package), or
-    a model for `from_pretrained`."""
+    """What finds the keypoints: "corners" (Shi and Tomasi, needs no training), "ours" (the weights in the package), or
+    anything that `from_pretrained` takes."""
     labelling: tyro.conf.OmitArgPrefixes[Labelling] = field(default_factory=lambda: Labelling())
-    """How."""
+    """How the photos are labelled."""
     dtype: ComputeDtype = "float32"
-    """Compute type of a model."""
+    """Compute type of the model."""
     seed: int = 0
+    """Seed of the random warps."""
 
     def run(self) -> None:
         """Label and save."""
@@ -93,30 +95,30 @@ class Adapt:
 class Joint:
     """Train detector and descriptor on photos (stage 3); with --from, fine-tune any checkpoint.
 
-    Give a folder of photos (--data), which is labelled first, or labels that `train adapt` made.
+    Give either a folder of photos (--data), which is labelled first, or labels that `train adapt` wrote (--labels).
     """
 
     data: Path | None = None
-    """Folder of photos: labelled by the model that training starts from, or else by the weights in the package; the
+    """Folder of photos. They are labelled by the model given by --from, or else by the weights in the package; the
     labels are kept in the folder of the run."""
     labels: Path | None = None
-    """File of labels, written by `superpoint-jax train adapt`; in place of --data."""
+    """File of labels, written by `superpoint-jax train adapt`; instead of --data."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder of the run: checkpoints, metrics.csv and, at the end, the model in weights/."""
     start: Annotated[str | None, tyro.conf.arg(name="from")] = None
     """Model to start from: "ours" (the weights in the package), or anything that `from_pretrained` takes; random
     weights by default."""
     stop_after: int | None = None
-    """End at this step of the schedule; the same command without it goes on."""
+    """End at this step of the schedule; the same command without it continues."""
     config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
-    """Of the run."""
+    """Configuration of the run."""
     labelling: tyro.conf.OmitArgPrefixes[Labelling] = field(default_factory=lambda: Labelling(homographies=16))
     """How the photos of --data are labelled."""
     progress: tyro.conf.OmitArgPrefixes[Progress] = field(default_factory=lambda: Progress())
-    """What is kept and measured on the way."""
+    """What is kept and measured while it trains."""
 
     def run(self) -> None:
-        """Label if need be, train and save."""
+        """Label if necessary, train and save."""
         photos = read_labels(self._labels())
         model = new_model(self.config.seed) if self.start is None else load_model(self.start)
         trained = train(
@@ -126,7 +128,7 @@ class Joint:
 
     def _labels(self) -> Path:
         if (self.data is None) == (self.labels is None):
-            raise ValueError("give either --data (a folder of photos) or --labels (what `train adapt` wrote)")
+            raise ValueError("give either --data (a folder of photos) or --labels (a file that `train adapt` wrote)")
         if self.labels is not None:
             return self.labels
         assert self.data is not None

@@ -1,7 +1,7 @@
-"""Which geometry relates two images, from their matches: homography, fundamental and essential matrix, robustly.
+"""Robust estimation of the geometry between two images from their matches: homography, fundamental, essential matrix.
 
-OpenCV's estimators on the host are the better ones; `ransac_homography` is JAX, for inside one's own `jit` and `vmap`.
-All take the keypoints of two images and their `Matches`, and say in an `Estimate` which were inliers.
+OpenCV's estimators, which run on the host, are better; `ransac_homography` is written in JAX, for use inside `jit` and
+`vmap`. All take the keypoints of two images and their `Matches`, and return an `Estimate` with the inliers.
 """
 
 from superpoint_jax.estimation.estimate import Estimate as Estimate

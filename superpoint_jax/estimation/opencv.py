@@ -1,4 +1,4 @@
-"""Robust estimation on the host by OpenCV, whose USAC is better than what anyone writes in an afternoon."""
+"""Robust estimation on the host by OpenCV's USAC and RANSAC."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from superpoint_jax.features import Keypoints
 from superpoint_jax.matching import Matches
 
 Method = Literal["magsac", "ransac"]
-"""Of OpenCV: USAC's MAGSAC++, or plain RANSAC, which published figures use."""
+"""OpenCV's MAGSAC++, or plain RANSAC, which published results use."""
 
 MAX_ITERATIONS = 10_000
 CONFIDENCE = 0.9999
-"""So many iterations at such a confidence that the answer tells about the matches and little about luck."""
+"""Both are so high that the result depends on the matches and hardly on the random samples."""
 
 
 def estimate_homography(
     a: Keypoints, b: Keypoints, matches: Matches, *, threshold_px: float = 3.0, method: Method = "magsac"
 ) -> Estimate:
-    """The homography from image a to image b, by OpenCV: numpy arrays in float64, one pair or a batch of pairs.
+    """The homography from image a to image b, by OpenCV, for one pair or a batch of pairs.
 
-    The same matches give the same answer. Fewer than 4 matches, or none that agree: `found` is False.
+    The arrays are numpy's, in float64. The same matches give the same result. With fewer than 4 matches, or none that
+    agree, `found` is False.
 
     Args:
         a: Keypoints of the first images.
-        b: Keypoints of the second.
-        matches: Of a in b.
+        b: Keypoints of the second images.
+        matches: Matches of a in b.
         threshold_px: Largest reprojection error of an inlier, in pixels of b.
         method: "magsac" (better), or "ransac".
 
     Raises:
-        ValueError: Shapes that do not go together, or an unknown method.
+        ValueError: The shapes do not fit together, or the method is unknown.
         ImportError: OpenCV is not installed (`pip install 'superpoint-jax[geometry]'`).
     """
     fit = partial(homography_of_points, threshold_px=threshold_px, method=method)
@@ -49,17 +50,19 @@ def estimate_homography(
 def estimate_fundamental(
     a: Keypoints, b: Keypoints, matches: Matches, *, threshold_px: float = 1.0, method: Method = "magsac"
 ) -> Estimate:
-    """The fundamental matrix F of two views, b' F a = 0, by OpenCV; as `estimate_homography`, from 8 matches on.
+    """The fundamental matrix F of two views, b' F a = 0, by OpenCV, for one pair or a batch of pairs.
+
+    With fewer than 8 matches, `found` is False. Everything else is as in `estimate_homography`.
 
     Args:
         a: Keypoints of the first images.
-        b: Keypoints of the second.
-        matches: Of a in b.
+        b: Keypoints of the second images.
+        matches: Matches of a in b.
         threshold_px: Largest distance of an inlier from its epipolar line, in pixels.
         method: "magsac" (better), or "ransac".
 
     Raises:
-        ValueError: Shapes that do not go together, or an unknown method.
+        ValueError: The shapes do not fit together, or the method is unknown.
         ImportError: OpenCV is not installed.
     """
 
@@ -85,17 +88,19 @@ def estimate_essential(
 ) -> Estimate:
     """The essential matrix E of two views by calibrated cameras, b' E a = 0 in normalised coordinates, by OpenCV.
 
+    With fewer than 6 matches, `found` is False. Everything else is as in `estimate_homography`.
+
     Args:
         a: Keypoints of the first images.
-        b: Keypoints of the second.
-        matches: Of a in b; from 6 on.
-        camera_a: Intrinsic matrix of the first camera: (x, y, 1) of a direction to pixels, centres at integers.
-        camera_b: Of the second; that of the first by default.
+        b: Keypoints of the second images.
+        matches: Matches of a in b.
+        camera_a: Intrinsic matrix of the first camera. It maps a direction (x, y, 1) to pixels, centres at integers.
+        camera_b: Intrinsic matrix of the second camera; by default that of the first.
         threshold_px: Largest distance of an inlier from its epipolar line, in pixels at the mean focal length.
         method: "magsac" (better), or "ransac".
 
     Raises:
-        ValueError: Shapes that do not go together, an unknown method, or a camera that is no intrinsic matrix.
+        ValueError: The shapes do not fit together, the method is unknown, or a camera is not an intrinsic matrix.
         ImportError: OpenCV is not installed.
     """
     camera_a, camera_b = _cameras(camera_a, camera_b)
@@ -115,7 +120,7 @@ def estimate_essential(
             threshold=float(threshold_px / focal_px),
             maxIters=MAX_ITERATIONS,
         )
-        # Several solutions come stacked; the first is as good as any.
+        # OpenCV stacks several solutions, which are equally good; the first is used.
         return _fit_of(None if matrix is None else matrix[:3], mask)
 
     return _over_pairs(a, b, matches, fit)
@@ -130,26 +135,27 @@ def relative_pose(
     camera_a: Float[Array | np.ndarray, "3 3"],
     camera_b: Float[Array | np.ndarray, "3 3"] | None = None,
 ) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, " _xyz"], Bool[np.ndarray, " k"]]:
-    """(rotation, translation, in_front) of the second camera: x_b ~ rotation x_a + translation, of one pair.
+    """(rotation, translation, in_front) of the second camera of one pair, with x_b ~ rotation x_a + translation.
 
-    The translation has length 1: two images know no scale. `in_front` are the inliers that lie before both cameras.
+    The translation has length 1, because two images do not determine the scale. `in_front` is True for the inliers that
+    lie in front of both cameras.
 
     Args:
         a: Keypoints of the first image.
-        b: Keypoints of the second.
-        matches: Of a in b.
-        essential: Of `estimate_essential`.
-        camera_a: As there.
-        camera_b: As there.
+        b: Keypoints of the second image.
+        matches: Matches of a in b.
+        essential: Result of `estimate_essential`.
+        camera_a: See `estimate_essential`.
+        camera_b: See `estimate_essential`.
 
     Raises:
-        ValueError: Shapes that do not go together, or an estimate that found nothing.
+        ValueError: The shapes do not fit together, or no essential matrix was found.
         ImportError: OpenCV is not installed.
     """
     cv2 = require_opencv()
     camera_a, camera_b = _cameras(camera_a, camera_b)
     if essential.inliers.ndim != 1:
-        raise ValueError(f"inliers have shape {essential.inliers.shape}; a pose is of one pair: estimate[i]")
+        raise ValueError(f"inliers have shape {essential.inliers.shape}; a pose needs one pair: give estimate[i]")
     if not bool(essential.found):
         raise ValueError("no essential matrix was found, so there is no pose")
     rows, points_a, points_b = _matched(a, b, matches)
@@ -177,7 +183,7 @@ def homography_of_points(
     threshold_px: float = 3.0,
     method: Method = "magsac",
 ) -> _Fit | None:
-    """(matrix, inliers [M]) of matched points, row by row, as `estimate_homography`; None where there is none."""
+    """(matrix, inliers [M]) of points that match row by row, as in `estimate_homography`; None if none was found."""
     cv2, code = require_opencv(), _code(method)
     if len(points_a) < 4:
         return None
@@ -189,18 +195,18 @@ def homography_of_points(
 
 
 def require_opencv() -> ModuleType:
-    """The module cv2, or an ImportError that says how to get it."""
+    """The module cv2; without it, an ImportError that says how to install it."""
     try:
         import cv2
     except ImportError as error:
-        raise ImportError("this needs OpenCV : pip install 'superpoint-jax[geometry]'") from error
+        raise ImportError("this needs OpenCV: pip install 'superpoint-jax[geometry]'") from error
     return cv2
 
 
 def _over_pairs(
     a: Keypoints, b: Keypoints, matches: Matches, fit: Callable[[np.ndarray, np.ndarray], _Fit | None]
 ) -> Estimate:
-    """The estimate of one pair, or of each of a batch; an image on either side may stand against all of the other."""
+    """The estimate of one pair or of each pair of a batch; a side with one image is paired with all of the other."""
     check_pair(a, b, matches)
     if matches.mask.ndim == 2:
         pairs = range(len(matches))
@@ -219,14 +225,14 @@ def _over_pairs(
 
 
 def _matched(a: Keypoints, b: Keypoints, matches: Matches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of a that have a partner, and the points of both, float64."""
+    """The rows of a that have a match, and the keypoints of both in float64."""
     rows = np.flatnonzero(np.asarray(matches.mask))
     partners = np.asarray(matches.indices)[rows]
     return rows, np.asarray(a.keypoints, np.float64)[rows], np.asarray(b.keypoints, np.float64)[partners]
 
 
 def _fit_of(matrix: Any, mask: Any) -> _Fit | None:
-    """What OpenCV returned; None for no matrix, one that is not finite, or no inlier."""
+    """The result of OpenCV; None if there is no finite matrix or no inlier."""
     if matrix is None or matrix.shape != (3, 3) or not np.isfinite(matrix).all() or not mask.any():
         return None
     return _Fit(np.asarray(matrix, np.float64), mask.ravel().astype(bool))

@@ -1,6 +1,6 @@
-"""Homographies by a RANSAC of fixed cost in JAX, for inside one's own `jit` and `vmap`.
+"""Homographies by a RANSAC of fixed cost in JAX, for use inside `jit` and `vmap`.
 
-Computes in float32, so everything happens in normalised coordinates.
+Everything is computed in normalised coordinates, because of float32.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from superpoint_jax.matching import Matches
 from superpoint_jax.sharding import placed_like
 
 REFINEMENTS = 8
-"""Steps of least squares, each over the inliers of the last."""
+"""Number of least-squares steps, each over the inliers of the step before."""
 MIN_DETERMINANT = 1e-6
-"""Of a sample's homography in normalised coordinates, its largest entry 1."""
+"""Smallest determinant of a sample's homography in normalised coordinates, scaled so that its largest entry is 1."""
 
 
 def ransac_homography(
@@ -34,26 +34,27 @@ def ransac_homography(
     threshold_px: float | Float[Array, ""] = 3.0,
     iterations: int = 1024,
 ) -> Estimate:
-    """The homography from image a to image b by RANSAC in JAX: for one pair, the same cost whatever the matches.
+    """The homography from image a to image b of one pair, by RANSAC in JAX, at a cost that is the same for all matches.
 
-    Jitted; composes under `jit` and `vmap` (for a batch of pairs, with a key each). Each iteration takes four matches,
-    the best one by truncated squared error is refined by least squares over its inliers. Computes in float32, in
-    normalised coordinates. Fewer than 4 matches, or no 4 that agree in orientation: `found` is False.
+    The function is jitted and works inside `jit` and `vmap` (for a batch of pairs, with one key per pair). Each
+    iteration samples four matches. The best sample by truncated squared error is refined by least squares over its
+    inliers. With fewer than 4 matches, or no 4 that agree in orientation, `found` is False.
 
     Args:
-        key: Source of randomness; the same key gives the same answer.
-        a: Keypoints of one image.
-        b: Keypoints of one image.
-        matches: Of one pair.
+        key: Source of randomness; the same key gives the same result.
+        a: Keypoints of the first image.
+        b: Keypoints of the second image.
+        matches: Matches of a in b.
         threshold_px: Largest reprojection error of an inlier, in pixels of b.
-        iterations: Samples. 1024 find four inliers with a probability of 0.9999 if 31 % of the matches are.
+        iterations: Number of samples. If 31 % of the matches are inliers, 1024 samples contain one of four inliers with
+            a probability of 0.9999.
 
     Raises:
-        ValueError: Shapes that do not go together, or a batch.
+        ValueError: The shapes do not fit together, or there is a batch.
 
     Source: M. Fischler, R. Bolles, "Random sample consensus", 1981; P. Torr, A. Zisserman, "MLESAC", 2000 (the
-    truncated error, MSAC); O. Chum et al., "Locally optimized RANSAC", 2003 (the refinement). The samples' homographies
-    go by way of the unit square: P. Heckbert, "Fundamentals of texture mapping and image warping", 1989.
+    truncated error, MSAC); O. Chum et al., "Locally optimized RANSAC", 2003 (the refinement); P. Heckbert,
+    "Fundamentals of texture mapping and image warping", 1989 (the homography of a sample, by way of the unit square).
     """
     if matches.mask.ndim != 1:
         raise ValueError(f"matches.mask has shape {matches.mask.shape}; one pair is needed: jax.vmap takes a batch")
@@ -86,7 +87,7 @@ def _ransac_homography(
         points = _Points(warp_points(to_a, points_a), warp_points(to_b, points_b), mask, threshold_px * to_b[0, 0])
 
         samples = _distinct(key, iterations, mask)
-        # A map, so that memory stays small however many the iterations are.
+        # Mapped in batches, so that memory stays small for any number of iterations.
         homographies, costs = lax.map(partial(_try_sample, points), samples, batch_size=min(iterations, 128))
         best = jnp.argmin(costs)
         start = homographies[best], costs[best]
@@ -103,7 +104,7 @@ def _ransac_homography(
 
 
 class _Points(NamedTuple):
-    """Matched points in normalised coordinates, which of them count, and the threshold in those of b."""
+    """Matched keypoints in normalised coordinates, their mask, and the threshold in the coordinates of b."""
 
     a: Float[Array, "k 2"]
     b: Float[Array, "k 2"]
@@ -112,14 +113,14 @@ class _Points(NamedTuple):
 
 
 def _try_sample(points: _Points, sample: Int[Array, " _four"]) -> tuple[Array, Array]:
-    """The homography of four matches and its cost; infinite where it turns some of the four inside out."""
+    """The homography of four matches and its cost; the cost is infinite if the four have no proper homography."""
     square_to_a, square_to_b = _from_square(points.a[sample]), _from_square(points.b[sample])
     homography = exact_product(square_to_b, _adjugate(square_to_a))
     depth = exact_product(points.a[sample], homography[2, :2]) + homography[2, 2]
     homography = homography * jnp.sign(depth[0])
     scale = jnp.max(jnp.abs(homography))
     homography = homography / jnp.where(scale > 0, scale, 1)
-    # Points on a line, or one and the same, give a matrix that maps the plane to a line or a point.
+    # Points on one line, or equal points, give a matrix that maps the plane to a line or a point.
     flat = jnp.abs(jnp.sum(homography[0] * jnp.cross(homography[1], homography[2]))) < MIN_DETERMINANT
     proper = jnp.all(depth * depth[0] > 0) & jnp.isfinite(scale) & ~flat
     homography = jnp.where(proper, homography, jnp.eye(3))
@@ -140,7 +141,7 @@ def _squared_errors(homography: Array, points: _Points) -> Float[Array, " k"]:
 
 
 def _refine(points: _Points, homography: Array, cost: Array) -> tuple[Array, Array]:
-    """One Gauss-Newton step on the reprojection errors of the inliers, kept if it costs no more."""
+    """The homography and its cost after a Gauss-Newton step over the inliers, kept if the cost does not increase."""
     inliers = points.mask & (_squared_errors(homography, points) <= points.threshold**2)
     homography = homography / jnp.where(jnp.abs(homography[2, 2]) > 1e-6, homography[2, 2], 1)
 
@@ -162,9 +163,9 @@ def _refine(points: _Points, homography: Array, cost: Array) -> tuple[Array, Arr
 
 
 def _distinct(key: Array, count: int, mask: Bool[Array, " k"]) -> Int[Array, "count 4"]:
-    """Four different valid rows, `count` times, all sets of four being as likely; any rows if fewer are valid."""
+    """`count` samples of four different valid rows, all equally likely; any rows if fewer than four are valid."""
     valid = jnp.sum(mask, dtype=jnp.int32)
-    # The valid rows first, then a draw of places among them: the i-th among those that are left.
+    # The valid rows are sorted to the front; then the i-th place is drawn among those that are left.
     order = jnp.argsort(~mask, stable=True)
     uniform = jax.random.uniform(key, (count, 4))
     taken: list[Array] = []
@@ -179,13 +180,13 @@ def _distinct(key: Array, count: int, mask: Bool[Array, " k"]) -> Int[Array, "co
 
 
 def _from_square(corners: Float[Array, "4 2"]) -> Float[Array, "3 3"]:
-    """The homography that brings (0, 0), (1, 0), (1, 1), (0, 1) to the four points, up to a factor."""
+    """The homography that maps (0, 0), (1, 0), (1, 1), (0, 1) to the four points, up to a factor."""
     p0, p1, p2, p3 = corners
     total, first, second = p0 - p1 + p2 - p3, p1 - p2, p3 - p2
     determinant = first[0] * second[1] - second[0] * first[1]
     g = total[0] * second[1] - second[0] * total[1]
     h = first[0] * total[1] - total[0] * first[1]
-    # Multiplied by the determinant, so that a parallelogram and three points on a line need no case of their own.
+    # Multiplied by the determinant, so that parallelograms and three points on a line are not special cases.
     x = determinant * (p1 - p0) + g * p1
     y = determinant * (p3 - p0) + h * p3
     return jnp.stack([jnp.append(x, g), jnp.append(y, h), jnp.append(determinant * p0, determinant)], axis=1)
@@ -197,7 +198,7 @@ def _adjugate(matrix: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
 
 
 def _normalizer(points: Float[Array, "k 2"], mask: Bool[Array, " k"]) -> Float[Array, "3 3"]:
-    """Brings the valid points' mean to 0 and their mean distance from it to sqrt(2).
+    """The matrix that moves the mean of the valid points to 0 and scales their mean distance from it to sqrt(2).
 
     Source: R. Hartley, "In defense of the eight-point algorithm", 1997.
     """

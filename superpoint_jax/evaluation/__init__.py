@@ -1,4 +1,4 @@
-"""How good a SuperPoint is: repeatability, matching and homography figures, and the HPatches protocol."""
+"""Evaluation of SuperPoint: metrics of repeatability, matching and homographies, and the HPatches protocol."""
 
 from superpoint_jax.evaluation.datasets import Pair as Pair
 from superpoint_jax.evaluation.datasets import homography_pairs as homography_pairs

@@ -1,4 +1,4 @@
-"""Pairs of images of known homography: sequences in a folder, and photos with random warps of them."""
+"""Pairs of images related by a known homography: sequences in a folder, and photos with random warps of them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ class Pair:
     """Two images and the homography between them.
 
     Attributes:
-        name: For the report.
-        group: Pairs of one group are averaged.
+        name: Name of the pair in the report.
+        group: Name of the group over which pairs are averaged.
         image_a: File, or uint8 array [H,W] or [H,W,3].
-        image_b: Likewise.
-        homography: From a to b, in pixels, centres at integers; its sign gives visible points positive depth.
+        image_b: File or array, as `image_a`.
+        homography: From a to b, in pixels, centres at integers; its sign is such that visible points have positive
+            depth.
     """
 
     name: str
@@ -45,16 +46,17 @@ def sequence_pairs(folder: str | Path) -> list[Pair]:
     """The pairs (1, 2), (1, 3), ... of each sequence in a folder.
 
     A sequence is a folder with the images 1.ppm, 2.ppm, ... (HPatches) or img1.png, img2.png, ... (Oxford's affine
-    regions), of any image format, and with the 3x3 homographies from the first to the others as text: H_1_2 or H1to2p,
-    with or without .txt. The group is "i" or "v" where the name begins so (HPatches' illumination and viewpoint), else
-    the name of the sequence.
+    regions), of any image format, and with the 3x3 homographies from the first image to the others as text: H_1_2 or
+    H1to2p, with or without .txt. The group is "i" or "v" if the name begins with i_ or v_ (illumination and viewpoint
+    in HPatches), else the name of the sequence.
 
     Raises:
-        ValueError: No folder, no sequence in it, a homography without its image, or one that is no 3x3 matrix.
+        ValueError: There is no such folder, no sequence in it, a homography without its image, or a homography that is
+            not a 3x3 matrix.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; a folder of sequences is needed")
+        raise ValueError(f"{folder} is not a folder; a folder of sequences is needed")
     pairs = []
     for sequence in [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]:
         homographies = {number: path for number in range(2, 100) if (path := _homography_file(sequence, number))}
@@ -64,7 +66,7 @@ def sequence_pairs(folder: str | Path) -> list[Pair]:
             pairs.append(Pair(f"{sequence.name}/1-{number}", group, first, other, read_homography(path)))
     if not pairs:
         raise ValueError(
-            f"{folder} holds no sequences; folders with 1.ppm, 2.ppm, ... and H_1_2, ... are needed (HPatches), "
+            f"{folder} contains no sequences; folders with 1.ppm, 2.ppm, ... and H_1_2, ... are needed (HPatches), "
             f"or with img1.png, img2.png, ... and H_1_2, ..."
         )
     return pairs
@@ -74,15 +76,15 @@ def read_homography(path: str | Path) -> Float[np.ndarray, "3 3"]:
     """The 3x3 matrix in a text file, scaled so that its last entry is 1.
 
     Raises:
-        ValueError: The file holds anything else.
+        ValueError: The file contains anything else.
     """
     try:
         matrix = np.array(Path(path).read_text().split(), np.float64)
-    except ValueError as error:  # Of numbers and of text that is not UTF-8 alike.
-        raise ValueError(f"{path} is no homography: {error}") from error
+    except ValueError as error:  # Either text that is not UTF-8, or text that is not numbers.
+        raise ValueError(f"{path} is not a homography: {error}") from error
     if matrix.shape != (9,) or not np.isfinite(matrix).all() or matrix[8] == 0:
         raise ValueError(
-            f"{path} is no homography: nine finite numbers are needed, the last not 0; {matrix.size} found"
+            f"{path} is not a homography: nine finite numbers are needed, the last not 0; {matrix.size} found"
         )
     return matrix.reshape(3, 3) / matrix[8]
 
@@ -99,24 +101,24 @@ def homography_pairs(
     scale: tuple[float, float] = (0.8, 1.6),
     **homography_options: Any,
 ) -> Iterator[Pair]:
-    """Photos in gray, each with random warps of it. The same folder, seed and options give the same pairs.
+    """Pairs of a photo in gray and a random warp of it. The same folder, seed and options give the same pairs.
 
-    Where a warp looks beyond the photo it sees the photo's mirror image, so that there is no edge that the photo does
-    not have. Files that cannot be read are named in the log and skipped.
+    Beyond the border of the photo, a warp shows the mirror image of the photo, so that there is no additional edge.
+    Photos that can't be read are named in the log and skipped.
 
     Args:
-        folder: Photos, at any depth.
+        folder: Folder of photos, at any depth.
         seed: Seed of the random homographies and changes.
         per_photo: Warps per photo.
-        limit: Only this many photos, the first by name.
-        long_side: Larger photos are reduced to it, in pixels; None or 0 leaves all as they are.
+        limit: Use only this many photos, the first by name.
+        long_side: Photos are reduced to this longer side, in pixels; None or 0 never reduces.
         photometric: Strength of blur, shade, contrast, brightness and noise in the warps; 1 is that of training.
-        change: Another change of the warps: (key, images [B,H,W,1] in [0, 1]) -> images.
-        scale: See `sample_homographies`. Below 0.5 the warps would alias.
+        change: A further change of the warps: (key, images [B,H,W,1] in [0, 1]) -> images.
+        scale: See `sample_homographies`. Below 0.5, the warps would show aliasing.
         **homography_options: Other options of `sample_homographies`.
 
     Raises:
-        ValueError: No folder, or no image in it that can be read.
+        ValueError: There is no such folder, or no photo in it that can be read.
     """
     folder = Path(folder)
     paths = list_images(folder)
@@ -151,7 +153,7 @@ def _image_file(sequence: Path, number: int) -> Path:
         for suffix in IMAGE_SUFFIXES:
             if (path := sequence / (stem + suffix)).is_file():
                 return path
-    raise ValueError(f"{sequence} holds a homography but no image {number} ({number}.ppm, img{number}.png, ...)")
+    raise ValueError(f"{sequence} contains a homography but no image {number} ({number}.ppm, img{number}.png, ...)")
 
 
 def _homography_file(sequence: Path, number: int) -> Path | None:

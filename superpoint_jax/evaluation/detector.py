@@ -1,4 +1,4 @@
-"""How well a detector finds corners that are known, as on synthetic shapes. The figures are numpy, in float64."""
+"""Metrics of a detector where the true corners are known, as on synthetic shapes; in numpy and float64."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def detection_average_precision(
     *,
     threshold_px: float = 3.0,
 ) -> float:
-    """Average precision of detections over a set of images, in [0, 1]; NaN where the set has no corner.
+    """Average precision of detections over a set of images, in [0, 1]; NaN if the set has no corner.
 
-    The detections of all images are taken by descending score. One is correct within `threshold_px` of a corner that
-    none before it has found: a corner found twice counts against the detector, and so does anything on an image without
-    corners. The precision down to each correct detection is summed over the set, and divided by the number of corners.
-    Points are (x, y) in pixels; rows outside the masks do not count.
+    The detections of all images are taken in descending order of score. A detection is correct if it is within
+    `threshold_px` of a corner that no earlier detection has found. So a second detection of the same corner counts as
+    wrong, and so does every detection on an image without corners. The sum of the precisions at all correct detections
+    is divided by the number of corners. Positions are (x, y) in pixels; rows outside the masks do not count.
 
     Source: paper, appendix A ("corner detection average precision"), with the one-to-one rule of detection benchmarks.
     """
@@ -57,9 +57,9 @@ def detection_average_precision(
 def first_findings(
     predicted_xy: Float[np.ndarray, "k 2"], corners_xy: Float[np.ndarray, "n 2"], *, threshold_px: float
 ) -> Bool[np.ndarray, " k"]:
-    """For detections of one image, best first: True where one is the first to find a corner.
+    """For the detections of one image, best first: True where a detection finds a corner.
 
-    It finds the nearest corner that is not found yet, within the threshold.
+    A detection finds the nearest corner that is not found yet, if it is within the threshold.
     """
     found = np.zeros(len(predicted_xy), bool)
     if not len(corners_xy):
@@ -74,7 +74,7 @@ def first_findings(
 
 
 _NO_STEP = 2**31 - 1
-"""Folded into the seed, where a training folds in the number of the step."""
+"""Folded into the seed in the place of a training's step number; no training reaches this step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +82,11 @@ class ShapesResult:
     """One extractor on images of synthetic shapes.
 
     Attributes:
-        extractor: Its name.
-        photometric: Strength of the noise, blur, shade and changes of light upon the images; 0 for the drawings alone.
-        images: How many.
+        extractor: Name of the extractor.
+        photometric: Strength of noise, blur, shade and changes of light; 0 for the unchanged drawings.
+        images: Number of images.
         average_precision: See `detection_average_precision`.
-        by_kind: The same on the images of a kind; NaN for those without corners (ellipses, noise).
+        by_kind: The average precision on the images of each kind; NaN for those without corners (ellipses, noise).
         localization_error: Mean distance of the correct detections from their corners, in pixels.
     """
 
@@ -111,15 +111,15 @@ def evaluate_shapes(
     """Average precision of each extractor on fresh synthetic shapes, without and with photometric noise.
 
     Args:
-        extractors: By name; each sees the same images.
-        images: How many, of all kinds alike.
+        extractors: Extractors by name; all see the same images.
+        images: Number of images; all kinds are equally likely.
         shape: (height, width) of an image.
-        strengths: Of `superpoint_jax.training.augmentation.photometric`; 1 is that of training.
-        seed: Of the shapes; no step of a training with the same seed draws these.
-        threshold_px: A detection is correct within it.
+        strengths: Strengths of `superpoint_jax.training.augmentation.photometric`; 1 is that of training.
+        seed: Seed of the shapes. No step of a training with the same seed draws these shapes.
+        threshold_px: Largest distance of a correct detection from its corner.
         batch: Images drawn at a time.
 
-    Source: paper, section 6.1 and appendix A, whose noise is other than ours.
+    Source: paper, section 6.1 and appendix A; our noise differs from the paper's.
     """
     found: dict[tuple[str, float], list[tuple[np.ndarray, np.ndarray]]] = {}
     corners, kinds = [], []
@@ -145,7 +145,7 @@ def evaluate_shapes(
 
 
 def shapes_table(results: Sequence[ShapesResult]) -> str:
-    """A line an extractor and strength: average precision over all images, then of each kind that has corners."""
+    """One line per extractor and strength: average precision over all images, then over each kind with corners."""
     shown = [kind for kind in KINDS if any(not np.isnan(result.by_kind[kind]) for result in results)]
     lines = [f"{'':24}{'noise':>6}{'mAP':>7}{'loc. err.':>11}" + "".join(f"{kind:>14}" for kind in shown)]
     lines += [

@@ -1,4 +1,4 @@
-"""What finds keypoints in an evaluation: any SuperPoint, and OpenCV's SIFT and ORB for scale.
+"""Extractors that an evaluation compares: any SuperPoint, and OpenCV's SIFT and ORB.
 
 An extractor is a function from an image, uint8 [H,W] or RGB [H,W,3], to a dictionary of numpy arrays: "keypoints" [N,2]
 (x, y) in pixels, "scores" [N] and unit-length "descriptors" [N,D], which are compared by their dot product.
@@ -33,11 +33,11 @@ def superpoint_extractor(
     """The extractor of a model.
 
     Args:
-        model: Its configuration decides about everything that is not given here.
-        max_keypoints: Number of keypoints.
-        keypoint_threshold: 0 fills that number wherever the suppression leaves enough, so that extractors are compared
-            at an equal count; None is the model's own.
-        resize: As in `extract_images`; an evaluation has resized its images already.
+        model: A model; its configuration decides about options that are not given here.
+        max_keypoints: Largest number of keypoints.
+        keypoint_threshold: Smallest score of a keypoint; None is the model's own. With 0, `max_keypoints` are found
+            wherever the suppression leaves enough, so that extractors are compared at the same number of keypoints.
+        resize: See `extract_images`; by default images stay as they are, because an evaluation has resized them.
         **options: Other options of `extract_images`.
     """
     options |= dict(max_keypoints=max_keypoints, resize=resize)
@@ -52,7 +52,7 @@ def superpoint_extractor(
 
 
 def sift_extractor(*, max_keypoints: int = 1000) -> Extractor:
-    """OpenCV's SIFT with RootSIFT descriptors (the square root of each, scaled to sum 1).
+    """The extractor of OpenCV's SIFT with RootSIFT descriptors: each is scaled to sum 1, then its square root taken.
 
     Source: R. Arandjelović, A. Zisserman, "Three things everyone should know to improve object retrieval", 2012.
     """
@@ -67,7 +67,10 @@ def sift_extractor(*, max_keypoints: int = 1000) -> Extractor:
 
 
 def orb_extractor(*, max_keypoints: int = 1000) -> Extractor:
-    """OpenCV's ORB. Its 256 bits come as -1/16 and 1/16, whose dot product is 1 - Hamming distance / 128, exactly."""
+    """The extractor of OpenCV's ORB.
+
+    The 256 bits of a descriptor become -1/16 and 1/16, so that a dot product is exactly 1 - Hamming distance / 128.
+    """
     detector = require_opencv().ORB_create(nfeatures=max_keypoints)
 
     def run(image: np.ndarray) -> Features:
@@ -89,10 +92,10 @@ def make_extractor(
     """The extractor of a name.
 
     Args:
-        name: "sift"; "orb"; "ours" for `weights`; else a checkpoint: whatever `from_pretrained` takes.
-        weights: What "ours" means: whatever `from_pretrained` takes; None for the weights in the package.
-        max_keypoints: Number of keypoints.
-        engine: What computes a SuperPoint's network; see `superpoint_jax.openvino.choose`.
+        name: "sift"; "orb"; "ours" for `weights`; or anything else that `from_pretrained` takes.
+        weights: The weights called "ours": anything that `from_pretrained` takes; None for those in the package.
+        max_keypoints: Largest number of keypoints.
+        engine: What computes the network of SuperPoint; see `superpoint_jax.openvino.choose`.
         **options: Options of `superpoint_extractor`; SIFT and ORB have none.
     """
     if name == "sift":
@@ -113,16 +116,16 @@ def make_extractors(names: str, **options: Any) -> dict[str, Extractor]:
     """The extractors of several names, separated by commas: see `make_extractor`.
 
     Raises:
-        ValueError: No name.
+        ValueError: There is no name.
     """
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     if not chosen:
-        raise ValueError(f"extractors={names!r} names none; for instance ours,sift,orb")
+        raise ValueError(f"extractors={names!r} contains no name; give for example ours,sift,orb")
     return {name: make_extractor(name, **options) for name in chosen}
 
 
 def _detect(detector: Any, image: np.ndarray, *, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(keypoints, scores, descriptors) of an OpenCV detector; descriptors are float32 whatever it stores."""
+    """(keypoints, scores, descriptors) of an OpenCV detector; the descriptors are converted to float32."""
     cv2 = require_opencv()
     gray = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     found, descriptors = detector.detectAndCompute(gray, None)

@@ -1,4 +1,4 @@
-"""What happens to images before an extractor sees them: reduced in size, or warped without an edge."""
+"""Changes of images before an extractor sees them: reduction in size, and warps without additional edges."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from superpoint_jax.geometry import exact_product, warp_images
 def reduce_image(
     image: UInt8[np.ndarray, "h w *c"], long_side: int | None
 ) -> tuple[UInt8[np.ndarray, "h2 w2 *c"], Float[np.ndarray, "3 3"]]:
-    """The image with a long side of at most `long_side`, averaged over areas, and the matrix of the pixel-centre map.
+    """The image reduced to a long side of at most `long_side`, and the matrix that maps its pixel centres.
 
-    None or 0 leaves it as it is.
+    The reduction averages over areas. None or 0 never reduces.
 
     Raises:
         ImportError: OpenCV is not installed.
@@ -32,12 +32,12 @@ def reduce_image(
     new_height, new_width = (max(1, round(side * factor)) for side in (height, width))
     reduced = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_AREA)
     x, y = new_width / width, new_height / height
-    # (k + 0.5) * scale - 0.5
+    # A pixel centre k maps to (k + 0.5) * scale - 0.5.
     return reduced, np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
 
 
 def to_gray(image: UInt8[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w"]:
-    """The image in gray, by Pillow's luma."""
+    """The image converted to gray by Pillow."""
     if image.ndim == 2:
         return image
     from PIL import Image
@@ -46,9 +46,9 @@ def to_gray(image: UInt8[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w"]:
 
 
 def warp_mirrored(images: Float[Array, "n h w 1"], homographies: Float[Array, "n 3 3"]) -> Float[Array, "n h w 1"]:
-    """The images seen through the homographies; beyond their border, their mirror image to half their size.
+    """The images warped by the homographies, with their mirror images beyond their borders, up to half their size.
 
-    So there is no edge in a view that the image does not have. What lies still further out is 0.
+    So a view has no edge that the image does not have. Beyond the mirror images, the view is 0.
     """
     height, width = images.shape[1:3]
     top, left = height // 2, width // 2
@@ -59,14 +59,14 @@ def warp_mirrored(images: Float[Array, "n h w 1"], homographies: Float[Array, "n
 def warp_photo(
     image: UInt8[np.ndarray, "h w"], homographies: Float[Array, "n 3 3"], *, side: int
 ) -> Float[Array, "n side side 1"]:
-    """As `warp_mirrored`, of one image in many views, with as many mirror images as there is room for.
+    """Many views of one image, warped as by `warp_mirrored`, but with more mirror images for small images.
 
-    The views are square whatever the image, so that one compilation does for a folder of photos.
+    All views are square, so that one compilation serves a folder of photos.
 
     Args:
-        image: At most `side` high and wide.
-        homographies: One for each view.
-        side: Of a view.
+        image: Image of at most `side` pixels in height and width.
+        homographies: One homography per view.
+        side: Height and width of a view.
     """
     height, width = image.shape
     before = side // 2
@@ -79,6 +79,6 @@ def warp_photo(
 
 @partial(jax.jit, static_argnames=("origin_xy", "shape"))
 def _warp_canvas(canvas: Array, homographies: Array, *, origin_xy: tuple[int, int], shape: tuple[int, int]) -> Array:
-    """Views of `shape` of canvases in which the image begins at `origin_xy`."""
+    """Views of `shape` from canvases in which the image begins at `origin_xy`."""
     to_image = jnp.array([[[1, 0, -origin_xy[0]], [0, 1, -origin_xy[1]], [0, 0, 1]]], jnp.float32)
     return warp_images(canvas, exact_product(homographies, to_image), shape=shape)[0]

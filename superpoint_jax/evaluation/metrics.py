@@ -1,7 +1,7 @@
-"""How good keypoints and matches between two images of known homography are. Pure numpy functions, in float64.
+"""Metrics of keypoints and matches between two images related by a known homography. Pure numpy functions, in float64.
 
-Points are (x, y) in pixels, centres at integers; sizes are (height, width). Every distance is measured in image b, to
-which the points of image a are carried by the true homography.
+Keypoints are (x, y) in pixels, centres at integers; sizes are (height, width). Every distance is measured in image b;
+the keypoints of image a are mapped there by the true homography.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Homography = Float[np.ndarray, "3 3"]
 
 
 def warp_points(homography: Homography, points_xy: Points) -> Points:
-    """Where the homography brings the points; infinity for those on or behind the horizon (depth not above 0)."""
+    """The points mapped by the homography; infinity for points on or behind the horizon (depth not above 0)."""
     mapped = points_xy @ homography[:, :2].T + homography[:, 2]
     depth = mapped[:, 2:]
     visible = depth > 0
@@ -22,12 +22,12 @@ def warp_points(homography: Homography, points_xy: Points) -> Points:
 
 
 def inside(points_xy: Points, size: tuple[int, int]) -> Bool[np.ndarray, " n"]:
-    """True for points on the image's area, which reaches from -0.5 to width - 0.5 and height - 0.5."""
+    """True for points inside the image, whose area reaches from -0.5 to width - 0.5 and height - 0.5."""
     return np.all((points_xy >= -0.5) & (points_xy < np.array(size[::-1]) - 0.5), axis=1)
 
 
 def nearest_distances(points_xy: Points, others_xy: Float[np.ndarray, "m 2"]) -> Float[np.ndarray, " n"]:
-    """Distance of each point to the nearest of the others; infinity where there are none."""
+    """Distance of each point to the nearest of the others; infinity if there are none."""
     from scipy.spatial import KDTree
 
     if not len(points_xy) or not len(others_xy):
@@ -36,21 +36,21 @@ def nearest_distances(points_xy: Points, others_xy: Float[np.ndarray, "m 2"]) ->
 
 
 def repeatability(warped_a: Points, points_b: Float[np.ndarray, "m 2"], *, threshold_px: float = 3.0) -> float:
-    """Fraction of the points of both images that have a point of the other within the threshold; 0 without points.
+    """Fraction of the keypoints of both images with a keypoint of the other within the threshold; 0 without keypoints.
 
     Args:
-        warped_a: Those points of image a that are visible in image b, carried there.
-        points_b: Those points of image b that are visible in image a.
-        threshold_px: Largest distance of a repeated point.
+        warped_a: The keypoints of image a that are visible in image b, mapped to image b.
+        points_b: The keypoints of image b that are visible in image a.
+        threshold_px: Largest distance of a repeated keypoint.
 
-    Source: paper, appendix A. Compare only at equal numbers of keypoints: a dense enough set repeats by chance.
+    Source: paper, appendix A. Compare only at equal numbers of keypoints, because dense keypoints repeat by chance.
     """
     total = len(warped_a) + len(points_b)
     return float(np.mean(_both_ways(warped_a, points_b) <= threshold_px)) if total else 0.0
 
 
 def localization_error(warped_a: Points, points_b: Float[np.ndarray, "m 2"], *, threshold_px: float = 3.0) -> float:
-    """Mean distance in pixels of the repeated points of `repeatability` to the nearest; NaN where none is repeated.
+    """Mean distance in pixels of the repeated keypoints of `repeatability` to the nearest; NaN if none is repeated.
 
     Source: paper, appendix A.
     """
@@ -62,7 +62,7 @@ def localization_error(warped_a: Points, points_b: Float[np.ndarray, "m 2"], *, 
 def mutual_matches(
     descriptors_a: Float[np.ndarray, "n d"], descriptors_b: Float[np.ndarray, "m d"]
 ) -> Int[np.ndarray, "k 2"]:
-    """Rows (in a, in b) of the unit-length descriptors that are each other's nearest neighbour; first row of ties."""
+    """Rows (in a, in b) of descriptors of unit length that are mutual nearest neighbours; ties go to the first row."""
     if not len(descriptors_a) or not len(descriptors_b):
         return np.zeros((0, 2), np.int64)
     cosine = descriptors_a @ descriptors_b.T
@@ -72,7 +72,7 @@ def mutual_matches(
 
 
 def fraction_within(errors_px: Float[np.ndarray, " n"], threshold_px: float) -> float:
-    """Fraction of errors up to the threshold; 0 without any. Of matches it is the matching accuracy."""
+    """Fraction of errors up to the threshold (for matches, the matching accuracy); 0 without errors."""
     return float(np.mean(errors_px <= threshold_px)) if len(errors_px) else 0.0
 
 
@@ -83,12 +83,12 @@ def matching_score(
     *,
     threshold_px: float = 3.0,
 ) -> float:
-    """Correct matches over the points that either image has in the area both show, the mean of both images.
+    """Correct matches divided by the keypoints in the area that both images show; the mean over both images.
 
     Args:
-        errors_px: Of the matches whose two ends lie in that area.
-        visible_a: Points of image a in it.
-        visible_b: Points of image b in it.
+        errors_px: Errors of the matches whose two keypoints lie in that area.
+        visible_a: Number of keypoints of image a in that area.
+        visible_b: Number of keypoints of image b in that area.
         threshold_px: Largest error of a correct match.
 
     Source: paper, appendix B ("matching score").
@@ -98,10 +98,10 @@ def matching_score(
 
 
 def average_precision(scores: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], num_positives: int) -> float:
-    """Area under precision over recall as the answers come in by descending score (ties in the order given).
+    """Area under the curve of precision over recall, for answers in descending order of score; ties keep their order.
 
-    The sum over the correct answers of the precision down to each, over the number of answers there are to find; 0
-    where there is none. Nothing is interpolated.
+    The sum of the precisions at all correct answers is divided by `num_positives`, the number of answers that could be
+    found; the result is 0 if that is 0. Nothing is interpolated.
     """
     hits = correct[np.argsort(-scores, kind="stable")]
     precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
@@ -116,10 +116,11 @@ def nearest_neighbor_map(
     *,
     threshold_px: float = 3.0,
 ) -> float:
-    """Average precision of nearest neighbours by descriptor over all thresholds of it, the mean of both directions.
+    """Average precision of nearest neighbours by descriptor, over all similarity thresholds; mean of both directions.
 
-    A point's answer is its nearest neighbour, scored by similarity; it is correct within `threshold_px`. The answers to
-    find are the points that have one of the other image within that distance. Points as in `repeatability`.
+    The answer of a keypoint is its nearest neighbour by descriptor, scored by similarity; it is correct within
+    `threshold_px`. An answer could be found for every keypoint that has one of the other image within that distance.
+    The keypoints are those of `repeatability`.
 
     Source: paper, appendix B ("nearest neighbor mean average precision").
     """
@@ -136,11 +137,11 @@ def nearest_neighbor_map(
 
 
 def corner_error(estimated: Homography | None, true: Homography, size: tuple[int, int]) -> float:
-    """Mean distance in pixels between where two homographies bring the corners of an image of `size`.
+    """Mean distance in pixels between the four corners of an image of `size` mapped by two homographies.
 
-    Infinity without an estimate. Corners are the centres of the corner pixels.
+    It is infinity without an estimate. The corners are the centres of the corner pixels.
 
-    Source: paper, section 7.3 (its correctness is this, up to a threshold).
+    Source: paper, section 7.3, where a homography is correct if this is within a threshold.
     """
     if estimated is None:
         return float("inf")

@@ -1,7 +1,7 @@
-"""The protocol: an extractor over pairs of images of known homography.
+"""The protocol: an extractor is evaluated on pairs of images related by a known homography.
 
-Images are resized to a long side of 640 px, the best 1000 keypoints count, matches are mutual nearest neighbours, a
-homography is estimated by RANSAC at 3 px.
+By default, images are reduced to a long side of 640 px and the best 1000 keypoints are used. Matches are mutual nearest
+neighbours, and a homography is estimated by RANSAC at 3 px.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from superpoint_jax.processing import load_image
 def evaluate_hpatches(
     folder: str | Path, extractors: Mapping[str, Extractor], *, progress: bool = False, **options: Any
 ) -> list[Evaluation]:
-    """The figures of each extractor on the sequences of a folder; see `sequence_pairs` for what it must hold.
+    """The metrics of each extractor on the sequences of a folder.
 
     Args:
-        folder: HPatches, or anything of its layout.
-        extractors: By name.
-        progress: Show a bar.
-        **options: Of `evaluate_pairs`.
+        folder: Folder of HPatches, or of other sequences in a layout that `sequence_pairs` reads.
+        extractors: Extractors by name.
+        progress: Show a progress bar.
+        **options: Options of `evaluate_pairs`.
     """
     pairs = sequence_pairs(folder)
     return [
@@ -61,19 +61,19 @@ def evaluate_homographies(
     progress: bool = False,
     **options: Any,
 ) -> list[Evaluation]:
-    """The figures of each extractor on photos and random warps of them; see `homography_pairs`.
+    """The metrics of each extractor on photos and random warps of them; see `homography_pairs`.
 
     Args:
-        folder: Any photos.
-        extractors: By name.
-        pair_options: Of `homography_pairs`: `seed`, `per_photo`, `limit`, `scale`, ...
-        long_side: Of the photos, at most.
-        progress: Show a bar.
-        **options: Of `evaluate_pairs`.
+        folder: Folder of any photos.
+        extractors: Extractors by name.
+        pair_options: Options of `homography_pairs`: `seed`, `per_photo`, `limit`, `scale`, ...
+        long_side: Photos are reduced to this longer side, in pixels.
+        progress: Show a progress bar.
+        **options: Options of `evaluate_pairs`.
     """
     evaluations = []
     for name, extractor in extractors.items():
-        # Made anew for each extractor, the same by their seed, rather than held in memory.
+        # The same pairs are made again for each extractor, from their seed, instead of being kept in memory.
         pairs = homography_pairs(folder, long_side=long_side, **(pair_options or {}))
         shown = _shown(pairs, progress, name, None)
         evaluations.append(evaluate_pairs(extractor, shown, name=name, long_side=long_side, **options))
@@ -90,21 +90,21 @@ def evaluate_pairs(
     threshold_px: float = 3.0,
     estimator: Method = "ransac",
 ) -> Evaluation:
-    """The figures of an extractor on pairs of images.
+    """The metrics of an extractor on pairs of images.
 
-    Features of the last image a are kept, so that a sequence of pairs with the same one extracts it once.
+    The features of the last image a are kept, so that successive pairs with the same image a extract it only once.
 
     Args:
         extractor: See `superpoint_jax.evaluation.extractors`.
-        pairs: In an order that keeps those with the same image a together.
-        name: For the report.
-        max_keypoints: Those of highest score count.
-        long_side: Larger images are reduced to it; the homographies follow.
-        threshold_px: Of repeatability, localisation error, matching score, NN mAP, and of RANSAC's inliers.
-        estimator: "ransac", which the published figures use, or the better "magsac".
+        pairs: Pairs, ordered so that those with the same image a are together.
+        name: Name of the extractor in the report.
+        max_keypoints: Only this many keypoints are used, those with the best scores.
+        long_side: Images are reduced to this longer side, in pixels, and the homographies adapted.
+        threshold_px: Threshold of repeatability, localisation error, matching score, NN mAP, and RANSAC's inliers.
+        estimator: "ransac", as in published results, or the better "magsac".
 
     Raises:
-        ValueError: No pairs.
+        ValueError: There are no pairs.
         ImportError: OpenCV is not installed.
     """
     viewer = _Viewer(extractor, max_keypoints=max_keypoints, long_side=long_side)
@@ -143,14 +143,14 @@ def compare(
     threshold_px: float = 3.0,
     estimator: Method = "ransac",
 ) -> dict[str, Any]:
-    """The figures of one pair of images: the fields of `PairResult` without its names.
+    """The metrics of one pair of images: the fields of `PairResult` without its name and group.
 
     Args:
         features_a: Keypoints and descriptors of image a.
-        features_b: Of image b.
-        homography: From a to b, in pixels; positive depth where it is visible.
-        size_a: (height, width).
-        size_b: (height, width).
+        features_b: Keypoints and descriptors of image b.
+        homography: From a to b, in pixels; visible points have positive depth.
+        size_a: (height, width) of image a.
+        size_b: (height, width) of image b.
         threshold_px: See `evaluate_pairs`.
         estimator: See `evaluate_pairs`.
     """
@@ -183,7 +183,7 @@ def compare(
 
 @dataclass(frozen=True)
 class _View:
-    """Features of an image, its size as the extractor saw it, and the map from the original to that."""
+    """Features of an image, the size at which the extractor saw it, and the map from the original to that size."""
 
     features: Features
     size: tuple[int, int]
@@ -192,7 +192,7 @@ class _View:
 
 @dataclass
 class _Viewer:
-    """Loads, reduces and extracts, and keeps the time."""
+    """Loads and reduces images, extracts their features, and measures the time."""
 
     extractor: Extractor
     max_keypoints: int

@@ -1,4 +1,4 @@
-"""What an evaluation found: results pair by pair, their means, as a table, as JSON and as a plot."""
+"""Results of an evaluation: metrics of each pair and their means, as a table, as JSON and as a plot."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ CURVE_PX = tuple(range(1, 11))
 """Thresholds of the curves, in pixels."""
 
 FIGURES_PX = (1, 3, 5)
-"""Thresholds of the figures in tables."""
+"""Thresholds of the metrics in tables, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairResult:
-    """The figures of one pair; see `superpoint_jax.evaluation.metrics` for what each means.
+    """The metrics of one pair; `superpoint_jax.evaluation.metrics` defines them.
 
     Attributes:
-        name: Which pair.
-        group: What it is averaged with: "i" or "v" in HPatches, else the sequence.
-        keypoints: Number in image a and in image b.
-        visible: Of those, the number in the area that both images show.
+        name: Name of the pair.
+        group: Group over which pairs are averaged: "i" or "v" in HPatches, else the sequence.
+        keypoints: Numbers of keypoints in image a and in image b.
+        visible: Numbers of those keypoints in the area that both images show.
         matches: Number of mutual nearest neighbours.
-        repeatability: At the threshold of the protocol, as are the next three.
-        localization_error: In pixels; NaN where no point is repeated.
-        matching_score: Correct matches over visible points.
+        repeatability: At the threshold of the protocol, like the next three metrics.
+        localization_error: In pixels; NaN if no keypoint is repeated.
+        matching_score: Correct matches divided by visible keypoints.
         nn_map: Mean average precision of nearest neighbours.
         matching_accuracy: Fraction of matches within each of `CURVE_PX`.
-        homography_error: Mean error of the corners in pixels; infinity where none was found.
+        homography_error: Mean error of the corners in pixels; infinity if no homography was found.
     """
 
     name: str
@@ -60,9 +60,9 @@ class Evaluation:
     """One extractor on one set of pairs.
 
     Attributes:
-        extractor: Its name.
-        protocol: The options that the figures depend on.
-        pairs: The results.
+        extractor: Name of the extractor.
+        protocol: The options that the metrics depend on.
+        pairs: Results of the pairs.
         seconds_per_image: Mean wall time of the extractor, without the first call, which may compile.
     """
 
@@ -76,7 +76,7 @@ class Evaluation:
         return list(dict.fromkeys(pair.group for pair in self.pairs))
 
     def summary(self, group: str | None = None) -> dict[str, float]:
-        """Means over the pairs of a group, or over all pairs; NaN where no pair has the figure."""
+        """Means over the pairs of a group, or over all pairs; NaN if no pair has the metric."""
         pairs = [pair for pair in self.pairs if group in (None, pair.group)]
         means = {
             "pairs": float(len(pairs)),
@@ -96,7 +96,7 @@ class Evaluation:
 
 
 def table(evaluations: Sequence[Evaluation]) -> str:
-    """The means as text: a line an extractor, all pairs first, then each group."""
+    """The means as text, with one line per extractor, first for all pairs, then for each group."""
     header = f"{'':24}{'rep.':>7}{'loc. err.':>11}{'accuracy 1/3/5 px':>21}{'score':>8}{'NN mAP':>8}"
     header += f"{'homography 1/3/5 px':>21}{'points':>8}{'matches':>9}{'ms/image':>10}"
     lines = []
@@ -122,7 +122,7 @@ def table(evaluations: Sequence[Evaluation]) -> str:
 def save_json(
     evaluations: Sequence[Evaluation] | Sequence[ShapesResult] | Sequence[StereoResult], path: str | Path
 ) -> None:
-    """What was found as JSON: of pairs their means, groups and every pair. What is infinite or not a number is null."""
+    """Write results as JSON; for pairs, with their means, groups and every pair. Infinity and NaN become null."""
     content = [asdict(evaluation) | _means(evaluation) for evaluation in evaluations]
     Path(path).write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
 
@@ -135,11 +135,11 @@ def _means(evaluation: Evaluation | ShapesResult | StereoResult) -> dict[str, An
 
 
 def plot(evaluations: Sequence[Evaluation], path: str | Path | None = None) -> matplotlib.figure.Figure:
-    """Matching accuracy and homography accuracy over the threshold, and the other figures as bars.
+    """A plot of matching accuracy and homography accuracy over the threshold, and of the other metrics as bars.
 
     Args:
-        evaluations: One colour each.
-        path: Where to write it, in the format of its suffix.
+        evaluations: Evaluations; each gets its own colour.
+        path: File to write, in the format of its suffix.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Figures for validation during training: fast, on the device, on a fixed set of photos and homographies."""
+"""Metrics for validation during training: fast, on the device, on a fixed set of photos and homographies."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from superpoint_jax.processing import ImageError, list_images, load_image
 log = logging.getLogger(__name__)
 
 VALIDATION_SHAPE = (240, 320)
-"""(height, width) of the middle of a photo that is validated on; the paper's evaluation is at this size."""
+"""(height, width) of the centre crops of photos for validation; the paper evaluates at this size."""
 VALIDATION_PHOTOS = 64
 
 
@@ -48,18 +48,18 @@ def validation_metrics(
 ) -> dict[str, float]:
     """Repeatability, localisation error, matching accuracy and score, homography accuracy: means over the pairs.
 
-    The names are those of `Evaluation.summary`, and so are the figures for the same keypoints, in float32. Compiles
-    once for a shape of images and set of options.
+    The names are those of `Evaluation.summary`, and for the same keypoints the values agree within float32. The
+    function is compiled once per shape of images and set of options.
 
     Args:
-        model: As `extract` takes it.
+        model: A model, as for `extract`.
         images: Held-out photos of one size.
         homographies: From each photo to the view that it is compared with.
-        views: Those views, where they are more than the warped photos (changed light, for instance). By default they
-            are made, mirrored beyond the border.
-        max_keypoints: The paper's 300 are for 240x320 pixels.
-        keypoint_threshold: 0 fills that number, so that models are compared at an equal count.
-        threshold_px: As in `evaluate_pairs`.
+        views: The views, if they are more than warped photos (for example with changed light). By default the photos
+            are warped, with mirror images beyond their borders.
+        max_keypoints: Largest number of keypoints; the paper uses 300 for 240x320 pixels.
+        keypoint_threshold: Smallest score of a keypoint; with 0, models are compared at the same number of keypoints.
+        threshold_px: See `evaluate_pairs`.
         batch_size: Pairs on the device at a time.
         homography: Also estimate homographies, with OpenCV on the host.
         **options: Other options of `extract`.
@@ -68,7 +68,7 @@ def validation_metrics(
     count = len(images)
     parts, corner_errors = [], []
     for start in range(0, count, batch_size):
-        # The last batch is filled up with the first pairs, so that it has the shape of the others.
+        # The last batch is filled with the first pairs, so that it has the shape of the other batches.
         rows = np.arange(start, start + min(batch_size, count)) % count
         used = min(batch_size, count - start)
         given_views = None if views is None else views[rows]
@@ -95,13 +95,13 @@ def pair_figures(
     *,
     threshold_px: float | Array = 3.0,
 ) -> dict[str, Float[Array, " n"]]:
-    """The figures of each pair that need no homography to be estimated; as in `superpoint_jax.evaluation.metrics`.
+    """The metrics of each pair that need no estimated homography; `superpoint_jax.evaluation.metrics` defines them.
 
     Args:
         a: Keypoints of the first images.
-        b: Of the second.
-        matches: Of a in b.
-        homographies: From the first to the second.
+        b: Keypoints of the second images.
+        matches: Matches of a in b.
+        homographies: From the first images to the second.
         threshold_px: See `validation_metrics`.
     """
     warped_a, seen_a = _warped(homographies, a, b)
@@ -116,7 +116,7 @@ def pair_figures(
     partner = jnp.maximum(matches.indices, 0)
     partner_xy = jnp.take_along_axis(b.keypoints, partner[..., None], axis=1)
     errors = jnp.where(matches.mask, jnp.linalg.norm(warped_a - partner_xy, axis=-1), jnp.inf)
-    # Behind the horizon the map is defined and means nothing.
+    # Behind the horizon, the mapped positions have no meaning.
     errors = jnp.where(in_front(homographies, a.keypoints), errors, jnp.inf)
     correct = (errors <= threshold_px) & seen_a & jnp.take_along_axis(seen_b, partner, axis=1)
     num_correct = jnp.sum(correct, axis=1)
@@ -144,7 +144,7 @@ def _features(
 
 
 def _warped(homographies: Array, points: Keypoints, target: Keypoints) -> tuple[Array, Bool[Array, "n k"]]:
-    """The keypoints carried to the other images, and which of them are seen there."""
+    """The keypoints mapped to the other images, and the mask of those visible there."""
     warped_xy = warp_points(homographies, points.keypoints)
     size_xy = target.image_sizes[:, None, ::-1].astype(jnp.float32)
     inside = jnp.all((warped_xy >= -0.5) & (warped_xy < size_xy - 0.5), axis=-1)
@@ -167,12 +167,12 @@ def _mean(values: np.ndarray) -> float:
 
 
 def photo_validator(folder: str | Path) -> Callable[[SuperPoint], dict[str, float]]:
-    """A function from a model to its figures on the first photos of a folder and one fixed homography of each.
+    """A function that maps a model to its metrics on the first photos of a folder, with one fixed warp of each.
 
-    Homographies are estimated where OpenCV is installed.
+    Homographies are estimated if OpenCV is installed.
 
     Raises:
-        ValueError: No photo in the folder that can be read.
+        ValueError: The folder has no photo that can be read.
     """
     from PIL import Image
 
@@ -192,7 +192,7 @@ def photo_validator(folder: str | Path) -> Callable[[SuperPoint], dict[str, floa
         if len(crops) == VALIDATION_PHOTOS:
             break
     if not crops:
-        raise ValueError(f"{folder}: none of the photos can be read; some are needed to validate on")
+        raise ValueError(f"{folder}: none of the photos can be read; some are needed for validation")
     homographies = sample_homographies(jax.random.key(0), len(crops), VALIDATION_SHAPE, perspective=0.2)
     return partial(
         validation_metrics,

@@ -1,4 +1,4 @@
-"""ONNX by jax2onnx: the network and the decoding in one graph."""
+"""ONNX files, written by jax2onnx: the network and the decoding in one graph."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from superpoint_jax.export.signature import INPUTS, OUTPUTS, extraction_of, inpu
 from superpoint_jax.model import SuperPoint
 
 OPSET = 18
-"""Of ONNX 1.13 (2022), which the runtimes in use read."""
+"""The operator set of ONNX 1.13 (2022), which common runtimes can read."""
 
 
 def export_onnx(
@@ -28,34 +28,32 @@ def export_onnx(
     weights: Literal["inside", "beside"] = "inside",
     **options: Any,
 ) -> list[Path]:
-    """Write `extract` as an ONNX file; the files written.
+    """The paths of the files written, which contain `extract` as ONNX.
 
-    Inputs and outputs are those of `superpoint_jax.export.signature`, the keypoints those of `extract`, fixed K and
-    mask included. The number of images is fixed, as is the size of the arrays; `image_sizes` makes that a largest size:
-    an image in the top-left corner gives what it gives alone.
+    Inputs and outputs are those of `superpoint_jax.export.signature`. The keypoints are those of `extract`, with fixed
+    K and mask. The number of images and the size of the arrays are fixed, but `image_sizes` allows smaller images: an
+    image in the top-left corner of its array gives the same result as without padding.
 
     Args:
-        model: Any SuperPoint; float32.
+        model: Any SuperPoint, in float32.
         path: File to write.
         shape: (height, width) of the arrays.
         channels: 1 for gray, 3 for RGB.
         batch: Number of images.
         weights: "inside" the file, or "beside" it in PATH.data, as ONNX's external data.
-        **options: Of `extract`.
+        **options: Options of `extract`.
 
     Raises:
-        ValueError: An option out of range, or one that ONNX can't have: greedy suppression (the preset "magicleap"),
+        ValueError: An option is out of range, or not possible in ONNX: greedy suppression (the preset "magicleap"), or
             a compute type other than float32.
         ImportError: jax2onnx is not installed.
     """
     config = model.config.replace(**options)
     if config.dtype != "float32":
-        raise ValueError(
-            f"dtype={config.dtype}: ONNX is written in float32; the runtimes lower the precision themselves"
-        )
+        raise ValueError(f"dtype={config.dtype}: ONNX is written in float32; a runtime can lower the precision itself")
     if config.suppression_rule == "greedy":
         raise ValueError(
-            "the greedy suppression of this variant is a loop of scatters that jax2onnx has no counterpart for; export "
+            "the greedy suppression of this variant is a loop of scatters, which jax2onnx can't convert; export "
             'StableHLO, or choose suppression_rule="three_pass", which gives nearly the same keypoints'
         )
     if batch < 1:
@@ -67,8 +65,8 @@ def export_onnx(
 
     shapes = input_shapes(batch, shape, channels)
     features_of = extraction_of(**options)
-    # Traced here, because what the converter puts in the place of JAX's functions while it traces gives float64; and
-    # without windows of four dimensions, which its pooling lacks.
+    # Traced here, because the converter replaces some of JAX's functions while it traces, and these give float64. The
+    # pooling uses no window, because the converter does not support windows of four dimensions.
     network = model.pooled_by_slices()
     traced = jax.make_jaxpr(lambda images, sizes: features_of(network, images, sizes))(*shapes)
     graph: Any = to_onnx(
@@ -85,7 +83,7 @@ def export_onnx(
         onnx.save(graph, path)
         return [path]
     beside = path.with_name(path.name + ".data")
-    beside.unlink(missing_ok=True)  # onnx appends to it
+    beside.unlink(missing_ok=True)  # onnx would append to the file.
     onnx.save(graph, path, save_as_external_data=True, location=beside.name, size_threshold=1024)
     return [path, beside]
 
@@ -109,9 +107,9 @@ _LARGE = 1024
 
 
 def _shrink_constants(graph: Any) -> None:
-    """Constants that hold one value throughout become that value: ONNX broadcasts, JAX's primitives do not.
+    """Replace constants that have one value everywhere by a scalar, because ONNX broadcasts and JAX's primitives don't.
 
-    Else the zeros beyond each image would be written out at full resolution, many times the weights.
+    Otherwise the zeros outside each image would be written at full resolution, many times larger than the weights.
     """
     from onnx import numpy_helper
 

@@ -1,4 +1,4 @@
-"""A file that `jax.export` opens, without this package: on CPU, CUDA and TPU, for any number of images."""
+"""StableHLO files, which `jax.export` opens without this package, on CPU, CUDA and TPU, for any number of images."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ def export_stablehlo(
     weights: Literal["inside", "beside"] = "inside",
     **options: Any,
 ) -> list[Path]:
-    """Write `extract` as a serialised `jax.export.Exported`; the files written.
+    """The paths of the files written, which contain `extract` as a serialised `jax.export.Exported`.
 
-    In any process with JAX, of this or a later version (JAX keeps such files readable for six months at least)::
+    In any process with this or a later version of JAX (JAX keeps such files readable for at least six months)::
 
         function = jax.export.deserialize(pathlib.Path(path).read_bytes())
         keypoints, scores, descriptors, mask = function.call(images, image_sizes)
 
-    The number of images is free. Their size is not, because the decoding is laid out for it; but `image_sizes` makes
-    that a largest size: an image in the top-left corner gives what it gives alone.
+    The number of images is free. The size of the arrays is fixed, but `image_sizes` allows smaller images: an image in
+    the top-left corner of its array gives the same result as without padding.
 
     Args:
         model: Any SuperPoint.
         path: File to write.
         shape: (height, width) of the arrays.
         channels: 1 for gray, 3 for RGB.
-        platforms: Any of "cpu", "cuda", "rocm", "tpu"; one file holds all.
+        platforms: Any of "cpu", "cuda", "rocm", "tpu"; one file serves all of them.
         weights: "inside" the file, or "beside" it in PATH.safetensors, whose arrays are then the first argument:
             `function.call(safetensors.numpy.load_file(path + ".safetensors"), images, image_sizes)`.
-        **options: Of `extract`.
+        **options: Options of `extract`.
 
     Raises:
-        ValueError: An option out of range, or an unknown platform.
+        ValueError: An option is out of range, or a platform is unknown.
         ImportError: flatbuffers is not installed.
     """
     if find_spec("flatbuffers") is None:

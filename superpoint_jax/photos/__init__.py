@@ -1,3 +1,3 @@
-"""From photos of any kind and size to keypoints in pixels of each photo."""
+"""Keypoints of photos of any kind and size, in pixels of each photo."""
 
 from superpoint_jax.photos.extract_images import extract_images as extract_images

@@ -1,4 +1,4 @@
-"""A batch of images of different sizes through the network, and its keypoints back to pixels of each image."""
+"""Keypoints of a batch of images of different sizes, mapped back to pixels of each image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from superpoint_jax.processing import rescale_keypoints
 
 
 def default_batch(platform: str) -> int:
-    """Images per batch on a device: one on a CPU, where more of them take memory and save no time; 32 otherwise."""
+    """Images per batch on a device: 1 on a CPU, where more would cost memory and save no time; 32 otherwise."""
     return 1 if platform == "cpu" else 32
 
 
@@ -31,15 +31,16 @@ def extract_batch(
     place: Callable[[np.ndarray], Any] = jnp.asarray,
     **options: Any,
 ) -> Keypoints:
-    """Keypoints of images [h,w,c], in pixels of these, with a fixed number of rows. Dispatched, not waited for.
+    """Keypoints of images [h,w,c], in their pixels, with a fixed number of rows. They are dispatched, not waited for.
 
     Args:
-        network: A model, or what `openvino.compile` makes of it.
+        network: A model, or the result of `openvino.compile`.
         pixels: At most `rows` images, none larger than `shape`.
-        shape: (height, width) of the array that they are laid into.
-        rows: Images in the array; those above the number of images are empty, and what is found in them is to be left.
-        place: Brings an array to the devices.
-        **options: For `extract`.
+        shape: (height, width) of the array that the images are copied into.
+        rows: Number of images in the array; the images beyond those given are empty, and their keypoints have no
+            meaning.
+        place: Function that moves an array to the devices.
+        **options: Options of `extract`.
     """
     images = np.zeros((rows, *shape, pixels[0].shape[2]), pixels[0].dtype)
     sizes = np.full((rows, 2), CELL_PX, np.int32)
@@ -52,7 +53,7 @@ def extract_batch(
         network,
         place(images),
         image_sizes=place(sizes),
-        max_keypoints=min(capacity, shape[0] * shape[1]),  # -1, all, stays
+        max_keypoints=min(capacity, shape[0] * shape[1]),  # -1, for all keypoints, stays -1.
         **options,
     )
 
@@ -60,8 +61,8 @@ def extract_batch(
 def per_image(found: Keypoints, originals: Sequence[Shape]) -> list[Keypoints]:
     """The valid rows of the first images of a batch, in pixels of the original images of (height, width) `originals`.
 
-    Coordinates are mapped by pixel centres; `image_sizes` become the originals'. The arrays are numpy's: every image
-    has another number of keypoints, and on the device each number would compile what is done with it.
+    Coordinates are mapped by pixel centres, and `image_sizes` become those of the originals. The arrays are numpy's,
+    because each image has its own number of keypoints, and JAX would compile later operations for each number.
     """
     numbers = np.asarray(found.num_detected)
     results = []

@@ -1,4 +1,4 @@
-"""`extract_images`: photos of any kind and size in, a list of their keypoints out."""
+"""`extract_images`: the keypoints of photos of any kind and size, as a list."""
 
 from __future__ import annotations
 
@@ -34,36 +34,36 @@ def extract_images(
 ) -> list[Keypoints]:
     """The keypoints of each image, without padding, in pixels of that image as it was given.
 
-    The images are resized and made gray as the weights need it, sorted into a few shapes and extracted in batches. The
-    result for an image does not depend on the others. Its fields are numpy arrays: keypoints [N,2], scores [N],
-    descriptors [N,D], mask [N] (all True), num_detected, and image_sizes [2], the (height, width) of the given image.
+    The images are resized and converted to gray as the weights need it, sorted into a few shapes and extracted in
+    batches. The result for an image does not depend on the others. Its fields are numpy arrays: keypoints [N,2], scores
+    [N], descriptors [N,D], mask [N] (all True), num_detected, and image_sizes [2], the (height, width) of the given
+    image.
 
-    Not for inside `jit`: use `extract`. For more images than their keypoints fit in memory: `bulk.extract_files`.
+    Inside `jit`, use `extract` instead. If the keypoints of all images don't fit into memory, use `bulk.extract_files`.
 
     Args:
-        model: A model, or what `openvino.choose` or `openvino.compile` makes of it.
+        model: A model, or the result of `openvino.choose` or `openvino.compile`.
         images: A list of paths, open files, Pillow images or arrays ([H,W], or [H,W,C] with 1, 3 or 4 channels; uint8,
-            uint16, bool, or float in [0, 1]). One image, or an array [B,H,W,C], will do as well. Files are turned
-            upright by their EXIF data; Pillow images are taken as they stand.
-        processor: What is done to the images first. By default what the model's configuration asks for, which is also
-            what `save_pretrained` writes; a folder with another preprocessor_config.json needs
-            `SuperPointImageProcessor.from_pretrained(folder)` here.
-        resize: Images whose longer side is above it are reduced to it, in pixels; 0 leaves all as they are. By default
-            what the processor says (1024 for the weights in the package).
-        upscale: Images whose longer side is below `resize` are enlarged to it, too.
-        pad_multiple: Heights and widths of arrays are multiples of it, in pixels. No result depends on it.
-        max_shapes: Shapes, and so compilations, at most. No result depends on it.
+            uint16, bool, or float in [0, 1]). A single image or an array [B,H,W,C] is also accepted. Files are turned
+            upright by their EXIF data; Pillow images are used as they are.
+        processor: Preprocessing of the images. By default that of the model's configuration, which comes from the
+            preprocessor_config.json of the folder that the model was loaded from, if there was one.
+        resize: Images are reduced to this longer side, in pixels; 0 never reduces. By default the processor's size
+            (1024 for the weights in the package).
+        upscale: Images whose longer side is below `resize` are also enlarged to it.
+        pad_multiple: Heights and widths of arrays are multiples of this, in pixels. It changes no result.
+        max_shapes: Largest number of array shapes, each of which is compiled. It changes no result.
         batch: Images per batch; by default 1 on a CPU and 32 otherwise.
         max_pixels: Larger files are refused before they are decoded.
         **options: Any option of `extract`: `max_keypoints`, `keypoint_threshold`, `nms_radius`, `dtype`, ...
 
     Raises:
-        ImageError: A file that can't be read as an image, or an image that is too small; the message names it.
-        ValueError: An array that is no image, or an option out of range.
-        TypeError: An option that does not exist.
+        ImageError: A file can't be read as an image, or an image is too small; the message names it.
+        ValueError: An array is not an image, or an option is out of range.
+        TypeError: An option does not exist.
     """
     processor = prepared(processor or SuperPointImageProcessor.for_config(model.config), resize, upscale=upscale)
-    # Paths and Pillow images are decoded batch by batch; the rest is here already.
+    # Paths and Pillow images are decoded later, batch by batch; everything else becomes an array now.
     sources = [
         image if isinstance(image, str | Path) or hasattr(image, "getbands") else as_array(image, max_pixels=max_pixels)
         for image in as_list(images)
@@ -86,6 +86,6 @@ def extract_images(
 
 
 def _name(sources: Sequence[Any], index: int) -> str:
-    """How messages call an image."""
+    """The name of an image in messages."""
     source = sources[index]
     return str(source) if isinstance(source, str | Path) else f"image {index}"

@@ -1,4 +1,4 @@
-"""From one image of any kind to the pixels that the network sees. Every caller reads its images here."""
+"""The pixels that the network sees, from one image of any kind. Every caller reads its images here."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ from superpoint_jax.processing.processor import SuperPointImageProcessor
 def prepared(
     processor: SuperPointImageProcessor, resize: int | None, *, upscale: bool = False
 ) -> SuperPointImageProcessor:
-    """The processor with another long side, and with bytes as its result where the model divides them by 255 itself.
+    """The processor with another long side, and with bytes as its result if the model divides them by 255 itself.
 
-    Bytes are a quarter of what travels between processes and to the device.
+    Compared with floats, bytes are a quarter of the data sent between processes and to the device.
 
     Args:
-        processor: What belongs to the weights.
-        resize: Images whose longer side is above it are reduced to it, in pixels; 0 leaves all as they are; None keeps
-            the processor's rule.
-        upscale: Images whose longer side is below `resize` are enlarged to it, too.
+        processor: The processor that belongs to the weights.
+        resize: Images are reduced to this longer side, in pixels; 0 never reduces; None keeps the processor's size.
+        upscale: Images whose longer side is below `resize` are also enlarged to it.
 
     Raises:
-        ValueError: A `resize` below one cell of the network, or `upscale` without one.
+        ValueError: `resize` is smaller than one cell of the network, or `upscale` has no `resize`.
     """
     changes: dict[str, Any] = {}
     makes_floats = processor.do_grayscale and processor.grayscale_rule == "huggingface"
@@ -54,14 +53,14 @@ def check_resize(resize: int | None, *, upscale: bool = False) -> None:
 
 
 def size_of(image: Any, *, max_pixels: int | None = None) -> Shape:
-    """(height, width) of an image before any processing; of a file, from its header alone.
+    """(height, width) of an image before any processing; of a file, only the header is read.
 
     Raises:
-        ImageError: A file that can't be read as an image.
+        ImageError: A file can't be read as an image.
     """
     if isinstance(image, str | Path):
         return read_size(image, max_pixels=max_pixels)
-    if hasattr(image, "getbands"):  # a Pillow image
+    if hasattr(image, "getbands"):  # A Pillow image.
         return image.height, image.width
     shape = np.shape(image)
     return shape[0], shape[1]
@@ -71,7 +70,7 @@ def network_size(size: Shape, processor: SuperPointImageProcessor, name: str) ->
     """(height, width) at which the network sees an image of that size.
 
     Raises:
-        ImageError: It is smaller than one cell of the network. The message has the name.
+        ImageError: That is smaller than one cell of the network; the message has the name.
     """
     target = processor.target_size(*size)
     if min(target) < CELL_PX:
@@ -82,13 +81,13 @@ def network_size(size: Shape, processor: SuperPointImageProcessor, name: str) ->
 def read_pixels(
     image: Any, processor: SuperPointImageProcessor, *, max_pixels: int | None = None
 ) -> UInt8[np.ndarray, "h w c"] | Float32[np.ndarray, "h w c"]:
-    """The pixels that the network sees: one channel where the processor makes gray, else three.
+    """The pixels that the network sees: one channel if the processor converts to gray, else three.
 
     Raises:
-        ImageError: A file that can't be read as an image.
-        ValueError: An array that is no image.
+        ImageError: A file can't be read as an image.
+        ValueError: An array is not an image.
     """
     values = processor.preprocess([as_array(image, max_pixels=max_pixels)], return_tensors="np", pad_multiple=1)
     pixels = values.pixel_values[0]
-    # Hugging Face's gray has three equal channels.
+    # The gray of Hugging Face has three equal channels.
     return pixels[..., :1] if processor.do_grayscale else np.broadcast_to(pixels, (*pixels.shape[:2], 3))

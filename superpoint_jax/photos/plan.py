@@ -1,4 +1,4 @@
-"""Which images go together: a few shapes for many sizes, filled into batches in a fixed order."""
+"""A plan of batches: images of many sizes are put into arrays of a few shapes, in a fixed order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Batch(Generic[Name]):
 
     Attributes:
         shape: (height, width) of the arrays.
-        names: What the images are called; at most as many as the batch has rows.
+        names: Names of the images, at most as many as the batch has rows.
     """
 
     shape: Shape
@@ -29,11 +29,11 @@ class Batch(Generic[Name]):
 
 @dataclass(frozen=True)
 class Plan(Generic[Name]):
-    """What is to be done, as parts that are done wholly or not at all.
+    """The work, divided into parts, each of which is done completely or not at all.
 
     Attributes:
         parts: The batches of each part.
-        shapes: How many images go into arrays of each shape: as many compilations as there are shapes.
+        shapes: Number of images in arrays of each shape; each shape is compiled once.
         padding: Fraction of all pixels that is padding.
     """
 
@@ -45,20 +45,20 @@ class Plan(Generic[Name]):
 def make_plan(
     sizes: Mapping[Name, Shape], *, batch: int, part: int, multiple: int = 64, max_shapes: int = 8
 ) -> Plan[Name]:
-    """The same plan for the same images, whatever has been done of it already.
+    """The plan for these images; the same images always give the same plan.
 
     Args:
         sizes: (height, width) of each image as the network will see it, by name.
         batch: Images per batch.
         part: Images per part, about.
-        multiple: Heights and widths of arrays are multiples of it.
-        max_shapes: Shapes at most; those that cost the least padding are joined.
+        multiple: Heights and widths of arrays are multiples of this, in pixels.
+        max_shapes: Largest number of shapes; if there are more, those that cost the least padding are joined.
     """
     shape_of = choose_shapes(Counter(sizes.values()), multiple=multiple, max_shapes=max_shapes)
     members: dict[Shape, list[Name]] = {}
     for name in sorted(sizes):
         members.setdefault(shape_of[sizes[name]], []).append(name)
-    # The largest first: what does not fit in memory fails at once.
+    # The largest shape comes first, so that a run that does not fit into memory fails at once.
     batches = [
         Batch(shape, tuple(names[i : i + batch]))
         for shape, names in sorted(members.items(), key=lambda item: -item[0][0] * item[0][1])
@@ -72,9 +72,10 @@ def make_plan(
 
 
 def choose_shapes(counts: Mapping[Shape, int], *, multiple: int, max_shapes: int) -> dict[Shape, Shape]:
-    """The shape of the array for each size: the next multiples, then joined pair by pair until they are few enough.
+    """The shape of the array for each image size.
 
-    Each time the two shapes are joined whose common shape adds the fewest pixels over all their images.
+    Sizes are rounded up to multiples; then two shapes at a time are joined until there are at most `max_shapes`. Each
+    time, these are the two whose common shape adds the fewest pixels over all their images.
     """
     rounded = {size: _rounded(size, multiple) for size in counts}
     images: Counter[Shape] = Counter()
@@ -99,7 +100,7 @@ def choose_shapes(counts: Mapping[Shape, int], *, multiple: int, max_shapes: int
         price, a, b = heapq.heappop(heap)
         if a not in images or b not in images:
             continue
-        if price != (now := cost(a, b)):  # One of them has grown since.
+        if price != (now := cost(a, b)):  # One of the two has got more images since.
             heapq.heappush(heap, (now, a, b))
             continue
         both: Shape = (max(a[0], b[0]), max(a[1], b[1]))
@@ -126,11 +127,12 @@ def _rounded(shape: Shape, multiple: int) -> Shape:
 
 
 MAX_DISTINCT = 256
-"""The search over pairs is quadratic; beyond this many distinct shapes they are rounded more coarsely first."""
+"""Beyond this many distinct shapes, they are first rounded more coarsely, because the search over pairs is quadratic.
+"""
 
 
 def _coarsened(images: Mapping[Shape, int], multiple: int) -> dict[Shape, Shape]:
-    """Shapes rounded up to a multiple large enough that few are distinct."""
+    """The shapes rounded up to a multiple so large that at most `MAX_DISTINCT` are distinct."""
     while True:
         coarse = {shape: _rounded(shape, multiple) for shape in images}
         if len(set(coarse.values())) <= MAX_DISTINCT:
@@ -139,5 +141,5 @@ def _coarsened(images: Mapping[Shape, int], multiple: int) -> dict[Shape, Shape]
 
 
 def names_of(part: Sequence[Batch[Name]]) -> list[Name]:
-    """All images of a part."""
+    """Names of all images of a part."""
     return [name for batch in part for name in batch.names]

@@ -1,4 +1,4 @@
-"""Pseudo-labels: homographic adaptation of any detector, a network's or a classical one's.
+"""Pseudo-labels by homographic adaptation of any detector, a network or a classical one.
 
 Source: paper, section 5.
 """
@@ -24,10 +24,11 @@ from superpoint_jax.openvino import CompiledSuperPoint
 from superpoint_jax.training.labelled import as_float
 
 Detector = Callable[[Array], Array]
-"""Images [B,H,W,1] in [0, 1] to a heat map [B,H,W] in [0, 1]: a function, or a pytree that can be called."""
+"""Maps images [B,H,W,1] in [0, 1] to heat maps [B,H,W] in [0, 1]: a function, or a pytree that can be called."""
 
 FILL_MARGIN_PX = 6
-"""Detections nearer than this to where a warped image ends are not counted: the end itself looks like an edge."""
+"""Detections nearer than this to the border of a warped image are not counted, because the border looks like an edge.
+"""
 
 
 def corner_heat(
@@ -38,10 +39,11 @@ def corner_heat(
     floor: float = 1e-4,
     spread_px: float = 1.0,
 ) -> Float[Array, "b h w"]:
-    """Corners of Shi and Tomasi as a heat map: a small bump of height 1 at each.
+    """A heat map of the corners of Shi and Tomasi, with a small bump of height 1 at each corner.
 
-    A corner is the maximum of its (2 radius + 1)^2 window in the smaller eigenvalue of the structure tensor, and more
-    than `quality` times the largest of the image and than `floor` (squared gray value; sensor noise stays below).
+    The measure is the smaller eigenvalue of the structure tensor. A corner is a pixel where it is the maximum of the
+    (2 radius + 1)^2 window, above `quality` times its maximum over the image, and above `floor` (squared gray value,
+    more than sensor noise reaches).
 
     Source: Shi and Tomasi, "Good Features to Track" (1994).
     """
@@ -59,13 +61,13 @@ def corner_heat(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class NetworkHeat:
-    """The score map of a model as a detector, in the compute type `dtype`."""
+    """A detector whose heat map is the score map of a model, in the compute type `dtype`."""
 
     model: SuperPoint | CompiledSuperPoint
     dtype: str = field(default="float32", metadata=dict(static=True))
 
     def __call__(self, images: Float[Array, "b h w 1"]) -> Float[Array, "b h w"]:
-        """The heat map."""
+        """The heat maps."""
         return score_map(self.model(images, dtype=self.dtype).logits, rule=self.model.rules.score_rule)
 
 
@@ -77,16 +79,16 @@ def homographic_adaptation(
     detector: Detector,
     num_homographies: int = 40,
 ) -> Float[Array, "b h w"]:
-    """How often a pixel is detected when the image is seen through random homographies: the mean heat, in [0, 1].
+    """The mean heat of each pixel, in [0, 1], over random views of the image through homographies.
 
-    The identity is always among them. Each pixel's mean is over the homographies that show it.
+    The first view is the image itself. The mean of a pixel is taken over the views that show it.
 
     Args:
         key: Source of randomness; the same key gives the same homographies.
-        images: In [0, 1]; H and W multiples of 8 for a network.
-        image_sizes: Valid (height, width) in the top-left corner of each.
-        detector: Heat map of a batch of images.
-        num_homographies: How many, the identity among them.
+        images: Images in [0, 1]; for a network, H and W are multiples of 8.
+        image_sizes: (height, width) of the valid area in the top-left corner of each image.
+        detector: The detector.
+        num_homographies: Number of views, including the image itself.
     """
     if not isinstance(detector, NetworkHeat):
         detector = jax.tree_util.Partial(detector)
@@ -112,14 +114,14 @@ def _adapt(key: PRNGKey, images: Array, image_sizes: Array, detector: Detector, 
         homographies = jnp.where(step == 0, jnp.eye(3)[None], random)
         warped, valid = warp_images(images, homographies, image_sizes=image_sizes)
         counted = _shrink(valid, FILL_MARGIN_PX)
-        # Back in the frame of the image: its pixel x is at H x in the view.
+        # Warped back to the image, whose pixel x is at H x in the view.
         both = jnp.stack([jnp.where(counted, detector(warped), 0), counted.astype(jnp.float32)], axis=-1)
         back, _ = warp_images(both, inverse(homographies))
         return (total[0] + back[..., 0], total[1] + back[..., 1]), None
 
     zeros = jnp.zeros((batch, height, width))
     (heat, count), _ = lax.scan(view, (zeros, zeros), jnp.arange(num_homographies))
-    # A pixel seen in few views has no say: one lucky detection would be a sure label.
+    # A pixel seen in few views must not become a certain label by one lucky detection.
     return heat / jnp.maximum(count, num_homographies / 4)
 
 
@@ -131,7 +133,7 @@ def label_corners(
     threshold: float | Array = 0.12,
     max_corners: int = 512,
 ) -> tuple[Float[Array, "b n 2"], Bool[Array, "b n"]]:
-    """The peaks of an averaged heat map as corners with sub-pixel positions, and which rows are valid."""
+    """Corners at the peaks of an averaged heat map, with sub-pixel positions, and the mask of valid rows."""
     config = SuperPointConfig(max_keypoints=max_corners, border_rule="image", refinement="soft_argmax")
     corners_xy, _, mask, _ = select_keypoints(heat, image_sizes, config=config, keypoint_threshold=threshold)
     return corners_xy, mask
@@ -148,10 +150,10 @@ def label_photos(
     max_corners: int = 512,
     batch: int = 8,
 ) -> tuple[Float[np.ndarray, "n p 2"], Bool[np.ndarray, "n p"]]:
-    """Corners of many photos by homographic adaptation, in batches, with a progress bar; see `label_corners`."""
+    """Corners of many photos and their mask, by homographic adaptation in batches; see `label_corners`."""
     corners, masks = [], []
     for start in tqdm(range(0, len(images), batch), desc="labels", unit="batch"):
-        # The last batch is filled up with the last photo: one compilation for all.
+        # The last batch is filled with copies of the last photo, so that one compilation serves all batches.
         index = np.minimum(np.arange(start, start + batch), len(images) - 1)
         sizes = jnp.asarray(image_sizes[index])
         heat = homographic_adaptation(
@@ -173,7 +175,7 @@ def _shrink(valid: Array, margin_px: int) -> Array:
 
 
 def _smooth(x: Array, sigma: float) -> Array:
-    """Gaussian smoothing of [B,H,W], separable, zeros outside."""
+    """[B,H,W] smoothed by a separable Gaussian, with zeros outside."""
     radius = round(3 * sigma)
     offsets = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
     kernel = jnp.exp(-(offsets**2) / (2 * sigma**2))

@@ -1,4 +1,4 @@
-"""Photometric changes: what light, lens and sensor do to an image. Jitted, explicit keys, a draw an image."""
+"""Photometric changes: what light, lens and sensor do to an image. Each image of a batch gets its own random change."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def photometric(key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: floa
 
     Args:
         key: Source of randomness.
-        images: In [0, 1].
-        strength: 0 leaves them as they are; 1 is the strength that the shipped weights were trained with.
+        images: Images in [0, 1].
+        strength: 0 changes nothing; 1 is the strength that the weights in the package were trained with.
     """
     blur_key, shade_key, light_key, noise_key = jax.random.split(key, 4)
     images = blur(blur_key, images, strength=strength)
@@ -31,7 +31,7 @@ def photometric(key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: floa
 
 
 def blur(key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.0) -> Float[Array, "b h w 1"]:
-    """A third of the images blurred by a Gaussian, a sixth by motion along a line; the border is repeated."""
+    """The images, a third of them blurred by a Gaussian and a sixth by motion along a line; the border is repeated."""
     kind_key, sigma_key, angle_key, length_key = jax.random.split(key, 4)
     batch = images.shape[0]
     r = KERNEL_RADIUS_PX
@@ -61,7 +61,7 @@ def blur(key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.0
 
 
 def shade(key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.0) -> Float[Array, "b h w 1"]:
-    """A smooth shadow or highlight: the images times 1 + a exp(-distance^2), a of either sign."""
+    """The images with a smooth shadow or highlight: multiplied by 1 + a exp(-distance^2), with a of either sign."""
     center_key, size_key, depth_key = jax.random.split(key, 3)
     batch, height, width, _ = images.shape
     center = jax.random.uniform(center_key, (batch, 2))
@@ -73,7 +73,7 @@ def shade(key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.
 
 
 def light(key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.0) -> Float[Array, "b h w 1"]:
-    """Contrast about the mean, gamma and brightness, each on its own."""
+    """The images with changed contrast about the mean, gamma and brightness, drawn independently."""
     contrast_key, gamma_key, brightness_key = jax.random.split(key, 3)
     shape = (images.shape[0], 1, 1, 1)
     contrast = 1 + strength * jax.random.uniform(contrast_key, shape, minval=-0.5, maxval=0.5)
@@ -85,10 +85,10 @@ def light(key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.
 
 
 def add_noise(key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.0) -> Float[Array, "b h w 1"]:
-    """Gaussian noise of the sensor: part constant, part growing with the light."""
+    """The images with Gaussian sensor noise, of which one part is constant and one grows with the gray value."""
     level_key, speckle_key, noise_key = jax.random.split(key, 3)
     shape = (images.shape[0], 1, 1, 1)
-    # Squared, so that most images have little.
+    # Squared, so that most images have little noise.
     level = strength * 0.06 * jax.random.uniform(level_key, shape) ** 2
     speckle = strength * 0.06 * jax.random.uniform(speckle_key, shape) ** 2
     return images + (level + speckle * images) * jax.random.normal(noise_key, images.shape)

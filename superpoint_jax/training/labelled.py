@@ -1,4 +1,4 @@
-"""A folder of photos as arrays on the device."""
+"""Photos with labels, as arrays, and photos read from a folder."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Photos:
 
     Attributes:
         images: Gray values.
-        sizes: (height, width) of each.
-        corners_xy: Labels in pixels.
-        corners_mask: False rows are padding.
+        sizes: (height, width) of each photo.
+        corners_xy: Positions of the labels, in pixels.
+        corners_mask: False for rows that are padding.
     """
 
     images: UInt8[Array, "n h w"]
@@ -36,12 +36,13 @@ class Photos:
 
 
 def load_photos(folder: str | Path, *, side: int = 480) -> tuple[np.ndarray, np.ndarray, list[Path]]:
-    """Gray photos (uint8 [N,side,side], sizes int32 [N,2], paths), each resized to a long side of at most `side` px.
+    """The photos of a folder in gray (uint8 [N,side,side]), their sizes (int32 [N,2]) and paths.
 
-    Files that cannot be read are named in the log and skipped; those smaller than a quarter of `side` are skipped too.
+    Larger photos are reduced to a long side of `side` pixels. Photos that can't be read, or whose short side is below a
+    quarter of `side`, are named in the log and skipped.
 
     Raises:
-        ValueError: No folder, no image in it, or none that can be read.
+        ValueError: There is no such folder, no photo in it, or none that can be used.
     """
     from PIL import Image
 
@@ -70,5 +71,5 @@ def load_photos(folder: str | Path, *, side: int = 480) -> tuple[np.ndarray, np.
 
 
 def as_float(images: UInt8[Array, "*b h w"]) -> Float[Array, "*b h w 1"]:
-    """uint8 to float in [0, 1] with a channel axis."""
+    """The images as float in [0, 1] with a channel axis."""
     return jnp.asarray(images)[..., None].astype(jnp.float32) / 255

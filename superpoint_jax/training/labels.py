@@ -1,4 +1,4 @@
-"""Labels of photos by homographic adaptation, as a file that training reads."""
+"""Labels of photos by homographic adaptation, kept in a file that training reads."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from superpoint_jax.training.labelled import Photos, load_photos
 from superpoint_jax.weights import from_pretrained
 
 PACKAGE = "ours"
-"""Name of the weights in the package, where a model is asked for."""
+"""Name of the weights in the package, in options that name a model."""
 CORNERS = "corners"
 """Name of the detector that needs no training: the corners of Shi and Tomasi."""
 MIN_CORNERS = 20
-"""Photos with fewer labels teach nothing: a view of them is mostly empty."""
+"""Photos with fewer labels are not used for training, because their views are mostly empty."""
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +35,9 @@ class Labelling:
     homographies: int = 40
     """Views per photo."""
     threshold: float | None = None
-    """Smallest mean heat of a label; by default 0.12 for corners and 0.015 for a model."""
+    """Smallest mean heat of a label; by default 0.12 for "corners" and 0.015 for a model."""
     max_corners: int = 512
-    """The strongest corners of a photo are kept, at most this many."""
+    """At most this many corners per photo are kept, the strongest."""
     side: int = 480
     """Long side of the photos, in pixels."""
 
@@ -45,20 +45,20 @@ class Labelling:
 def label_folder(
     data: Path, out: Path, *, labelling: Labelling, detector: str = CORNERS, dtype: ComputeDtype = "float32", seed: int
 ) -> None:
-    """Label the photos of a folder and write them, gray, with sizes, corners and a mask, to a file (.npz).
+    """Label the photos of a folder and write them, in gray, with sizes, corners and a mask, to a file (.npz).
 
-    Photos that can't be read are named in the log and left out. The file appears whole or not at all.
+    Photos that can't be read are named in the log and left out. The file appears complete or not at all.
 
     Args:
         data: Folder of photos.
         out: File to write.
-        labelling: See there.
-        detector: "corners", "ours", or a model for `from_pretrained`.
-        dtype: Compute type of a model.
+        labelling: How the photos are labelled.
+        detector: "corners", "ours", or anything that `from_pretrained` takes.
+        dtype: Compute type of the model.
         seed: Seed of the homographies.
 
     Raises:
-        ValueError: No photo in the folder that can be read.
+        ValueError: The folder has no photo that can be read.
     """
     images, sizes, paths = load_photos(data, side=labelling.side)
     heat, threshold = corner_heat, 0.12
@@ -81,16 +81,16 @@ def label_folder(
 
 
 def read_labels(path: Path) -> Photos:
-    """The photos of a file that `label_folder` wrote, without those that have hardly any corner.
+    """The photos of a file written by `label_folder`, without those that have fewer than `MIN_CORNERS` corners.
 
     Raises:
-        ValueError: A file that holds something else, or no photo with enough corners.
+        ValueError: The file contains something else, or no photo with enough corners.
     """
     with np.load(path) as file:
         missing = {"images", "sizes", "corners_xy", "corners_mask"} - set(file)
         if missing:
             raise ValueError(
-                f"{path} holds no labels ({', '.join(sorted(missing))} missing); make it with `train adapt`"
+                f"{path} contains no labels ({', '.join(sorted(missing))} missing); make it with `train adapt`"
             )
         use = file["corners_mask"].sum(axis=1) >= MIN_CORNERS
         if not use.any():
@@ -104,10 +104,10 @@ def read_labels(path: Path) -> Photos:
 
 
 def load_model(name: str) -> SuperPoint:
-    """A model to start or to label with: "ours", the one in the package, or one for `from_pretrained`."""
+    """The model of a name: "ours" for the weights in the package, or anything that `from_pretrained` takes."""
     return from_pretrained() if name == PACKAGE else from_pretrained(name)
 
 
 def new_model(seed: int) -> SuperPoint:
-    """Random weights with the decoding of the weights in the package."""
+    """A model with random weights, which decodes keypoints as the weights in the package do."""
     return SuperPoint(SuperPointConfig.preset("superpoint_jax"), rngs=nnx.Rngs(seed))

@@ -1,7 +1,7 @@
-"""Layers for training on a CPU, where XLA takes long for two gradients: of a convolution to its kernel, of a pooling.
+"""Layers for training on a CPU, where XLA is slow at two gradients: of a convolution's kernel and of a pooling.
 
-They compute what the network's own layers compute. Measured on two cores, 16 images of 120x160 with 64 channels,
-float32: the kernel's gradient takes 260 ms instead of 780, that of the pooling 40 ms instead of 250.
+They compute what the network's own layers compute. On two cores, for 16 images of 120x160 with 64 channels in float32,
+the gradient of the kernel takes 260 ms instead of 780, and that of the pooling 40 ms instead of 250.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from jaxtyping import Float
 from superpoint_jax.model import SuperPoint
 
 STRIP_BYTES = 2**21
-"""Working set of a strip of rows: what stays in the second-level caches of two or more cores."""
+"""Size of the working set of a strip of rows, which fits the second-level caches of two or more cores."""
 
 
 def for_training_on_cpu(model: SuperPoint) -> SuperPoint:
-    """The model with the same arrays, and the layers of this file in place of its own."""
+    """The model with the same arrays and with the layers of this module instead of its own."""
     model = model.pooled_by_slices()
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.Conv):
@@ -50,16 +50,16 @@ conv.defvjp(_forward, _backward)
 
 
 def _conv_general_dilated(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
-    """`conv` in the place of `lax.conv_general_dilated`, whose other arguments are always the same here."""
+    """The result of `conv`, called instead of `lax.conv_general_dilated`, whose other arguments never change here."""
     if kernel.shape[:2] == (1, 1):
         return jnp.matmul(x, kernel[0, 0], precision=lax.Precision.HIGHEST)
     return conv(x, kernel)
 
 
 def kernel_gradient(x: Float[Array, "b h w c"], gradient: Float[Array, "b h w c2"]) -> Float[Array, "3 3 c c2"]:
-    """Gradient to the kernel of `conv`, from that of its output: nine products of matrices, in float32.
+    """Gradient of the kernel of `conv`, from the gradient of its output, as nine matrix products in float32.
 
-    The images stand one below the other with a row of zeros between them, and are taken in strips of rows.
+    The images are stacked vertically with a row of zeros between them, and processed in strips of rows.
     """
     width, channels, features = x.shape[2], x.shape[3], gradient.shape[3]
     if channels == 1:
@@ -74,7 +74,7 @@ def kernel_gradient(x: Float[Array, "b h w c"], gradient: Float[Array, "b h w c2
     def add_strip(total: Array, index: Array) -> tuple[Array, None]:
         x_strip = lax.dynamic_slice_in_dim(x, index * rows, rows + 2)
         gradient_strip = lax.dynamic_slice_in_dim(gradient, index * rows, rows)
-        # Shifting the gradient to the right is shifting x to the left: its taps come in reverse.
+        # A shift of the gradient to the right stands for a shift of x to the left, so the taps are in reverse order.
         taps = jnp.concatenate([gradient_strip[:, j : j + width] for j in (2, 1, 0)], axis=-1).reshape(-1, 3 * features)
         shifted = [x_strip[i : i + rows].reshape(-1, channels) for i in range(3)]
         products = [lax.dot(rows_of_x.T, taps, precision=lax.Precision.HIGHEST) for rows_of_x in shifted]
@@ -93,7 +93,7 @@ def _one_image(images: Float[Array, "b h w c"]) -> Float[Array, "h2 w c"]:
 def _kernel_gradient_of_gray(
     x: Float[Array, "b h w 1"], gradient: Float[Array, "b h w c2"]
 ) -> Float[Array, "3 3 1 c2"]:
-    """One product: of one channel, the nine shifted images are small."""
+    """The kernel gradient for one channel, as one matrix product, because the nine shifted images are small."""
     _, height, width, features = gradient.shape
     padded = jnp.pad(x[..., 0].astype(jnp.float32), ((0, 0), (1, 1), (1, 1)))
     shifted = [padded[:, i : i + height, j : j + width].reshape(-1) for i in range(3) for j in range(3)]

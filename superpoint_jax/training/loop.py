@@ -1,7 +1,7 @@
 """The training step and the loop around it.
 
-The state is a pytree; a step is one jitted function of (state, photos), which draws its own data from the seed and the
-step's number. So a run that is resumed from a checkpoint continues bit for bit.
+The state is a pytree. A step is one jitted function of (state, photos), which draws its data from the seed and the
+number of the step. So a run that resumes from a checkpoint gives bitwise the same result as one without interruption.
 """
 
 from __future__ import annotations
@@ -44,34 +44,35 @@ from superpoint_jax.training.synthetic import render_shapes
 log = logging.getLogger(__name__)
 
 MAX_LOG_SCALE = math.log(100.0)
-"""The learned inverse temperature stays below 100, as in CLIP: beyond, single pairs dominate the gradient."""
+"""Limit of the learned inverse temperature, 100 as in CLIP; beyond it, single pairs dominate the gradient."""
 
 
 def fastest_dtype() -> ComputeDtype:
-    """float32 on a CPU, where XLA computes bfloat16 in float32 and converts; bfloat16 on an accelerator."""
+    """The faster compute type: bfloat16 on an accelerator, float32 on a CPU, where XLA only emulates bfloat16."""
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One run. Hashable: a static argument of the step.
+    """Configuration of a run. It is hashable, because it is a static argument of the step.
 
     Attributes:
         steps: Length of the run, in optimiser steps.
-        photos: Photos a step, two views of each; 0 trains the detector on synthetic shapes alone (MagicPoint).
-        shapes: Images of synthetic shapes a step.
-        pairs: How views are drawn; its `shape` is that of the synthetic images too.
+        photos: Photos per micro-batch, with two views each; 0 trains the detector on synthetic shapes only
+            (MagicPoint).
+        shapes: Images of synthetic shapes per micro-batch.
+        pairs: How views are drawn; its `shape` is also that of the synthetic images.
         learning_rate: Peak of the one-cycle schedule.
         warmup: Fraction of the steps before the peak.
-        weight_decay: Of AdamW, on kernels.
+        weight_decay: Weight decay of AdamW, on kernels.
         clip_norm: Largest norm of the gradient.
-        ema_decay: Of the running average of the weights, which is what is validated and saved.
+        ema_decay: Decay of the running average of the weights, which is validated and saved.
         descriptor_loss: "info_nce", or the paper's "hinge".
-        descriptor_weight: Of the descriptor loss beside the detector loss.
+        descriptor_weight: Weight of the descriptor loss; that of the detector loss is 1.
         dtype: Compute type; the weights and the optimiser are float32. By default the faster one on this platform.
-        seed: Of everything drawn.
-        accumulate: Micro-batches a step, each of `photos` and `shapes` images; the mean of their gradients is applied.
-            They are shared out among the devices: what a step computes does not depend on how many there are.
+        seed: Seed of everything that is drawn.
+        accumulate: Micro-batches per step; the mean of their gradients is applied. They are divided among the devices,
+            whose number does not change what a step computes.
     """
 
     steps: int = 5000
@@ -97,13 +98,13 @@ class TrainConfig:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that changes in a run.
+    """Everything that changes during a run. The types are loose, because Orbax puts None in the place of arrays.
 
     Attributes:
         params: {"model": the parameters, "log_scale": logarithm of InfoNCE's inverse temperature}.
         ema: Running average of `params`.
         optimizer: State of the optimiser.
-        step: Steps done, int32 []. Untyped, as the others: Orbax puts None where the arrays were.
+        step: Number of steps done, int32 [].
     """
 
     params: dict[str, Any]
@@ -117,7 +118,7 @@ class Diverged(FloatingPointError):
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Clipping, then AdamW with a one-cycle cosine schedule and decay on kernels alone."""
+    """The optimiser: clipping, then AdamW with a one-cycle cosine schedule and weight decay only on kernels."""
     schedule = optax.cosine_onecycle_schedule(
         config.steps, config.learning_rate, pct_start=config.warmup, div_factor=25, final_div_factor=100
     )
@@ -130,7 +131,7 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def create_state(model: SuperPoint, config: TrainConfig) -> TrainState:
-    """The start of a run from the model's weights."""
+    """The initial state of a run that starts from the weights of the model."""
     params = {"model": nnx.state(model, nnx.Param), "log_scale": jnp.asarray(math.log(20.0), jnp.float32)}
     params = jax.tree.map(jnp.copy, params)
     return TrainState(
@@ -142,7 +143,7 @@ def create_state(model: SuperPoint, config: TrainConfig) -> TrainState:
 
 
 def trained_model(model: SuperPoint, state: TrainState) -> SuperPoint:
-    """The model with the run's averaged weights."""
+    """The model with the averaged weights of the run."""
     graph, _, rest = nnx.split(model, nnx.Param, ...)
     return nnx.merge(graph, state.ema["model"], rest)
 
@@ -151,16 +152,16 @@ def trained_model(model: SuperPoint, state: TrainState) -> SuperPoint:
 def train_step(
     state: TrainState, model: SuperPoint, photos: Photos | None, *, config: TrainConfig, mesh: Mesh | None = None
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """One optimiser step on data drawn from (seed, step); returns the new state and the metrics of the step.
+    """The new state and the metrics after one optimiser step on data drawn from (seed, step).
 
-    `model` gives the structure and what is not trained (running statistics); its own parameters are not read. `mesh` is
-    that of `data_mesh`; everything is replicated over it, and the micro-batches are shared out.
+    `model` gives the structure and what is not trained (running statistics); its parameters are not read. `mesh` comes
+    from `data_mesh`; the arguments are replicated over it, and the micro-batches are divided among its devices.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     gradient, metrics = mean_gradient(state.params, model, photos, key, config=config, mesh=mesh)
     updates, optimizer = make_optimizer(config).update(gradient, state.optimizer, state.params)
     params = cast(dict[str, Any], optax.apply_updates(state.params, updates))
-    # Early averages would remember the random start.
+    # With the full decay, early averages would be dominated by the initial weights.
     decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
     ema = jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, state.ema, params)
     metrics["gradient_norm"] = optax.tree.norm(gradient)
@@ -176,10 +177,10 @@ def mean_gradient(
     config: TrainConfig,
     mesh: Mesh | None = None,
 ) -> tuple[dict[str, Any], dict[str, Float[Array, ""]]]:
-    """Gradient and metrics of a step, means over its `config.accumulate` micro-batches.
+    """Gradient and metrics of a step, as means over its `config.accumulate` micro-batches.
 
-    Micro-batch i is drawn from `fold_in(key, i)`; where there is only one, from `key` itself. A device has one in
-    memory at a time; with a `mesh`, each has `config.accumulate / mesh.size` of them one after the other.
+    Micro-batch i is drawn from `fold_in(key, i)`; if there is only one, it is drawn from `key`. Each device computes
+    its micro-batches one after the other; with a `mesh`, that is `config.accumulate / mesh.size` per device.
     """
     graph, _, rest = nnx.split(model, nnx.Param, ...)
 
@@ -196,7 +197,7 @@ def mean_gradient(
     def total_of(params: Any, rest: Any, photos: Photos | None, key: Array) -> Any:
         indices = jnp.arange(config.accumulate)
         if mesh is not None:
-            # Each device sums its own gradients; one sum over the mesh follows.
+            # Each device sums its gradients, before one sum over the mesh.
             device = jax.lax.axis_index(_DATA)
             params, rest, photos, key = vary_like((params, rest, photos, key), device)
             indices = device * len(indices) // mesh.size + indices[: len(indices) // mesh.size]
@@ -219,17 +220,17 @@ _DATA = "data"
 
 
 def data_mesh(config: TrainConfig, devices: Sequence[Any] | None = None) -> Mesh | None:
-    """The devices that share the micro-batches of a step: as many as divide them evenly; None where that is one.
+    """A mesh of the largest number of devices that divides the micro-batches of a step evenly; None for one device.
 
     Args:
-        config: Of the run; `accumulate` is the number of micro-batches.
-        devices: `jax.Device`s to choose from; all of this process by default.
+        config: Configuration of the run; `accumulate` is the number of micro-batches.
+        devices: `jax.Device`s to choose from; by default all of this process.
     """
     devices = jax.local_devices() if devices is None else list(devices)
     count = max(n for n in range(1, len(devices) + 1) if config.accumulate % n == 0)
     if count < len(devices):
         log.info(
-            "%d of %d devices train: accumulate=%d micro-batches a step are shared out evenly",
+            "%d of %d devices train, so that accumulate=%d micro-batches per step are divided evenly",
             count, len(devices), config.accumulate,
         )  # fmt: skip
     return Mesh(np.array(devices[:count]), (_DATA,)) if count > 1 else None
@@ -247,7 +248,7 @@ def _loss(
     if config.shapes:
         parts.append(_synthetic_part(shape_key, config))
     images, targets, valid = (jnp.concatenate(column) for column in zip(*parts, strict=True))
-    # The data is drawn, not learned: nothing is to be differentiated through the warps.
+    # The data does not depend on the parameters, so nothing is differentiated through the warps.
     images, targets = jax.lax.stop_gradient((images, targets))
     dense = model(images, dtype=config.dtype)
     detector = detector_loss(dense.logits, targets, valid)
@@ -306,24 +307,24 @@ def train(
 ) -> SuperPoint:
     """The trained model (averaged weights); resumes from the newest checkpoint in `folder` if there is one.
 
-    Writes `checkpoints/` (Orbax, the newest two), `metrics.csv`, and `tensorboard/` where tensorboardX is installed.
+    Writes `checkpoints/` (Orbax, the newest two), `metrics.csv`, and `tensorboard/` if tensorboardX is installed.
 
     Args:
-        model: Where to start.
-        photos: Labelled photos; None when `config.photos` is 0.
-        folder: Of the run.
-        config: What to do.
-        validate: From the averaged model to figures, called now and then; goes to metrics.csv.
+        model: The model that training starts from.
+        photos: Labelled photos; None if `config.photos` is 0.
+        folder: Folder of the run.
+        config: Configuration of the run.
+        validate: Maps the averaged model to metrics, which are written to metrics.csv.
         log_every: Steps between rows of metrics.csv.
         checkpoint_every: Steps between checkpoints.
         validate_every: Steps between validations.
-        stop_after: End here, in the middle of the schedule; another call without it goes on.
+        stop_after: End at this step of the schedule; another call without it continues.
         devices: See `data_mesh`.
 
     Raises:
-        Diverged: The loss or its gradient is not finite; the newest checkpoint is from before.
-        OSError: The disk is full; the newest checkpoint is from before, and the same call goes on.
-        ValueError: The folder holds a run with another configuration.
+        Diverged: The loss or its gradient is not finite; the newest checkpoint is from an earlier step.
+        OSError: The disk is full; the newest checkpoint is from an earlier step, and the same call continues.
+        ValueError: The folder contains a run with another configuration.
     """
     import orbax.checkpoint as ocp
 
@@ -375,11 +376,12 @@ def train(
 def _same_run(path: Path, config: TrainConfig) -> None:
     text = f"{config}\n"
     if config.accumulate == 1:
-        # Runs that began before there was this field go on.
+        # Runs from before this field existed can continue.
         text = text.replace(", accumulate=1)", ")")
     if path.exists() and path.read_text() != text:
         raise ValueError(
-            f"{path.parent} holds a run with another configuration; choose another folder, or the same one as in {path}"
+            f"{path.parent} contains a run with another configuration; choose another folder, or the configuration in "
+            f"{path}"
         )
     path.write_text(text)
 
@@ -389,11 +391,11 @@ def _told_of_a_full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Orbax wraps it in errors of several kinds; their text is what they have in common.
+        # Orbax wraps the error in several kinds of errors, which only have the text in common.
         if "No space left on device" not in str(error):
             raise
         raise OSError(
             errno.ENOSPC,
-            "no space left on the disk; make room, and the same command goes on from the last good checkpoint",
+            "no space left on the disk; make room, and the same command continues from the last good checkpoint",
             str(folder),
         ) from error

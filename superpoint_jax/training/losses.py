@@ -1,4 +1,4 @@
-"""Losses of the two heads. Pure functions of arrays; every loss is a mean, so batches of any size compare."""
+"""Losses of the two heads. Pure functions of arrays; every loss is a mean, so batches of any size are comparable."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from superpoint_jax.geometry import in_front, warp_points
 def corner_targets(
     corners_xy: Float[Array, "b n 2"], weights: Float[Array, "b n"], shape: tuple[int, int]
 ) -> Float[Array, "b h w 65"]:
-    """Distribution over each cell's 64 pixels and "no keypoint" that the corners ask for.
+    """The target distribution of each cell over its 64 pixels and "no keypoint".
 
     A corner is spread over the four pixels around it with bilinear weights, so that the distribution keeps its
-    sub-pixel position; pixels that several corners share add up, and a cell asked for more than one corner is
-    normalised. Corners outside the image ask for nothing.
+    sub-pixel position. The weights of corners that share a pixel add up, and a cell with a sum above 1 is normalised.
+    Corners outside the image are ignored.
 
     Args:
         corners_xy: Positions in pixels.
-        weights: 0 for padding, 1 for a certain corner.
+        weights: Weight of each corner: 0 for padding, 1 for a certain corner.
         shape: (height, width) of the image; multiples of 8.
 
     Source: paper, section 3.4, whose labels are single pixels; the sub-pixel spread is ours.
@@ -66,9 +66,10 @@ def descriptor_hinge_loss(
     negative_margin: float = 0.2,
     positive_weight: float = 250.0,
 ) -> Float[Array, ""]:
-    """The paper's hinge loss over all pairs of cells of two images; a to b by the homographies.
+    """The paper's hinge loss over all pairs of a cell in image a and a cell in image b.
 
-    Cells correspond whose centres, mapped from a to b, lie at most 8 px apart.
+    Two cells correspond if the centre of the first, mapped from a to b by the homography, is at most 8 px from the
+    centre of the second.
 
     Source: paper, section 3.4, equations 4 to 6, with its margins and weight.
     """
@@ -103,10 +104,10 @@ def info_nce_loss(
     inverse_temperature: Float[Array, ""] | float,
     ignore_px: float = 6.0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Symmetric InfoNCE over corresponding points, and the fraction of them that is its own nearest neighbour.
+    """Symmetric InfoNCE loss over corresponding points, and the fraction of points whose nearest descriptor is right.
 
-    Row i of a corresponds to row i of b; every other valid row of the same image pair is a negative, but for those
-    within `ignore_px` of the true one, which descriptors of 8-pixel cells cannot tell apart.
+    Row i of a corresponds to row i of b. Every other valid row of the same image pair is a negative, except those
+    within `ignore_px` of the true one, which descriptors of 8-pixel cells cannot distinguish.
 
     Source: van den Oord, Li, Vinyals, "Representation Learning with Contrastive Predictive Coding" (2018), equation 4;
     applied in both directions as in CLIP (2021).
@@ -132,5 +133,5 @@ def info_nce_loss(
 
 
 def _count(mask: Array) -> Float[Array, ""]:
-    """How many are True, at least 1: what a sum over them is divided by."""
+    """The number of True entries, at least 1, for the divisor of a mean."""
     return jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1)

@@ -1,4 +1,4 @@
-"""What a run measures of itself, as a table and for TensorBoard."""
+"""The metrics of a run, as a table and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 class Metrics:
-    """metrics.csv, rows of (step, name, value), and tensorboard/ beside it where tensorboardX is installed.
+    """Writes metrics.csv, with rows (step, name, value), and tensorboard/ if tensorboardX is installed.
 
-    What a run that was killed had written beyond `step`, from where it is taken up again, is dropped.
+    A run that resumes after a kill continues from `step`; what was written for later steps is dropped.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -19,7 +19,7 @@ class Metrics:
         if self.path.exists():
             with self.path.open(newline="") as file:
                 kept = [row for row in csv.reader(file) if len(row) == 3 and row[0].isdigit() and int(row[0]) <= step]
-        # Whole or not at all: a full disk must not cost what was measured.
+        # Replaced only once complete, so that a full disk does not lose earlier metrics.
         partial = self.path.with_suffix(".partial")
         with partial.open("w", newline="") as file:
             csv.writer(file).writerows([["step", "name", "value"], *kept])
@@ -31,7 +31,7 @@ class Metrics:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1, flush_secs=10)
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        """A value a name."""
+        """Write one row per name."""
         with self.path.open("a", newline="") as file:
             csv.writer(file).writerows([[step, name, f"{value:.6g}"] for name, value in values.items()])
         if self._board is not None:
@@ -39,6 +39,6 @@ class Metrics:
                 self._board.add_scalar(name.replace("validation_", "validation/"), value, step)
 
     def close(self) -> None:
-        """Write what is still held."""
+        """Write what is still buffered."""
         if self._board is not None:
             self._board.close()

@@ -1,4 +1,4 @@
-"""Training pairs: two views of a photo through random homographies, with their labels. One jitted function a batch."""
+"""Training pairs: two views of a photo through random homographies, with their labels."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class PairConfig:
 
     Attributes:
         shape: (height, width) of a view; multiples of 8.
-        scale: Magnification of the photo in either view.
-        rotation: Standard deviation in radians.
+        scale: Smallest and largest magnification of the photo in each view.
+        rotation: Standard deviation of the rotation, in radians.
         perspective: See `sample_homographies`.
-        stretch: See `sample_homographies`; of the second view, the first has its square root.
-        translation: Fraction of the view by which the second one's middle is off the first's.
-        labelled_points: Correspondences at labelled corners, at most.
-        random_points: Correspondences anywhere.
-        strength: Of the photometric changes.
+        stretch: See `sample_homographies`; for the second view. The first view gets the square root.
+        translation: Largest shift of the second view, as a fraction of its size.
+        labelled_points: Largest number of correspondences at labelled corners.
+        random_points: Number of correspondences at random positions.
+        strength: Strength of the photometric changes.
     """
 
     shape: tuple[int, int] = (160, 208)
@@ -47,15 +47,15 @@ class PairConfig:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Pairs:
-    """Two views a photo, the first half of the rows being view a and the second half view b of the same photos.
+    """Two views per photo: the first half of the batch is view a, the second half view b of the same photos.
 
     Attributes:
-        images: In [0, 1].
-        targets: What the detector should say of each cell.
-        valid_cells: Cells that lie wholly on the photo.
-        points: Corresponding points in pixels, a row of the first half with the same row of the second.
-        points_mask: Points seen in both views.
-        homographies: From the photo to each view.
+        images: The views, in [0, 1].
+        targets: Target distribution of the detector for each cell.
+        valid_cells: True for cells that lie completely on the photo.
+        points: Corresponding points in pixels: row i in the first half of the batch and row i in the second.
+        points_mask: True for points that both views show.
+        homographies: Homographies from the photo to each view.
     """
 
     images: Float[Array, "two_b h w 1"]
@@ -67,7 +67,7 @@ class Pairs:
 
 
 def sample_pairs(key: PRNGKey, photos: Photos, batch: int, *, config: PairConfig) -> Pairs:
-    """`batch` pairs of views of photos drawn at random."""
+    """Pairs of views of `batch` photos drawn at random."""
     pick_key, center_key, a_key, b_key, points_key, light_key = jax.random.split(key, 6)
     chosen = jax.random.randint(pick_key, (batch,), 0, photos.images.shape[0])
     images, sizes = as_float(photos.images[chosen]), photos.sizes[chosen]
@@ -112,7 +112,7 @@ def sample_pairs(key: PRNGKey, photos: Photos, batch: int, *, config: PairConfig
 
 
 def _view_centers(key: PRNGKey, corners: Array, corners_mask: Array, config: PairConfig) -> Array:
-    """A point of each photo near one of its corners: views without any teach little. Anywhere if it has none."""
+    """A random point of each photo near one of its corners, because views without corners teach little."""
     choice_key, offset_key = jax.random.split(key)
     batch = corners.shape[0]
     lottery = jnp.where(corners_mask, jax.random.uniform(choice_key, corners_mask.shape), 0)
@@ -124,7 +124,7 @@ def _view_centers(key: PRNGKey, corners: Array, corners_mask: Array, config: Pai
 def _photo_points(
     key: PRNGKey, corners: Array, corners_mask: Array, to_a: Array, config: PairConfig
 ) -> tuple[Array, Array]:
-    """Points of the photo to describe: a random choice of the corners seen in view a, and random points of view a."""
+    """Points of the photo for the descriptor loss: random corners that view a shows, and random points of view a."""
     choice_key, anywhere_key = jax.random.split(key)
     height, width = config.shape
     in_a = warp_points(to_a, corners)

@@ -1,4 +1,4 @@
-"""Synthetic shapes with exactly known corners, drawn on the accelerator: they teach a detector what a corner is."""
+"""Synthetic shapes with exactly known corners, drawn on the accelerator, from which a detector learns corners."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _SAMPLERS = {
     "noise": scenes.noise_scene,
 }
 KINDS = tuple(_SAMPLERS)
-"""Kinds of image; `SyntheticBatch.kind` is an index into this. Ellipses and noise have no corners."""
+"""Kinds of images; `SyntheticBatch.kind` is an index into this. Ellipses and noise have no corners."""
 
 MIN_DISTANCE_PX = 3.0
-"""Corners are at least this far apart; of those nearer to each other, the first of the scene stands for the rest."""
+"""Smallest distance between two corners; among corners nearer to each other, only the first of the scene is kept."""
 
 MIN_BORDER_PX = 2.0
-"""Corners are at least this far inside the image: so much of the shape can be seen beside them."""
+"""Smallest distance of a corner from the border of the image, so that the shape is visible around it."""
 
 _MIN_SIDE_PX = 32
 
@@ -47,7 +47,7 @@ class SyntheticBatch:
     Attributes:
         images: Grey levels in [0, 1].
         corners_xy: (x, y) in pixels, exact to float32, pixel centres at integers; valid rows first, the others 0.
-        corners_mask: False rows are padding.
+        corners_mask: False for rows that are padding.
         kind: Index into `KINDS`.
     """
 
@@ -58,20 +58,23 @@ class SyntheticBatch:
 
 
 def render_shapes(key: PRNGKey, *, batch: int, shape: tuple[int, int], kinds: Sequence[str] = KINDS) -> SyntheticBatch:
-    """Random images of simple shapes with their corners, each image of a kind drawn at random from `kinds`.
+    """Random images of simple shapes with their corners; the kind of each image is drawn from `kinds`.
 
-    Jitted: one program for all kinds, compiled once for a batch size and an image shape. A corner is
-    labelled where it shows: in the image, not hidden by a later shape, and different in grey level from what it lies
-    upon by at least `synthetic_scenes.MIN_CONTRAST` (before the softness of edges). Photometric distortion is not in
-    here; see `superpoint_jax.training.augmentation`.
+    One program draws all kinds; it is compiled once per batch size and image shape. A corner is labelled if it is
+    visible: in the image, not hidden by a later shape, and different in grey level from what is under it by at least
+    `synthetic_scenes.MIN_CONTRAST` (before edges are softened). For photometric changes see
+    `superpoint_jax.training.augmentation`.
 
     Args:
+        key: Source of randomness.
+        batch: Number of images.
         shape: (height, width), at least 32 px each. Shapes scale with the shorter side.
+        kinds: Kinds to choose from.
 
     Raises:
-        ValueError: An unknown kind or an image too small.
+        ValueError: An unknown kind, or an image that is too small.
 
-    Source: paper, section 4 ("Synthetic Shapes"), with analytic drawing in place of a rasteriser.
+    Source: paper, section 4 ("Synthetic Shapes"), with analytic drawing instead of a rasteriser.
     """
     if unknown := sorted(set(kinds) - set(KINDS)):
         raise ValueError(f"kinds {unknown} are not known; choose from {', '.join(KINDS)}")
@@ -90,7 +93,7 @@ def _render(
     kind_key, scene_key, noise_key = jax.random.split(key, 3)
     kind = jax.random.choice(kind_key, len(KINDS), (batch,), p=chances)
     numbers = jax.random.uniform(scene_key, (batch, scenes.numbers_needed(shape)), jnp.float32)
-    # Without the barriers XLA would compile the generator into each of their many uses: minutes in place of seconds.
+    # Without the barriers, XLA would compile the generator into each use of the numbers: minutes instead of seconds.
     batch_scene = jax.vmap(partial(sample_scene, shape=shape))(lax.optimization_barrier(numbers), kind)
     batch_scene = lax.optimization_barrier(batch_scene)
     corners_xy, corners_mask = jax.vmap(partial(visible_corners, shape=shape))(batch_scene)
@@ -99,23 +102,23 @@ def _render(
 
 
 def sample_scene(numbers: Float[Array, " n"], kind: Int[Array, ""], *, shape: tuple[int, int]) -> Scene:
-    """The scene of one kind (an index into `KINDS`) that uniform random `numbers` in [0, 1) stand for.
+    """The scene of a kind (an index into `KINDS`) given by uniform random `numbers` in [0, 1).
 
-    There are `synthetic_scenes.numbers_needed(shape)` of them; `shape` is (height, width) of the image.
+    `synthetic_scenes.numbers_needed(shape)` numbers are needed; `shape` is (height, width) of the image.
     """
     draws = scenes.Draws(numbers)
     empty = scenes.empty_scene(draws, shape)
 
-    # Every kind, and then the one that is wanted: mapped over a batch, `lax.switch` would do the same.
+    # Every kind is computed and then one selected; under `vmap`, `lax.switch` would do the same.
     every = [sampler(scenes.Draws(draws.rest()), shape, empty) for sampler in _SAMPLERS.values()]
     return jax.tree.map(lambda *leaves: lax.select_n(kind, *leaves), *every)
 
 
 def visible_corners(scene: Scene, *, shape: tuple[int, int]) -> tuple[Float[Array, "n 2"], Bool[Array, " n"]]:
-    """The corners of a scene that show, first in the array, and their mask.
+    """The visible corners of a scene, first in the array, and their mask.
 
     Left out are corners outside the image or within `MIN_BORDER_PX` of its border, corners that another layer covers or
-    touches (within a pixel), and all but the first of those nearer than `MIN_DISTANCE_PX` to each other.
+    touches (within a pixel), and corners nearer than `MIN_DISTANCE_PX` to one before them.
     """
     x, y = scene.corners_xy[:, 0], scene.corners_xy[:, 1]
     border = jnp.minimum(jnp.minimum(x, shape[1] - 1 - x), jnp.minimum(y, shape[0] - 1 - y))

@@ -1,4 +1,4 @@
-"""From a scene of primitives to an anti-aliased image, by signed distances. One program draws every kind of scene."""
+"""Anti-aliased images of scenes of primitives, by signed distances. One program draws every kind of scene."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from superpoint_jax.geometry import exact_product
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Scene:
-    """What one image shows: a background, a lattice of cells upon it, layers of polygons and ellipses upon that.
+    """The content of one image: a background, a lattice of cells over it, and layers of polygons and ellipses on top.
 
     Positions are (x, y) in pixels, pixel centres at integers. Every scene has the same capacity, so that one program
     draws any of them; what a scene does not use is inactive.
 
     Attributes:
-        level: Mean grey level of the background; it varies by at most `amplitude` around it.
+        level: Mean grey level of the background, which varies around it by at most `amplitude`.
         amplitude: See `level`.
-        coarse, fine: Values that the background's smooth variation runs through, mixed by `mixing` in [0, 1].
+        coarse, fine: Control values of the smooth variation of the background, mixed by `mixing` in [0, 1].
         mixing: See `coarse`.
-        u_lines, v_lines: Lattice lines as (a, b, c): a x + b y + c is the signed distance to the line in pixels. Equal
-            neighbours enclose nothing.
-        u_shades, v_shades: Grey level of the cell between lines k, k+1 and l, l+1 is u_shades[k] + v_shades[l] +
+        u_lines, v_lines: Lattice lines as (a, b, c): a x + b y + c is the signed distance to the line in pixels. Two
+            equal neighbours enclose no cell.
+        u_shades, v_shades: The grey level of the cell between lines k, k+1 and l, l+1 is u_shades[k] + v_shades[l] +
             (-1)^(k+l) chess.
         chess: See `u_shades`.
-        polygons: Simple polygons, a layer each, the later over the earlier; vertices may repeat.
-        ellipses: Centre x, y, semi-axes, and the angle of the first axis in radians; drawn where `is_ellipse`.
-        is_ellipse, active, shades: What a layer shows, whether it is drawn, and its grey level.
-        partition: The layers meet along common edges, so their coverages add up (a cube's faces).
-        softness_px: Width of an edge's ramp.
+        polygons: Simple polygons, one per layer, later layers over earlier ones; vertices may repeat.
+        ellipses: Centre x, y, semi-axes, and angle of the first axis in radians; drawn where `is_ellipse`.
+        is_ellipse, active, shades: Whether the layer is an ellipse, whether it is drawn, and its grey level.
+        partition: Whether the layers meet along common edges, so that their coverages add up (the faces of a cube).
+        softness_px: Width of the ramp at an edge.
         noise: Standard deviation of Gaussian noise on the image.
         corners_xy: Candidate corners, visible or not.
-        corners_mask: False rows are unused.
+        corners_mask: False for rows that are unused.
         corners_layers: The lower and the upper layer that make the corner; any other layer above the lower may hide it.
     """
 
@@ -66,7 +66,7 @@ class Scene:
 
 
 def draw(scene: Scene, noise: Float[Array, "h w"]) -> Float[Array, "h w"]:
-    """The image of one scene, grey levels in [0, 1]; `noise` is standard normal, and only some scenes show it."""
+    """The image of one scene, as grey levels in [0, 1]; `noise` is standard normal and is scaled by `scene.noise`."""
     shape = (noise.shape[0], noise.shape[1])
     y, x = (lax.broadcasted_iota(jnp.float32, shape, axis) for axis in (0, 1))
     image = _lattice_over(_background(scene, shape), scene, x, y)
@@ -75,7 +75,7 @@ def draw(scene: Scene, noise: Float[Array, "h w"]) -> Float[Array, "h w"]:
         polygon, ellipse, is_ellipse, active, shade = layer
         distance = jnp.where(is_ellipse, ellipse_distance(x, y, ellipse), polygon_distance(x, y, polygon))
         covered = jnp.where(active, _ramp(-distance, scene.softness_px), 0.0)
-        # Painting two faces one over the other would let the background through along their common edge.
+        # If two faces were painted over each other, the background would show through along their common edge.
         return canvas + covered * (shade - jnp.where(scene.partition, image, canvas)), None
 
     layers = (scene.polygons, scene.ellipses, scene.is_ellipse, scene.active, scene.shades)
@@ -86,7 +86,8 @@ def draw(scene: Scene, noise: Float[Array, "h w"]) -> Float[Array, "h w"]:
 def polygon_distance(x: Float[Array, "*p"], y: Float[Array, "*p"], polygon: Float[Array, "v 2"]) -> Float[Array, "*p"]:
     """Signed distance to a simple polygon in pixels, negative inside.
 
-    Distance: the nearest edge's. Sign: parity of the edges that a ray to the right crosses. Vertices may repeat.
+    The distance is that to the nearest edge. The sign is the parity of the number of edges that a ray to the right
+    crosses. Vertices may repeat.
     """
     squared = jnp.full(x.shape, jnp.inf, jnp.float32)
     inside = jnp.zeros(x.shape, bool)
@@ -112,14 +113,14 @@ def ellipse_distance(x: Float[Array, "*p"], y: Float[Array, "*p"], ellipse: Floa
 
 
 def _ramp(distance: Array, softness_px: Array) -> Array:
-    """Share of a pixel that lies on the positive side of an edge at this signed distance."""
+    """The fraction of a pixel on the positive side of an edge at this signed distance."""
     return jnp.clip(distance / softness_px + 0.5, 0.0, 1.0)
 
 
 def _lattice_over(background: Array, scene: Scene, x: Array, y: Array) -> Array:
-    """The lattice over the background.
+    """The background with the lattice over it.
 
-    Grey levels are sums of products of a function of k and one of l, so a sum over k and one over l serve all cells.
+    Grey levels are sums of products of a function of k and a function of l, so two separate sums give all cells.
     """
     u_covered, u_signed, u_shade = _interval_sums(scene.u_lines, scene.u_shades, scene.softness_px, x, y)
     v_covered, v_signed, v_shade = _interval_sums(scene.v_lines, scene.v_shades, scene.softness_px, x, y)
@@ -128,9 +129,9 @@ def _lattice_over(background: Array, scene: Scene, x: Array, y: Array) -> Array:
 
 
 def _interval_sums(lines: Array, shades: Array, softness_px: Array, x: Array, y: Array) -> tuple[Array, Array, Array]:
-    """Sums over the intervals k of coverage, (-1)^k coverage, and shade times coverage, at each pixel."""
+    """Three sums over the intervals k at each pixel: of coverage, of (-1)^k coverage, and of shade times coverage."""
     beyond = [_ramp(a * x + b * y + c, softness_px) for a, b, c in lines]
-    # Beyond the vanishing point the lines come in reverse order, and the differences would be negative.
+    # Beyond the vanishing point, the lines are in reverse order and the differences would be negative.
     weights = [jnp.maximum(beyond[k] - beyond[k + 1], 0.0) for k in range(len(beyond) - 1)]
     covered, signed, shade = (jnp.zeros_like(x) for _ in range(3))
     for k, weight in enumerate(weights):
@@ -139,7 +140,7 @@ def _interval_sums(lines: Array, shades: Array, softness_px: Array, x: Array, y:
 
 
 def _background(scene: Scene, shape: tuple[int, int]) -> Array:
-    """Smooth blobs that fill level - amplitude ... level + amplitude exactly."""
+    """Smooth blobs whose grey levels range exactly from level - amplitude to level + amplitude."""
     coarse, fine = (
         exact_product(
             exact_product(_spline_weights(shape[0], knots.shape[0]), knots), _spline_weights(shape[1], knots.shape[1]).T

@@ -15,11 +15,11 @@ from superpoint_jax.geometry import exact_product
 from superpoint_jax.training.synthetic_drawing import Scene
 
 LAYERS, VERTICES, LINES, CORNERS = 8, 8, 10, 100
-"""Capacities of a scene: layers, vertices of a polygon, lattice lines each way, candidate corners (10 x 10)."""
+"""Capacities of a scene: layers, vertices per polygon, lattice lines per direction, candidate corners (10 x 10)."""
 
 MIN_CONTRAST = 0.15
-"""Smallest difference in grey level between a shape and what it lies upon. Above 0.167 three levels and a background
-would not always find room in [0, 1]."""
+"""Smallest difference in grey level between a shape and what is under it. Above 0.167, three levels and a background
+would not always fit into [0, 1]."""
 
 _MAX_AMPLITUDE = 0.1
 _MAX_POLYGONS = 5
@@ -30,9 +30,9 @@ _SQUARE = np.array([(1, 1), (-1, 1), (-1, -1), (1, -1)])
 
 
 class Draws:
-    """Hands out uniform numbers, one after the other.
+    """Gives out uniform random numbers one after the other.
 
-    They all come from one call of the generator, of which XLA would otherwise compile a copy into every use.
+    They all come from one call of the random generator; XLA would otherwise compile a copy of it into every use.
     """
 
     def __init__(self, numbers: Float[Array, " n"]):
@@ -61,7 +61,7 @@ class Draws:
 
 
 def lines_scene(draws: Draws, shape: tuple[int, int], scene: Scene) -> Scene:
-    """Line segments that keep clear of each other; corners are their end points."""
+    """Line segments that do not touch; corners are their end points."""
     centre = _inside(draws, shape, LAYERS)
     angle = draws.uniform(0, math.pi, LAYERS)
     reach = draws.uniform(0.1, 0.5, LAYERS)[:, None] * min(shape) * _direction(angle)
@@ -82,7 +82,7 @@ def star_scene(draws: Draws, shape: tuple[int, int], scene: Scene) -> Scene:
     reach = draws.uniform(0.15, 0.6, LAYERS)[:, None] * min(shape) * _direction(angle)
     centre = jnp.broadcast_to(_inside(draws, shape, 1, margin=0.15), (LAYERS, 2))
     scene = _segments(draws, scene, jnp.stack([centre, centre + reach], axis=1), index < branches)
-    # No branch hides the centre: as the last layer's corner it has none above it.
+    # The centre is a corner of the last layer, so that no branch above it can hide it.
     layers = jnp.append(index, LAYERS - 1)
     used = jnp.append(index < branches, True)
     return _with_corners(scene, jnp.concatenate([centre + reach, centre[:1]]), used, layers, layers)
@@ -99,7 +99,7 @@ def polygons_scene(draws: Draws, shape: tuple[int, int], scene: Scene) -> Scene:
 
 
 def ellipses_scene(draws: Draws, shape: tuple[int, int], scene: Scene) -> Scene:
-    """Ellipses that keep clear of each other; no corners."""
+    """Ellipses that do not touch; no corners."""
     centre = _inside(draws, shape, LAYERS)
     major = draws.uniform(0.06, 0.28, LAYERS) * min(shape)
     minor = major * draws.uniform(0.4, 1, LAYERS)
@@ -116,9 +116,9 @@ def ellipses_scene(draws: Draws, shape: tuple[int, int], scene: Scene) -> Scene:
 
 
 def checkerboard_scene(draws: Draws, shape: tuple[int, int], scene: Scene) -> Scene:
-    """A checkerboard of 3 to 9 cells each way under perspective; corners are the crossings of its lines."""
+    """A checkerboard of 3 to 9 cells per direction under perspective; corners are the crossings of its lines."""
     homography, sides = _perspective(draws, shape)
-    # Cells of 12 px and more stay apart by more than the least distance of corners where perspective shrinks them.
+    # Corners of cells of 12 px or more stay further apart than `MIN_DISTANCE_PX` where perspective shrinks the cells.
     cells = jnp.clip(jnp.floor(draws.uniform(3, LINES, 2)), 3, jnp.clip(jnp.floor(sides / 12), 3, LINES - 1))
     u, v = (jnp.minimum(jnp.arange(LINES, dtype=jnp.float32) / cells[i], 1.0) for i in (0, 1))
     shades = _shades(draws, scene, 2)
@@ -138,7 +138,7 @@ def stripes_scene(draws: Draws, shape: tuple[int, int], scene: Scene) -> Scene:
     widths = jnp.where(jnp.arange(LINES - 1, dtype=jnp.float32) < count, draws.uniform(0.5, 1.3, LINES - 1), 0.0)
     u = jnp.append(jnp.zeros(1, jnp.float32), jnp.minimum(jnp.cumsum(widths) / jnp.sum(widths), 1.0))
     v = jnp.minimum(jnp.arange(LINES, dtype=jnp.float32), 1.0)
-    # One or two steps through three levels: no stripe has its neighbour's.
+    # One or two steps through three levels, so that no stripe has the level of its neighbour.
     levels = jnp.cumsum(jnp.floor(draws.uniform(1, 3, LINES - 1)).astype(jnp.int32)) % 3
     scene = dataclasses.replace(scene, u_shades=_shades(draws, scene, 3)[levels])
     return _lattice(scene, homography, (u, v), jnp.stack([count.astype(jnp.int32), jnp.ones((), jnp.int32)]))
@@ -148,7 +148,7 @@ def cube_scene(draws: Draws, shape: tuple[int, int], scene: Scene) -> Scene:
     """A box in perspective that shows three faces; corners are its seven visible vertices."""
     half = draws.uniform(0.6, 1.1, 3)
     yaw, pitch = draws.uniform(math.radians(25), math.radians(65)), draws.uniform(math.radians(23), math.radians(46))
-    # Face i lies at +half along axis i; the camera looks from the octant of all positive coordinates.
+    # Face i lies at +half along axis i; the camera is in the octant where all coordinates are positive.
     faces = half[None, None] * jnp.asarray([np.insert(_SQUARE, i, 1, axis=1) for i in range(3)], jnp.float32)
     towards = jnp.append(jnp.cos(pitch) * _direction(yaw), jnp.sin(pitch))
     right = jnp.append(_direction(yaw + math.pi / 2), jnp.zeros(1, jnp.float32))
@@ -173,12 +173,12 @@ def noise_scene(draws: Draws, shape: tuple[int, int], scene: Scene) -> Scene:
 
 
 def numbers_needed(shape: tuple[int, int]) -> int:
-    """Upper bound of the numbers that a scene of this image shape draws."""
+    """Upper bound of how many numbers a scene of this image shape draws."""
     return 160 + sum(map(math.prod, _knots(shape)))
 
 
 def empty_scene(draws: Draws, shape: tuple[int, int]) -> Scene:
-    """A random background with nothing upon it."""
+    """A random background with nothing on it."""
     coarse, fine = (draws.uniform(0, 1, math.prod(knots)).reshape(knots) for knots in _knots(shape))
     return Scene(
         level=draws.uniform(0, 1),
@@ -235,7 +235,10 @@ def _polygons(draws: Draws, shape: tuple[int, int], scene: Scene, *, most: int, 
 def _outlines(
     draws: Draws, centre: Float[Array, "p 2"], radius: Float[Array, " p"]
 ) -> tuple[Float[Array, "p v 2"], Bool[Array, "p v"]]:
-    """Random polygons within `radius` of the centres, and which vertices are no repetition (none: no polygon)."""
+    """Random polygons within `radius` of the centres, and a mask of the vertices that are not repetitions.
+
+    A mask without any True means that there is no polygon.
+    """
     most = centre.shape[0]
     count = jnp.floor(draws.uniform(3, VERTICES + 1, most))[:, None]
     index = jnp.arange(VERTICES, dtype=jnp.float32)[None]
@@ -249,9 +252,10 @@ def _outlines(
 
 
 def _prune(vertices: Float[Array, "v 2"], valid: Bool[Array, " v"]) -> tuple[Float[Array, "v 2"], Bool[Array, " v"]]:
-    """The polygon without the vertices that are too flat, too sharp or too near the one before, the worst first.
+    """The polygon, and its mask, without the vertices that are too flat, too sharp or too near the one before.
 
-    What is left out repeats the vertex before it. Too bad to be saved: nothing valid.
+    The worst vertex is removed first; a removed vertex repeats the one before it. If the rest is still not acceptable,
+    no vertex is valid.
     """
 
     def remove_worst(_: int | Array, valid: Array) -> Array:
@@ -265,7 +269,7 @@ def _prune(vertices: Float[Array, "v 2"], valid: Bool[Array, " v"]) -> tuple[Flo
 
 
 def _faults(vertices: Array, valid: Array) -> Array:
-    """How far each vertex is beyond the limits of turn and edge length; positive is beyond."""
+    """How far each vertex violates the limits of turn and edge length; positive values are violations."""
     before = vertices - vertices[_neighbour(valid, -1)]
     after = vertices[_neighbour(valid, 1)] - vertices
     lengths = _norm(before), _norm(after)
@@ -286,7 +290,7 @@ def _neighbour(valid: Bool[Array, " v"], step: int, *, include_self: bool = Fals
 def _crossings(
     outlines: Float[Array, "p v 2"], active: Bool[Array, " p"]
 ) -> tuple[Float[Array, "m 2"], Bool[Array, " m"], Int[Array, " m"], Int[Array, " m"]]:
-    """Where outlines of different layers cross: points, mask, lower and upper layer."""
+    """The crossings of outlines of different layers: points, mask, lower and upper layer."""
     layers, vertices, _ = outlines.shape
     n = layers * vertices
     start = jnp.roll(outlines, 1, axis=1).reshape(n, 2)
@@ -310,7 +314,7 @@ def _crossings(
 
 
 def _segments(draws: Draws, scene: Scene, ends: Float[Array, "p 2 2"], active: Bool[Array, " p"]) -> Scene:
-    """Segments of 1.5 to 3.5 px width, a layer each."""
+    """The scene with segments of 1.5 to 3.5 px width, one per layer."""
     start, stop = ends[:, 0], ends[:, 1]
     along = stop - start
     across = jnp.stack([-along[:, 1], along[:, 0]], axis=-1) / _norm(along)[:, None]
@@ -325,7 +329,7 @@ def _quads(scene: Scene, quads: Float[Array, "p 4 2"], active: Bool[Array, " p"]
 
 
 def _segment_distances(ends: Float[Array, "p 2 2"]) -> Float[Array, "p p"]:
-    """Distance between each two segments, 0 where they cross."""
+    """The distance between every two segments, 0 where they cross."""
     start, along = ends[:, 0], ends[:, 1] - ends[:, 0]
     to_point = ends[:, None] - start[None, :, None]
     place = jnp.sum(to_point * along[None, :, None], axis=-1) / jnp.sum(along**2, axis=-1)[None, :, None]
@@ -354,7 +358,7 @@ def _perspective(draws: Draws, shape: tuple[int, int]) -> tuple[Float[Array, "3 
 def _lattice(
     scene: Scene, homography: Float[Array, "3 3"], breaks: tuple[Array, Array], cells: Int[Array, " 2"]
 ) -> Scene:
-    """The lattice of lines u = breaks[0], v = breaks[1] of the unit square under the homography."""
+    """The scene with the lattice of lines u = breaks[0], v = breaks[1] of the unit square under the homography."""
     a, b, c = homography.T
     inverse = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)]) / jnp.sum(a * jnp.cross(b, c))
     u_lines, v_lines = (inverse[i][None] - breaks[i][:, None] * inverse[2][None] for i in (0, 1))
@@ -376,11 +380,11 @@ def _lattice(
     )
 
 
-# --- what all share -------------------------------------------------------------------------------------------------
+# --- shared by all scenes -------------------------------------------------------------------------------------------
 
 
 def _knots(shape: tuple[int, int]) -> list[tuple[int, int]]:
-    """Sizes of the background's coarse and fine grids: 2 and 7 spans along the shorter side."""
+    """Sizes of the coarse and the fine grid of the background, with 2 and 7 spans along the shorter side."""
     height, width = shape
     return [(round(n * height / min(shape)) + 3, round(n * width / min(shape)) + 3) for n in (2, 7)]
 
@@ -396,7 +400,7 @@ def _with_corners(scene: Scene, corners_xy: Array, mask: Array, lower: Array, up
 
 
 def _shades(draws: Draws, scene: Scene, count: int) -> Float[Array, " n"]:
-    """Grey levels at least MIN_CONTRAST from the background's, evenly apart from each other, in random order."""
+    """Evenly spaced grey levels in random order, each at least MIN_CONTRAST from those of the background."""
     reach = scene.amplitude + MIN_CONTRAST
     low, high = jnp.maximum(scene.level - reach, 0.0), jnp.minimum(scene.level + reach, 1.0)
     slack = 0.2 if count > 1 else 1.0
@@ -406,7 +410,7 @@ def _shades(draws: Draws, scene: Scene, count: int) -> Float[Array, " n"]:
 
 
 def _accept(wanted: Bool[Array, " n"], conflict: Bool[Array, "n n"]) -> Bool[Array, " n"]:
-    """The wanted ones in order, without those in conflict with one accepted before."""
+    """The mask of the wanted items without those in conflict with an item accepted earlier."""
 
     def consider(i: int | Array, accepted: Array) -> Array:
         return accepted & ~((jnp.arange(len(wanted)) > i) & accepted[i] & conflict[i])
@@ -415,7 +419,7 @@ def _accept(wanted: Bool[Array, " n"], conflict: Bool[Array, "n n"]) -> Bool[Arr
 
 
 def _inside(draws: Draws, shape: tuple[int, int], count: int, *, margin: float = 0.0) -> Float[Array, "n 2"]:
-    """Random positions in the image, away from its border by a share `margin` of its sides."""
+    """Random positions in the image, at least the fraction `margin` of its sides away from its border."""
     size = jnp.array(shape[::-1], jnp.float32) - 1
     return draws.uniform(margin, 1 - margin, 2 * count).reshape(count, 2) * size[None]
 

@@ -1,7 +1,7 @@
-"""Pictures of what was found: each function draws on matplotlib axes and returns them, so that users can go on.
+"""Pictures of keypoints, matches and tracks: each function draws on matplotlib axes and returns them for further use.
 
-Without `axes` a new figure is made that the picture fills, without a frame; `save` writes it. No global state of pyplot
-is touched. Scores are told by viridis, kinds by the colours of Okabe and Ito: both can be read by the colour-blind.
+Without `axes`, the picture fills a new figure without a frame; `save` writes it. No global state of pyplot changes.
+Scores are shown in viridis, and categories in the colours of Okabe and Ito; colour-blind people can read both.
 """
 
 from superpoint_jax.visualization.canvas import new_axes as new_axes

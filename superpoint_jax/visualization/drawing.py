@@ -1,4 +1,4 @@
-"""Keypoints and matches on photos."""
+"""Pictures of keypoints, matches and tracks on photos."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def draw_keypoints(image: Image, keypoints: Keypoints, *, axes: Axes | None = None) -> Axes:
-    """The keypoints of one image on it: larger and more yellow for a higher score.
+    """Axes with an image and its keypoints, larger and more yellow for a higher score.
 
-    Sizes and colours go by the square root of the score in relation to the highest, since most scores are small.
+    Sizes and colours show the square root of the score relative to the highest score, because most scores are small.
     """
     keypoints_xy, scores = _rows(keypoints)
     axes = show(image, axes)
-    order = np.argsort(scores, kind="stable")  # The highest on top.
+    order = np.argsort(scores, kind="stable")  # The highest scores are drawn on top.
     strength = np.sqrt(scores / max(scores.max(initial=0), 1e-12))[order]
     unit = unit_pt(axes)
     axes.scatter(
@@ -51,21 +51,23 @@ def draw_matches(
     max_lines: int | None = None,
     axes: Axes | None = None,
 ) -> Axes:
-    """Two images side by side and a line for each match of one pair.
+    """Axes with two images side by side and one line per match.
 
-    Lines are more yellow for a higher score. Given `inliers`, those of the others are gray, behind them. Given
-    `correct`, lines are green where it is True and orange where not.
+    Lines are more yellow for a higher score. With `inliers`, the lines of other matches are gray and behind. With
+    `correct`, the lines of correct matches are green and those of wrong ones orange.
 
     Args:
-        image_a: Left.
-        image_b: Right, top-aligned.
-        keypoints_a: Of one image.
-        keypoints_b: Of one image.
-        matches: Of one pair.
-        correct: For each keypoint of a: known to be right. Counts are then written in the corner.
-        inliers: For each keypoint of a: agrees with an estimated model. Counts likewise. Not together with `correct`.
-        max_lines: Draw the matches of highest score only. The counts are still of all.
-        axes: Where to draw; (x, y) are pixels of image a, and image b begins at x = width of a.
+        image_a: Left image.
+        image_b: Right image, aligned at the top.
+        keypoints_a: Keypoints of image a.
+        keypoints_b: Keypoints of image b.
+        matches: Matches of a in b, of one pair.
+        correct: True for each keypoint of a whose match is correct. The counts are written in the corner.
+        inliers: True for each keypoint of a whose match agrees with an estimated model. The counts are written in the
+            corner. It can't be combined with `correct`.
+        max_lines: Draw at most this many matches, those with the highest scores. The counts are still those of all
+            matches.
+        axes: Axes to draw on; (x, y) are pixels of image a, and image b begins at x = width of a.
     """
     from matplotlib.colors import to_rgba
 
@@ -80,7 +82,7 @@ def draw_matches(
 
     order = np.argsort(scores, kind="stable")
     if is_inlier is not None:
-        order = order[np.argsort(is_inlier[order], kind="stable")]  # Inliers on top.
+        order = order[np.argsort(is_inlier[order], kind="stable")]  # Inliers are drawn on top.
     if max_lines is not None:
         order = order[len(order) - min(max_lines, len(order)) :]
     colors = _viridis(scores[order]) if is_correct is None else np.where(is_correct[order], CORRECT, WRONG)
@@ -98,21 +100,21 @@ def draw_matches(
 
 
 def draw_tracks(image: Image, tracks: Tracks, *, min_age: int = 1, axes: Axes | None = None) -> Axes:
-    """The tracks of one frame on it: where each keypoint came from, more yellow and thicker the older the track.
+    """Axes with a frame and the path of each keypoint in earlier frames; older tracks are thicker and more yellow.
 
     Args:
         image: The newest frame.
-        tracks: Of one sequence.
-        min_age: Younger tracks, in frames, are not drawn.
-        axes: Where to draw.
+        tracks: Tracks of one sequence in the newest frame.
+        min_age: Tracks younger than this many frames are not drawn.
+        axes: Axes to draw on.
     """
     from matplotlib.collections import LineCollection
 
     ages, points_xy = _one(tracks.ages), _one(tracks.points_xy, 3)
     rows = np.flatnonzero(_one(tracks.mask) & (ages >= min_age))
-    rows = rows[np.argsort(ages[rows], kind="stable")]  # The oldest on top.
+    rows = rows[np.argsort(ages[rows], kind="stable")]  # The oldest tracks are drawn on top.
     length = points_xy.shape[1]
-    # A track that is as old as what is remembered of it has the full colour.
+    # Tracks that fill all remembered positions have the full colour.
     strength = np.minimum(ages[rows] / max(length - 1, 1), 1)
     axes = show(image, axes)
     unit, colors = unit_pt(axes), _viridis(strength, (0.0, 1.0))
@@ -124,7 +126,7 @@ def draw_tracks(image: Image, tracks: Tracks, *, min_age: int = 1, axes: Axes | 
 
 
 def _side_by_side(image_a: Image, image_b: Image) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
-    """Both on one dark canvas, and the x at which the second begins."""
+    """Both images on one dark canvas, and the x at which the second begins."""
     left, right = rgb(image_a), rgb(image_b)
     canvas = np.full(
         (max(len(left), len(right)), left.shape[1] + right.shape[1], 3), int(BACKGROUND[1:3], 16), np.uint8
@@ -140,7 +142,7 @@ def _rows(keypoints: Keypoints) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndar
 
 
 def _one(values: Shaped[Any, "*_shape"], ndim: int = 1) -> np.ndarray:
-    """The entry of a single image, whether or not it has a batch axis."""
+    """The values of a single image, with or without a batch axis of length 1."""
     array = np.asarray(values)
     if array.ndim == ndim + 1 and len(array) == 1:
         return array[0]
@@ -150,7 +152,10 @@ def _one(values: Shaped[Any, "*_shape"], ndim: int = 1) -> np.ndarray:
 
 
 def _viridis(scores: Float[np.ndarray, " n"], span: tuple[float, float] | None = None) -> np.ndarray:
-    """Colours over the span, that of the scores by default; the darkest fifth, which a photo hides, is left out."""
+    """Colours of the scores over a span, by default from the lowest to the highest score.
+
+    The darkest fifth of viridis is left out, because it can't be seen on a photo.
+    """
     from matplotlib import colormaps
 
     low, high = span or (scores.min(initial=np.inf), scores.max(initial=-np.inf))
@@ -161,7 +166,7 @@ def _draw_lines(axes: Axes, segments_xy: Float[np.ndarray, "n 2 2"], colors: np.
     from matplotlib.collections import LineCollection
 
     unit = unit_pt(axes)
-    # Many lines are thinner and more transparent than few.
+    # The more lines there are, the more transparent they are.
     crowd = np.clip(200 / max(len(segments_xy), 1), 0.3, 1)
     axes.add_collection(
         LineCollection(list(segments_xy), colors=colors, linewidths=1.2 * unit, alpha=0.35 + 0.5 * crowd)
@@ -170,7 +175,7 @@ def _draw_lines(axes: Axes, segments_xy: Float[np.ndarray, "n 2 2"], colors: np.
 
 
 def _legend(axes: Axes, entries: list[tuple[str, str]]) -> None:
-    """A dot of each colour with its text, in the lower left corner."""
+    """Draw a legend in the lower left corner, with a dot of each colour and its text."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], linestyle="", marker="o", color=color, label=text) for color, text in entries]

@@ -1,4 +1,4 @@
-"""What the network computes everywhere, as pictures."""
+"""Pictures of the dense outputs of the network: score map and descriptor map."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def draw_score_map(scores: Float[Any, "h w"], *, image: Image | None = None, axes: Axes | None = None) -> Axes:
-    """The score of each pixel as a heat map, by its cube root; over the image, if given, where it is above zero."""
+    """Axes with the cube root of the score of each pixel as a heat map; drawn over the image if one is given."""
     from matplotlib import colormaps
 
     scores = np.asarray(scores, np.float32)
     strength = np.cbrt(np.maximum(scores, 0) / max(float(scores.max()), 1e-12))
     if image is None:
         return show(colormaps["viridis"](strength)[..., :3], axes)
-    # Peaks are single pixels, which a picture of ordinary size would lose: so the maximum of 3x3, and a dim photo.
+    # Peaks are single pixels, which are hard to see: they are enlarged to 3x3 pixels, and the photo is dimmed.
     padded = np.pad(strength, 1)
     strength = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).max(axis=(2, 3))
     backdrop = 0.6 / 255 * np.repeat(rgb(image).mean(axis=2, dtype=np.float32)[..., None], 3, axis=2)
@@ -30,10 +30,11 @@ def draw_score_map(scores: Float[Any, "h w"], *, image: Image | None = None, axe
 
 
 def draw_descriptor_map(descriptors: Float[Any, "h w d"], *, axes: Axes | None = None) -> Axes:
-    """The dense descriptors of one image by their three principal components: cells alike in colour are alike.
+    """Axes with the dense descriptors of one image, coloured by their three principal components.
 
-    The first component is lightness, the second blue to yellow, the third green to red, in the perceptual colour space
-    Oklab; those who can't tell red from green lose the least of the three. A cell is 8x8 pixels of the image.
+    Cells with similar colours have similar descriptors. In the perceptual colour space Oklab, the first component is
+    lightness, the second blue to yellow, the third green to red. So people who can't distinguish red from green lose
+    only the weakest component. A cell is 8x8 pixels of the image.
     """
     values = np.asarray(descriptors, np.float64)
     height, width, dim = values.shape
@@ -48,7 +49,7 @@ def draw_descriptor_map(descriptors: Float[Any, "h w d"], *, axes: Axes | None =
 
 
 def _oklab_to_srgb(lab: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-    """sRGB in [0, 1]; colours outside of it are clipped.
+    """The colours in sRGB, clipped to [0, 1].
 
     Source: B. Ottosson, "A perceptual color space for image processing", 2020; the transfer curve is IEC 61966-2-1.
     """
