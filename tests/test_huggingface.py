@@ -160,7 +160,7 @@ def test_options_are_read_at_every_call_but_for_those_that_the_weights_fix(folde
     with pytest.raises(TypeError, match="unknown option nms"):
         facade(pixels, nms=3)
     facade.config.descriptor_decoder_dim = 32
-    with pytest.raises(ValueError, match="descriptor_decoder_dim=32 is no option of a call"):
+    with pytest.raises(ValueError, match="descriptor_decoder_dim=32 can't be set here"):
         facade(pixels)
 
 

@@ -195,7 +195,7 @@ def test_a_forked_process_is_told_to_compile_its_own(fast):
     queue = context.Queue()
     process = context.Process(target=_run_in_a_fork, args=(fast, queue))
     process.start()
-    assert "compile the model in each process" in queue.get(timeout=60)
+    assert "compile the model in each forked process" in queue.get(timeout=60)
     process.join(60)
 
 

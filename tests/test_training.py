@@ -176,7 +176,7 @@ def test_devices_share_the_micro_batches_evenly(caplog):
     devices = jax.devices()[:3]
     sizes = {n: data_mesh(replace(TINY, accumulate=n), devices) for n in (1, 2, 3, 6, 7)}
     assert {n: 1 if mesh is None else mesh.size for n, mesh in sizes.items()} == {1: 1, 2: 2, 3: 3, 6: 3, 7: 1}
-    assert "2 of 3 devices train: accumulate=2" in caplog.text
+    assert "2 of 3 devices train, so that accumulate=2" in caplog.text
 
 
 @pytest.mark.slow
@@ -317,7 +317,7 @@ def test_validation_photos_of_any_size_become_figures(tmp_path, photos, model, c
     assert {"matching_score", "homography_accuracy_3px"} <= set(figures)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="no photo that can be read"):
+    with pytest.raises(ValueError, match="none of the photos can be read"):
         photo_validator(tmp_path / "empty")
 
 

@@ -12,6 +12,7 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 from superpoint_jax.geometry import exact_product
+from superpoint_jax.training.plane import accept, cross_product, direction, norm, prune, rotation, segment_distances
 from superpoint_jax.training.synthetic_drawing import Scene
 
 LAYERS, VERTICES, LINES, CORNERS = 8, 8, 10, 100
@@ -24,8 +25,6 @@ would not always fit into [0, 1]."""
 _MAX_AMPLITUDE = 0.1
 _MAX_POLYGONS = 5
 _MAX_CROSSINGS = 24
-_MIN_EDGE_PX = 5.0
-_MIN_TURN = math.radians(25)
 _SQUARE = np.array([(1, 1), (-1, 1), (-1, -1), (1, -1)])
 
 
@@ -64,10 +63,10 @@ def lines_scene(draws: Draws, shape: tuple[int, int], scene: Scene) -> Scene:
     """Line segments that do not touch; corners are their end points."""
     centre = _inside(draws, shape, LAYERS)
     angle = draws.uniform(0, math.pi, LAYERS)
-    reach = draws.uniform(0.1, 0.5, LAYERS)[:, None] * min(shape) * _direction(angle)
+    reach = draws.uniform(0.1, 0.5, LAYERS)[:, None] * min(shape) * direction(angle)
     ends = jnp.stack([centre - reach, centre + reach], axis=1)
     wanted = jnp.arange(LAYERS) < draws.integer(1, LAYERS + 1)
-    active = _accept(wanted, _segment_distances(ends) < 10.0)
+    active = accept(wanted, segment_distances(ends) < 10.0)
     layers = jnp.repeat(jnp.arange(LAYERS), 2)
     scene = _segments(draws, scene, ends, active)
     return _with_corners(scene, ends.reshape(-1, 2), jnp.repeat(active, 2), layers, layers)
@@ -79,7 +78,7 @@ def star_scene(draws: Draws, shape: tuple[int, int], scene: Scene) -> Scene:
     index = jnp.arange(LAYERS)
     turns = (index.astype(jnp.float32) + 0.5 * draws.uniform(0, 1, LAYERS)) / branches.astype(jnp.float32)
     angle = 2 * math.pi * (turns + draws.uniform(0, 1))
-    reach = draws.uniform(0.15, 0.6, LAYERS)[:, None] * min(shape) * _direction(angle)
+    reach = draws.uniform(0.15, 0.6, LAYERS)[:, None] * min(shape) * direction(angle)
     centre = jnp.broadcast_to(_inside(draws, shape, 1, margin=0.15), (LAYERS, 2))
     scene = _segments(draws, scene, jnp.stack([centre, centre + reach], axis=1), index < branches)
     # The centre is a corner of the last layer, so that no branch above it can hide it.
@@ -104,13 +103,13 @@ def ellipses_scene(draws: Draws, shape: tuple[int, int], scene: Scene) -> Scene:
     major = draws.uniform(0.06, 0.28, LAYERS) * min(shape)
     minor = major * draws.uniform(0.4, 1, LAYERS)
     angle = draws.uniform(0, math.pi, LAYERS)
-    apart = _norm(centre[:, None] - centre[None]) - major[:, None] - major[None]
+    apart = norm(centre[:, None] - centre[None]) - major[:, None] - major[None]
     wanted = jnp.arange(LAYERS) < draws.integer(1, LAYERS + 1)
     return dataclasses.replace(
         scene,
         ellipses=jnp.concatenate([centre, jnp.stack([major, minor, angle], axis=-1)], axis=-1),
         is_ellipse=jnp.ones(LAYERS, bool),
-        active=_accept(wanted, apart < 4.0),
+        active=accept(wanted, apart < 4.0),
         shades=_shades(draws, scene, LAYERS),
     )
 
@@ -150,13 +149,13 @@ def cube_scene(draws: Draws, shape: tuple[int, int], scene: Scene) -> Scene:
     yaw, pitch = draws.uniform(math.radians(25), math.radians(65)), draws.uniform(math.radians(23), math.radians(46))
     # Face i lies at +half along axis i; the camera is in the octant where all coordinates are positive.
     faces = half[None, None] * jnp.asarray([np.insert(_SQUARE, i, 1, axis=1) for i in range(3)], jnp.float32)
-    towards = jnp.append(jnp.cos(pitch) * _direction(yaw), jnp.sin(pitch))
-    right = jnp.append(_direction(yaw + math.pi / 2), jnp.zeros(1, jnp.float32))
+    towards = jnp.append(jnp.cos(pitch) * direction(yaw), jnp.sin(pitch))
+    right = jnp.append(direction(yaw + math.pi / 2), jnp.zeros(1, jnp.float32))
     seen = exact_product(faces, jnp.stack([right, jnp.cross(towards, right), towards], axis=1))
     plane = seen[..., :2] / (1 - seen[..., 2:] / draws.uniform(5, 12))
     scale = draws.uniform(0.15, 0.4) * min(shape)
     quads = _inside(draws, shape, 1, margin=0.2)[None] + exact_product(
-        scale * plane, _rotation(draws.uniform(0, 2 * math.pi))
+        scale * plane, rotation(draws.uniform(0, 2 * math.pi))
     )
     scene = dataclasses.replace(
         _quads(scene, jnp.pad(quads, ((0, LAYERS - 3), (0, 0), (0, 0))), jnp.arange(LAYERS) < 3),
@@ -214,9 +213,9 @@ def _polygons(draws: Draws, shape: tuple[int, int], scene: Scene, *, most: int, 
     outlines, valid = _outlines(draws, centre, radius)
     shades = _shades(draws, scene, most)
     wanted = jnp.any(valid, axis=-1) & (jnp.arange(most) < draws.integer(min(2, most), most + 1))
-    meet = _norm(centre[:, None] - centre[None]) < radius[:, None] + radius[None] + 3.0
+    meet = norm(centre[:, None] - centre[None]) < radius[:, None] + radius[None] + 3.0
     alike = jnp.abs(shades[:, None] - shades[None]) < MIN_CONTRAST
-    active = _accept(wanted, meet & alike)
+    active = accept(wanted, meet & alike)
     rest = LAYERS - most
     scene = dataclasses.replace(
         scene,
@@ -246,45 +245,9 @@ def _outlines(
     dented = (draws.uniform(0, 1, most) < 0.5).astype(jnp.float32)[:, None]
     dents = dented * draws.uniform(0, 0.6, most * VERTICES).reshape(most, VERTICES)
     stretch = jnp.stack([jnp.ones(most, jnp.float32), draws.uniform(0.5, 1, most)], axis=-1)[:, None]
-    reach = (radius[:, None] * (1 - dents))[..., None] * _direction(angle) * stretch
-    vertices = centre[:, None] + exact_product(reach, jax.vmap(_rotation)(draws.uniform(0, 2 * math.pi, most)))
-    return jax.vmap(_prune)(vertices, index < count)
-
-
-def _prune(vertices: Float[Array, "v 2"], valid: Bool[Array, " v"]) -> tuple[Float[Array, "v 2"], Bool[Array, " v"]]:
-    """The polygon, and its mask, without the vertices that are too flat, too sharp or too near the one before.
-
-    The worst vertex is removed first; a removed vertex repeats the one before it. If the rest is still not acceptable,
-    no vertex is valid.
-    """
-
-    def remove_worst(_: int | Array, valid: Array) -> Array:
-        fault = _faults(vertices, valid)
-        worst = (jnp.arange(VERTICES) == jnp.argmax(fault)) & (jnp.max(fault) > 0) & (jnp.sum(valid) > 3)
-        return valid & ~worst
-
-    valid = lax.fori_loop(0, VERTICES - 3, remove_worst, valid)
-    sound = jnp.max(_faults(vertices, valid)) <= 0
-    return vertices[_neighbour(valid, -1, include_self=True)], valid & sound
-
-
-def _faults(vertices: Array, valid: Array) -> Array:
-    """How far each vertex violates the limits of turn and edge length; positive values are violations."""
-    before = vertices - vertices[_neighbour(valid, -1)]
-    after = vertices[_neighbour(valid, 1)] - vertices
-    lengths = _norm(before), _norm(after)
-    cosine = jnp.sum(before * after, axis=-1) / jnp.maximum(lengths[0] * lengths[1], 1e-6)
-    fault = jnp.maximum(jnp.abs(cosine) - math.cos(_MIN_TURN), 1 - lengths[0] / _MIN_EDGE_PX)
-    return jnp.where(valid, fault, -jnp.inf)
-
-
-def _neighbour(valid: Bool[Array, " v"], step: int, *, include_self: bool = False) -> Int[Array, " v"]:
-    """Index of the next valid vertex around the polygon, forwards (step 1) or backwards (step -1)."""
-    n = valid.shape[0]
-    index = jnp.arange(n)
-    away = (step * (index[None] - index[:, None])) % n
-    away = away if include_self else jnp.where(away == 0, n, away)
-    return jnp.argmin(jnp.where(valid[None], away, n + 1), axis=1)
+    reach = (radius[:, None] * (1 - dents))[..., None] * direction(angle) * stretch
+    vertices = centre[:, None] + exact_product(reach, jax.vmap(rotation)(draws.uniform(0, 2 * math.pi, most)))
+    return jax.vmap(prune)(vertices, index < count)
 
 
 def _crossings(
@@ -297,9 +260,9 @@ def _crossings(
     edge = outlines.reshape(n, 2) - start
     layer = jnp.repeat(jnp.arange(layers), vertices)
     between = start[None] - start[:, None]
-    product = _cross(edge[:, None], edge[None])
+    product = cross_product(edge[:, None], edge[None])
     divisor = jnp.where(product == 0, 1.0, product)
-    on_first, on_second = _cross(between, edge[None]) / divisor, _cross(between, edge[:, None]) / divisor
+    on_first, on_second = cross_product(between, edge[None]) / divisor, cross_product(between, edge[:, None]) / divisor
     within = (on_first > 0) & (on_first < 1) & (on_second > 0) & (on_second < 1) & (product != 0)
     drawn = active[layer]
     cross = within & (layer[:, None] < layer[None]) & drawn[:, None] & drawn[None]
@@ -317,7 +280,7 @@ def _segments(draws: Draws, scene: Scene, ends: Float[Array, "p 2 2"], active: B
     """The scene with segments of 1.5 to 3.5 px width, one per layer."""
     start, stop = ends[:, 0], ends[:, 1]
     along = stop - start
-    across = jnp.stack([-along[:, 1], along[:, 0]], axis=-1) / _norm(along)[:, None]
+    across = jnp.stack([-along[:, 1], along[:, 0]], axis=-1) / norm(along)[:, None]
     offset = across * (draws.uniform(1.5, 3.5, LAYERS) / 2)[:, None]
     quads = jnp.stack([start + offset, stop + offset, stop - offset, start - offset], axis=1)
     return dataclasses.replace(_quads(scene, quads, active), shades=_shades(draws, scene, LAYERS))
@@ -328,26 +291,11 @@ def _quads(scene: Scene, quads: Float[Array, "p 4 2"], active: Bool[Array, " p"]
     return dataclasses.replace(scene, polygons=repeated, active=active)
 
 
-def _segment_distances(ends: Float[Array, "p 2 2"]) -> Float[Array, "p p"]:
-    """The distance between every two segments, 0 where they cross."""
-    start, along = ends[:, 0], ends[:, 1] - ends[:, 0]
-    to_point = ends[:, None] - start[None, :, None]
-    place = jnp.sum(to_point * along[None, :, None], axis=-1) / jnp.sum(along**2, axis=-1)[None, :, None]
-    nearest = to_point - jnp.clip(place, 0.0, 1.0)[..., None] * along[None, :, None]
-    from_ends = jnp.min(_norm(nearest), axis=-1)
-    side = _cross(along[None, :, None], to_point)
-    split = side[..., 0] * side[..., 1] < 0
-    return jnp.where(split & split.T, 0.0, jnp.minimum(from_ends, from_ends.T))
-
-
-# --- lattices under perspective -------------------------------------------------------------------------------------
-
-
 def _perspective(draws: Draws, shape: tuple[int, int]) -> tuple[Float[Array, "3 3"], Float[Array, " 2"]]:
     """A homography from the unit square to the image, and the length of its sides in pixels before perspective."""
     centre = _inside(draws, shape, 1, margin=0.25)[0]
     sides = draws.uniform(0.5, 1.1, 2) * min(shape)
-    linear = _rotation(draws.uniform(0, 2 * math.pi)) * sides[None]
+    linear = rotation(draws.uniform(0, 2 * math.pi)) * sides[None]
     # The third coordinate stays within 1 +- 0.5 on the square, so that nothing comes near infinity.
     tilt = draws.uniform(-0.5, 0.5, 2)
     rows = jnp.concatenate([linear + centre[:, None] * tilt[None], centre[:, None]], axis=1)
@@ -370,8 +318,8 @@ def _lattice(
     return _with_corners(
         dataclasses.replace(
             scene,
-            u_lines=u_lines / _norm(u_lines[:, :2])[:, None],
-            v_lines=v_lines / _norm(v_lines[:, :2])[:, None],
+            u_lines=u_lines / norm(u_lines[:, :2])[:, None],
+            v_lines=v_lines / norm(v_lines[:, :2])[:, None],
         ),
         points[:, :2] / points[:, 2:],
         used.reshape(-1),
@@ -409,32 +357,7 @@ def _shades(draws: Draws, scene: Scene, count: int) -> Float[Array, " n"]:
     return jnp.where(place < low, place, place + high - low)
 
 
-def _accept(wanted: Bool[Array, " n"], conflict: Bool[Array, "n n"]) -> Bool[Array, " n"]:
-    """The mask of the wanted items without those in conflict with an item accepted earlier."""
-
-    def consider(i: int | Array, accepted: Array) -> Array:
-        return accepted & ~((jnp.arange(len(wanted)) > i) & accepted[i] & conflict[i])
-
-    return lax.fori_loop(0, len(wanted), consider, wanted)
-
-
 def _inside(draws: Draws, shape: tuple[int, int], count: int, *, margin: float = 0.0) -> Float[Array, "n 2"]:
     """Random positions in the image, at least the fraction `margin` of its sides away from its border."""
     size = jnp.array(shape[::-1], jnp.float32) - 1
     return draws.uniform(margin, 1 - margin, 2 * count).reshape(count, 2) * size[None]
-
-
-def _direction(angle: Array) -> Array:
-    return jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
-
-
-def _rotation(angle: Float[Array, ""]) -> Float[Array, "2 2"]:
-    return jnp.stack([_direction(angle), _direction(angle + math.pi / 2)], axis=1)
-
-
-def _norm(vectors: Array) -> Array:
-    return jnp.sqrt(jnp.sum(vectors**2, axis=-1))
-
-
-def _cross(a: Array, b: Array) -> Array:
-    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
