@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import superpoint_jax as sp
-from superpoint_jax import geometry
+from superpoint_jax import cli, geometry
 from superpoint_jax.cli import main
 from superpoint_jax.cli.saving import picture_paths
 from superpoint_jax.example import example_homography
@@ -480,3 +480,19 @@ with Parts(folder, {}):
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "another run is writing here" in done.stdout
+
+
+def test_a_closed_pipe_and_ctrl_c_are_no_tracebacks(monkeypatch, capsys):
+    done = subprocess.run(
+        f"{sys.executable} -m superpoint_jax --help | head -n 1; echo ${{PIPESTATUS[0]}}",
+        shell=True, executable="/bin/bash", capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] in ("0", "141")  # all of it may fit into the pipe
+    assert done.stderr == ""
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupted)
+    assert main(["detect"]) == 130
+    assert capsys.readouterr().err == "superpoint-jax: stopped\n"

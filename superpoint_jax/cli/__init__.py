@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 
@@ -46,7 +47,21 @@ LATER = {"train": "superpoint_jax.cli.train", "evaluate": "superpoint_jax.cli.ev
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line and return its exit code: also 130 after Ctrl-C, and 141 where nobody reads the output."""
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("superpoint-jax: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Nothing can be written any more; this keeps Python from trying at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments == ["--version"]:
         print(f"superpoint-jax {importlib.metadata.version('superpoint-jax')}")
