@@ -334,9 +334,9 @@ def test_sizes_that_the_config_states_are_checked_against_the_tensors(tmp_path):
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        ("{", "is no JSON"),
-        ("[]", "holds no JSON object"),
-        ('{"model_type": "bert"}', "is of a 'bert' model; a 'superpoint' is needed"),
+        ("{", "is not JSON"),
+        ("[]", "does not hold a JSON object"),
+        ('{"model_type": "bert"}', "belongs to a 'bert' model; a 'superpoint' is needed"),
         ('{"encoder_hidden_sizes": [8, 8]}', "must be four positive channel counts"),
         ('{"encoder_hidden_sizes": "large"}', "the configuration of .*: "),
         ('{"superpoint_jax": {"warp_drive": 1}}', "warp_drive, which this version does not know; upgrade"),
@@ -381,14 +381,14 @@ def test_the_whole_file_is_read_whatever_its_suffix(tmp_path, kind):
     ("contents", "message"),
     [
         (b"", "is empty; download it again"),
-        (b"\x00", "is no weight file, or damaged"),
-        (b"<!DOCTYPE html><html>404</html>", "is no weight file, or damaged: it starts with b'<!DOCTYPE ht'"),
+        (b"\x00", "is damaged or not a weight file"),
+        (b"<!DOCTYPE html><html>404</html>", "is damaged or not a weight file: it starts with b'<!DOCTYPE ht'"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
         (b"\xff\xff\xff\xff\xff\xff\xff\x7f{}", "is truncated or damaged"),
         (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "holds no tensors; none is a SuperPoint's"),
         (b"PK\x03\x04" + bytes(100), "is truncated or damaged"),
         (b"\x80\x02" + bytes(100), "damaged"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(100), "is no weight file, or damaged"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "is damaged or not a weight file"),
     ],
 )
 @pytest.mark.parametrize("suffix", ["safetensors", "bin", "pth"])
