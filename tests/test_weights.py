@@ -385,7 +385,7 @@ def test_the_whole_file_is_read_whatever_its_suffix(tmp_path, kind):
         (b"<!DOCTYPE html><html>404</html>", "is damaged or not a weight file: it starts with b'<!DOCTYPE ht'"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
         (b"\xff\xff\xff\xff\xff\xff\xff\x7f{}", "is truncated or damaged"),
-        (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "holds no tensors; none is a SuperPoint's"),
+        (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "holds no tensors; none belongs to a SuperPoint"),
         (b"PK\x03\x04" + bytes(100), "is truncated or damaged"),
         (b"\x80\x02" + bytes(100), "damaged"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "is damaged or not a weight file"),
@@ -402,7 +402,7 @@ def test_a_file_that_is_none_is_a_clear_error(tmp_path, contents, message, suffi
 
 def test_weights_of_another_network_are_a_clear_error(tmp_path):
     path = save_torch({"layer1.0.weight": np.zeros((2, 2), np.float32)}, tmp_path / "resnet.pth")
-    with pytest.raises(WeightsError, match=r"holds keys layer1\.0\.weight; none is a SuperPoint's.*conv1a\.weight"):
+    with pytest.raises(WeightsError, match=r"holds keys layer1\.0\.weight; none belongs to a SuperPoint.*conv1a\.weight"):
         from_pretrained(path)
 
 
@@ -410,7 +410,7 @@ def test_weights_of_another_network_are_a_clear_error(tmp_path):
     ("contents", "message"),
     [
         ([1, 2], "holds a list; a state dict"),
-        ({"epoch": 3, "state_dict": {}}, "holds epoch, state_dict, which are no tensors; a flat state dict"),
+        ({"epoch": 3, "state_dict": {}}, "holds epoch, state_dict, which are not tensors; a flat state dict"),
         ({}, "holds no tensors"),
     ],
 )
@@ -456,7 +456,7 @@ def test_paths_that_are_not_there_are_clear_errors(tmp_path):
 
 
 def test_a_revision_of_a_local_path_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="revision='main' is for ids of the hub"):
+    with pytest.raises(ValueError, match="revision='main' is for hub ids"):
         from_pretrained(tmp_path, revision="main")
 
 

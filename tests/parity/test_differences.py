@@ -151,7 +151,7 @@ def test_floats_are_divided_again(photos):
 
 def test_an_unknown_filter(photos):
     Pil()(photos["coffee"], resample="sharp")
-    with pytest.raises(ValueError, match="resample='sharp' is no filter of Pillow"):
+    with pytest.raises(ValueError, match="resample='sharp' is not a filter of Pillow"):
         hf.SuperPointImageProcessorPil()(photos["coffee"], resample="sharp")
 
 
