@@ -1,4 +1,4 @@
-"""What the processors return."""
+"""The dictionary of arrays that the processors return."""
 
 from __future__ import annotations
 

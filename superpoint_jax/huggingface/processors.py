@@ -15,9 +15,9 @@ from superpoint_jax.huggingface.steps import METHODS, gray_on_host, grouped, on_
 
 
 class SuperPointImageProcessor(Processor):
-    """The processor that does what torchvision does: gray, then an antialiased resize, jitted, on the device.
+    """The processor that computes as torchvision does: gray, then an antialiased resize, on the device.
 
-    It compiles once per image size. The filters are nearest, bilinear, bicubic and Lanczos. Its old name is
+    It is jitted and compiles once per image size. The filters are nearest, bilinear, bicubic and Lanczos. Its old name is
     `SuperPointImageProcessorFast`.
 
     Source: transformers' class of that name; within one gray level of it, tests/parity/test_transformers_suite.py.
