@@ -17,8 +17,8 @@ from superpoint_jax.huggingface.steps import METHODS, gray_on_host, grouped, on_
 class SuperPointImageProcessor(Processor):
     """The processor that computes as torchvision does: gray, then an antialiased resize, on the device.
 
-    It is jitted and compiles once per image size. The filters are nearest, bilinear, bicubic and Lanczos. Its old name is
-    `SuperPointImageProcessorFast`.
+    It is jitted and compiles once per image size. The filters are nearest, bilinear, bicubic and Lanczos. The old name
+    of this class is `SuperPointImageProcessorFast`.
 
     Source: transformers' class of that name; within one gray level of it, tests/parity/test_transformers_suite.py.
     """
