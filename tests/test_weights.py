@@ -266,7 +266,7 @@ def test_transformers_refuses_a_model_with_batch_norm_instead_of_misreading_it(t
     ("preset", "gray", "shape"), [("huggingface", False, (480, 640)), ("superpoint_jax", True, (512, 1024))]
 )
 def test_transformers_processor_opens_what_we_save(tmp_path, preset, gray, shape):
-    """Of our own "shrink" it knows only the largest size: it also enlarges to that."""
+    """transformers reads only the largest size of our "shrink", so it also enlarges to that size."""
     from transformers import AutoImageProcessor
 
     config = SuperPointConfig.preset(preset, **SMALL)
