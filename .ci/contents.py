@@ -1,4 +1,4 @@
-"""Stop unless wheel and sdist hold the package, its weights and what says what they are, and nothing else."""
+"""Stop with an error unless wheel and sdist hold the package, its weights and its documents, and nothing else."""
 
 import re
 import sys
@@ -22,9 +22,9 @@ with tarfile.open(sdist) as archive:
     ]
 for path, allowed, names in listings:
     if extra := [name for name in names if not re.fullmatch(allowed, name)]:
-        sys.exit(f"{path.name} holds what it should not: {', '.join(extra)}")
+        sys.exit(f"{path.name} holds files that do not belong in it: {', '.join(extra)}")
     if "superpoint_jax/weights/data/superpoint_jax.safetensors" not in names:
         sys.exit(f"{path.name} holds no weights")
     if path == wheel and "superpoint_jax/verification/verification.py" not in names:
-        sys.exit(f"{path.name} holds no proof of conversions")
+        sys.exit(f"{path.name} holds no verification of conversions")
     print(f"{path.name}: {len(names)} files, {path.stat().st_size / 1e6:.1f} MB")

@@ -1,6 +1,6 @@
-"""The proof for LightGlue: the original in PyTorch beside ours, stage by stage, on the two halves of photos.
+"""Verifies a converted LightGlue: compares it with the original in PyTorch, stage by stage, on two parts of photos.
 
-The tensors are taken as the file names and stores them, so that neither our key maps nor our layouts have a part in it.
+The original gets the tensors as the file names and stores them, so an error in our conversion can't hide itself.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from superpoint_jax.weights.sources import read_source
 from .comparison import Row
 
 STATE_TOLERANCE = 2e-4
-"""Of the range of the states. Layers that are given descriptors of another extractor, which nothing trained them for,
-multiply rounding: by eighty in nine layers of ALIKED's. A wrong weight is off by ten times as much at its layer."""
+"""Largest difference as a fraction of the range of the states. Layers multiply rounding errors if they get descriptors
+of an extractor that they were not trained for: by 80 in the nine layers of ALIKED's. A wrong weight causes ten times as
+much difference at its layer."""
 
 SCORE_TOLERANCE = 5e-4
-"""Scores are probabilities; the softmax multiplies the rounding of similarities that reach 50."""
+"""Largest difference of scores, which are probabilities. Similarities reach 50, and the softmax multiplies their
+rounding errors."""
 
 KEYPOINTS = 512
 
@@ -38,13 +40,13 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Stages:
-    """Results of one pair of images.
+    """The results of all stages for one pair of images.
 
     Attributes:
-        states: After each layer, those of the first image before those of the second [I+J,D].
-        probabilities: [I,J], before anything is filtered.
-        indices: [I], -1 where there is no partner.
-        scores: [I], 0 where there is no partner.
+        states: States after each layer [I+J,D]; those of the first image come before those of the second.
+        probabilities: Probability of each pair of keypoints [I,J], before matches are filtered.
+        indices: Row of the partner [I], -1 where there is none.
+        scores: Score of the match [I], 0 where there is none.
     """
 
     states: tuple[np.ndarray, ...]
@@ -55,7 +57,7 @@ class Stages:
 
 @dataclass(frozen=True)
 class MatcherPair:
-    """The original with the source's weights, and ours with the converted ones."""
+    """The original network with the source's weights, and our network with the converted weights."""
 
     title: str
     original: Callable[[Keypoints, Keypoints], Stages]
@@ -63,7 +65,7 @@ class MatcherPair:
 
 
 def load_pair(source: str, folder: Path, *, revision: str | None = None) -> MatcherPair:
-    """Both networks; every layer of them runs."""
+    """Both networks; both run every layer."""
     tensors = matcher_of(read_source(source, revision=revision).tensors)
     layout = recognise(tensors, origin=source)
     model = LightGlue.from_pretrained(folder)
@@ -77,7 +79,7 @@ def load_pair(source: str, folder: Path, *, revision: str | None = None) -> Matc
 
 
 def verify(pair: MatcherPair, photos: Mapping[str, np.ndarray]) -> list[Row]:
-    """Rows of every stage and photo; prints a line a photo on the way."""
+    """One row per stage and photo; it prints one line per photo while it runs."""
     print(pair.title, flush=True)
     rows: list[Row] = []
     for name, gray in photos.items():
@@ -89,10 +91,10 @@ def verify(pair: MatcherPair, photos: Mapping[str, np.ndarray]) -> list[Row]:
 
 
 def two_views(gray: np.ndarray, length: int) -> tuple[Keypoints, Keypoints]:
-    """Keypoints of the left and the right three quarters of a photo, without padding.
+    """The keypoints of the left and the right three quarters of a photo, without padding rows.
 
-    They are this package's SuperPoint's. For a matcher of other descriptors theirs stand in, cut or repeated to its
-    length: numbers like any others, as both networks get the same.
+    They come from the SuperPoint of this package. If the matcher takes descriptors of another length, these are cut or
+    repeated to that length. This is valid for the comparison, because both networks get the same descriptors.
     """
     width = gray.shape[1] * 3 // 4
     model = from_pretrained()
@@ -118,7 +120,7 @@ def _with_length(keypoints: Keypoints, length: int) -> Keypoints:
 
 
 def our_stages(model: LightGlue, a: Keypoints, b: Keypoints) -> Stages:
-    """What this library computes for a batch of one pair."""
+    """The stages that this library computes for a batch of one pair."""
     matches = model.match(a, b)
     return Stages(
         states=tuple(
@@ -131,7 +133,7 @@ def our_stages(model: LightGlue, a: Keypoints, b: Keypoints) -> Stages:
 
 
 def compare(photo: str, original: Stages, ours: Stages, config: LightGlueConfig) -> Iterator[Row]:
-    """A row for every stage."""
+    """One row per stage."""
     for i, (a, b) in enumerate(zip(original.states, ours.states, strict=True)):
         yield Row(f"layer {i + 1}", photo, float(np.abs(a - b).max() / np.ptp(a)), STATE_TOLERANCE, "of range")
     difference = float(np.abs(original.probabilities - ours.probabilities).max())
@@ -146,7 +148,10 @@ def compare(photo: str, original: Stages, ours: Stages, config: LightGlueConfig)
 
 
 def _is_near_tie(probabilities: np.ndarray, row: np.intp, threshold: float) -> bool:
-    """Whether rounding may decide: at the threshold, or between the best and the second best of a row or a column."""
+    """Whether rounding may decide a match.
+
+    That is so if the best probability is close to the threshold, or to the second best of its row or column.
+    """
     best = probabilities[row].max()
     column = probabilities[:, probabilities[row].argmax()]
     gaps = [np.ptp(np.sort(line)[-2:]) for line in (probabilities[row], column)]
@@ -154,7 +159,7 @@ def _is_near_tie(probabilities: np.ndarray, row: np.intp, threshold: float) -> b
 
 
 def _hugging_face(weights: Weights, config: LightGlueConfig) -> Callable[[Keypoints, Keypoints], Stages]:
-    """transformers' own model, around the extractor that it always builds and that is not called."""
+    """The stages of transformers' own model. It always builds an extractor too, which is not called."""
     from transformers import LightGlueConfig as TheirConfig
     from transformers import LightGlueForKeypointMatching, SuperPointConfig
 
@@ -198,7 +203,7 @@ def _hugging_face(weights: Weights, config: LightGlueConfig) -> Callable[[Keypoi
 
 
 def _cvg(weights: Weights, config: LightGlueConfig) -> Callable[[Keypoints, Keypoints], Stages]:
-    """The network of the paper in plain torch, one image after the other, with cvg's names."""
+    """The stages of the paper's network, written in plain torch, without batches, with cvg's names of the layers."""
     heads, layers = config.num_attention_heads, config.num_hidden_layers
     first_style = "self_attn.0.Wqkv.weight" in weights
 

@@ -1,4 +1,4 @@
-"""Images enlarged before the network sees them, so that keypoints are found on a finer grid."""
+"""Enlarges images before the network, so that keypoints are found on a finer grid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ METHOD = "cubic"
 
 
 def enlarged_shape(shape: tuple[int, int], factor: float) -> tuple[int, int]:
-    """(height, width) of an array whose images are enlarged."""
+    """(height, width) of the array after its images are enlarged."""
     height, width = (int(np.floor(np.float32(side) * np.float32(factor) + np.float32(0.5))) for side in shape)
     return height, width
 
@@ -24,15 +24,15 @@ def enlarged_shape(shape: tuple[int, int], factor: float) -> tuple[int, int]:
 def enlarge(
     gray: Float[Array, "b h w 1"], sizes: Int[Array, "b 2"], factor: float
 ) -> tuple[Float[Array, "b h2 w2 1"], Int[Array, "b 2"]]:
-    """The images enlarged by cubic interpolation, and their (height, width), rounded to whole pixels.
+    """The images enlarged by cubic interpolation, and their new (height, width), rounded to whole pixels.
 
-    `rescale_keypoints` with both sizes maps pixel centres exactly. The result for an image is that of the image without
-    its padding, whatever the padding holds. Pixels next to a value that is not finite are NaN.
+    `rescale_keypoints` with both sizes maps pixel centres exactly. The padding of an image has no influence on the
+    result. Pixels next to a value that is not finite are NaN.
 
     Args:
         gray: Images in the top-left corners of their arrays.
-        sizes: (height, width) of each.
-        factor: At least 1.
+        sizes: (height, width) of each image.
+        factor: Factor of both sides, at least 1.
     """
     shape = enlarged_shape((gray.shape[1], gray.shape[2]), factor)
     new_sizes = jnp.floor(sizes.astype(jnp.float32) * np.float32(factor) + np.float32(0.5)).astype(jnp.int32)
@@ -40,7 +40,7 @@ def enlarge(
     finite = jnp.isfinite(gray)
     scale = new_sizes.astype(jnp.float32) / sizes.astype(jnp.float32)
     resize = jax.vmap(partial(_resize, shape=shape), in_axes=(0, 0, None))
-    # The weights of cubic interpolation are normalised over the pixels of the image itself.
+    # The weights of cubic interpolation are normalised over the pixels of the image, without its padding.
     weight = resize(inside.astype(gray.dtype), scale, METHOD)
     values = resize(jnp.where(inside & finite, gray, 0), scale, METHOD)
     damaged = jax.lax.reduce_window(

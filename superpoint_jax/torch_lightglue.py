@@ -1,6 +1,6 @@
-"""To LightGlue, which lives in PyTorch, and back: its tensors as arrays that DLPack hands over without a copy.
+"""Converts keypoints into inputs of LightGlue in PyTorch, and its matches back; DLPack avoids copies of the arrays.
 
-LightGlue's weights belong to one kind of descriptors: those published for SuperPoint go with Magic Leap's, so
+LightGlue's weights belong to one kind of descriptors. Those published for SuperPoint need Magic Leap's descriptors:
 `from_pretrained("magic-leap-community/superpoint", config="lightglue")`.
 """
 
@@ -22,17 +22,18 @@ from superpoint_jax.matching import Matches
 def to_torch_lightglue(
     keypoints: Keypoints, image_size: Int[Array | np.ndarray, "b 2"] | tuple[int, int] | None = None
 ) -> dict[str, Array]:
-    """What cvg/LightGlue takes for its `image0` or `image1`: keypoints [B,M,2], descriptors [B,M,D], image_size [B,2].
+    """The `image0` or `image1` of cvg's LightGlue: keypoints [B,M,2], descriptors [B,M,D], image_size [B,2].
 
-    It knows no mask, so padding rows are cut off; images of a batch must have equally many valid rows for that. Not for
-    inside `jit`. Coordinates stay pixels, centres at integers, as LightGlue was trained with.
+    cvg's LightGlue has no mask, so padding rows are cut off, and all images of a batch must have the same number of
+    keypoints. The function does not work inside `jit`. Coordinates stay in pixels with centres at integers, as in
+    LightGlue's training.
 
     Args:
-        keypoints: Of a batch of images, or of one, which becomes a batch of one.
-        image_size: (height, width), as everywhere here; by default the keypoints'. Comes out as (width, height).
+        keypoints: Keypoints of a batch of images, or of one image, which becomes a batch of one.
+        image_size: (height, width); by default that of the keypoints. The result has (width, height).
 
     Raises:
-        ValueError: Images of a batch that have different numbers of keypoints.
+        ValueError: The images of a batch have different numbers of keypoints.
     """
     keypoints = _batch(keypoints)
     counts = np.asarray(keypoints.mask.sum(axis=1))
@@ -52,27 +53,28 @@ def to_torch_lightglue(
 
 
 def to_torch_lightglue_pairs(a: Keypoints, b: Keypoints, image_size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """What the matching of transformers' `LightGlueForKeypointMatching` takes: `_match_image_pair(**tensors)`.
+    """The arguments of `_match_image_pair`, the matching of transformers' `LightGlueForKeypointMatching`.
 
-    keypoints [B,2,K,2] in pixels, descriptors [B,2,K,D], mask int32 [B,2,K], height and width. K is the larger of both
-    sides; padding rows are masked. It knows one size for all images.
+    They are keypoints [B,2,K,2] in pixels, descriptors [B,2,K,D], mask int32 [B,2,K], height and width. K is the larger
+    K of both sides; padding rows are masked. All images have the same size.
 
     Args:
-        a: First images of the pairs, a batch or one.
-        b: Second images.
-        image_size: (height, width) of all; by default that of the keypoints, which must then be the same for all.
+        a: Keypoints of the first images of the pairs: a batch, or one image.
+        b: Keypoints of the second images.
+        image_size: (height, width) of all images; by default that of the keypoints, which must then be the same for
+            all.
 
     Raises:
-        ValueError: Batches of different lengths, or images of different sizes and no `image_size`.
+        ValueError: The batches have different lengths, or the images have different sizes and `image_size` is missing.
     """
     a, b = _batch(a), _batch(b)
     if len(a) != len(b):
-        raise ValueError(f"a has {len(a)} images and b has {len(b)}; pairs need equally many")
+        raise ValueError(f"a has {len(a)} images and b has {len(b)}; the numbers must be equal")
     if image_size is None:
         sizes = np.unique(np.concatenate([np.asarray(a.image_sizes), np.asarray(b.image_sizes)]), axis=0)
         if len(sizes) != 1:
             raise ValueError(
-                f"the images have the sizes {sizes.tolist()}; transformers' LightGlue knows one: give image_size"
+                f"the images have the sizes {sizes.tolist()}; transformers' LightGlue takes only one: give image_size"
             )
         image_size = (int(sizes[0, 0]), int(sizes[0, 1]))
     rows = max(a.mask.shape[1], b.mask.shape[1])
@@ -91,26 +93,28 @@ def to_torch_lightglue_pairs(a: Keypoints, b: Keypoints, image_size: tuple[int, 
 
 
 def from_torch_lightglue(indices: Int[Any, "b m"], scores: Float[Any, "b m"], a: Keypoints, b: Keypoints) -> Matches:
-    """LightGlue's answer as `Matches` of a's rows: its matches0 and matching_scores0.
+    """LightGlue's `matches0` and `matching_scores0` as `Matches` for the rows of a.
 
-    Transformers' have both images of a pair in turn: `matches.reshape(B, 2, -1)[:, 0]`, and the scores alike. It may
-    match padding with padding; that is dropped here.
+    The results of transformers hold both images of each pair: pass `matches.reshape(B, 2, -1)[:, 0]`, and the same part
+    of the scores. transformers may match padding rows with each other; such matches are dropped.
 
     Args:
-        indices: Row of the partner, -1 where none; any array that DLPack or numpy understands.
-        scores: Of the matches.
-        a: The first images' keypoints, as they were given to `to_torch_lightglue`: a batch, or one.
-        b: The second images'.
+        indices: Row of the partner, -1 where there is none; any array that DLPack or numpy can read.
+        scores: Scores of the matches.
+        a: Keypoints of the first images, as they were given to `to_torch_lightglue`: a batch, or one image.
+        b: Keypoints of the second images.
 
     Raises:
-        ValueError: An answer that is not of these keypoints.
+        ValueError: The indices do not belong to these keypoints.
     """
     if a.mask.ndim == 1:
         return from_torch_lightglue(indices, scores, _batch(a), _batch(b))[0]
     found, confidence = jnp.asarray(indices).astype(jnp.int32), jnp.asarray(scores).astype(jnp.float32)
     count, rows = a.mask.shape
     if len(found) != count or (found.shape[1] > rows and bool((found[:, rows:] >= 0).any())):
-        raise ValueError(f"indices have shape {found.shape}, and a's mask {a.mask.shape}: not of these keypoints")
+        raise ValueError(
+            f"indices have shape {found.shape}, and a.mask has {a.mask.shape}: they do not belong to these keypoints"
+        )
     padding = ((0, 0), (0, max(rows - found.shape[1], 0)))
     found = jnp.pad(found[:, :rows], padding, constant_values=-1)
     confidence = jnp.pad(confidence[:, :rows], padding)

@@ -1,7 +1,7 @@
-"""The promise: everything composes under every transformation and any sharding, at the sizes people use.
+"""Tests that everything composes under every transformation and any sharding, at realistic sizes.
 
-Run by test_composition.py in a process of its own, in which JAX has its own defaults and four simulated devices. Each
-function whose name begins with `check_` is a test.
+test_composition.py runs this file in a separate process, with JAX's defaults and four simulated devices. Each function
+whose name begins with `check_` is a test.
 """
 
 import functools
@@ -47,7 +47,7 @@ def batch(size: tuple[int, int]) -> jax.Array:
 
 
 def image_sizes(size: tuple[int, int]) -> jax.Array:
-    """Four sizes of images within arrays of `size`, no multiples of 8 among them."""
+    """Four sizes of images within arrays of `size`; most of them are not multiples of 8."""
     return jnp.array([[size[0], size[1]], [size[0] - 37, size[1] - 50], [205, 301], [171, 99]], jnp.int32)
 
 
@@ -61,7 +61,7 @@ def extract(model: sp.SuperPoint, images: jax.Array, sizes: jax.Array | None = N
 
 
 def assert_same(a, b, atol: float = 2e-5) -> None:
-    """Equal but for rounding: another program may sum in another order."""
+    """Assert that the values are equal except for rounding, because another program may sum in another order."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         one, other = np.asarray(one), np.asarray(other)
@@ -73,7 +73,7 @@ def assert_same(a, b, atol: float = 2e-5) -> None:
 
 
 def assert_same_keypoints(a: sp.Keypoints, b: sp.Keypoints) -> None:
-    """The same keypoints; two whose scores are equal up to rounding may have changed rows."""
+    """Assert that the keypoints are the same; two whose scores are equal up to rounding may have swapped rows."""
     assert np.asarray(a.mask).any()
     np.testing.assert_array_equal(a.mask, b.mask)
     np.testing.assert_array_equal(a.num_detected, b.num_detected)
@@ -92,20 +92,20 @@ def mesh_of(kind: AxisType) -> Mesh:
 
 
 def convolution_batches(hlo: str) -> set[int]:
-    """Images per convolution of a compiled program."""
+    """The numbers of images per convolution in a compiled program."""
     shapes = re.findall(r"= \w+\[(\d+),\d+,\d+,\d+\]\S* (?:convolution|custom-call)\(", hlo)
-    # A convolution may be called by a fusion, whose body has it all the same.
+    # A convolution that a fusion calls is found too, in the body of the fusion.
     return {int(shape) for shape in shapes}
 
 
 def largest_collective(hlo: str) -> int:
-    """Numbers that the largest collective of a compiled program gives; 0 without any."""
+    """The number of values that the largest collective of a compiled program returns; 0 if it has none."""
     shapes = re.findall(r"\w+\[([\d,]+)\]\S* (?:all-gather|all-to-all|collective-permute|all-reduce)[\w-]*\(", hlo)
     return max((math.prod(map(int, shape.split(","))) for shape in shapes), default=0)
 
 
 def assert_automatic(function: Callable, expected, *arguments, replicated=()) -> str:
-    """On an automatic mesh with the arguments sharded over the batch: equal results, which stay where they are."""
+    """Assert equal results on an automatic mesh, with arguments and results sharded over the batch; return the HLO."""
     mesh = mesh_of(AxisType.Auto)
     split, whole = NamedSharding(mesh, P("images")), NamedSharding(mesh, P())
     given = *jax.device_put(replicated, whole), *jax.device_put(arguments, split)
@@ -113,13 +113,13 @@ def assert_automatic(function: Callable, expected, *arguments, replicated=()) ->
     out = compiled(*given)
     assert_equal(out, expected)
     for path, leaf in jax.tree.leaves_with_path(out):
-        if jax.tree_util.keystr(path) != ".image_sizes":  # Those of whole arrays are a constant.
+        if jax.tree_util.keystr(path) != ".image_sizes":  # A constant if the images fill their arrays.
             assert leaf.sharding.is_equivalent_to(split, leaf.ndim), (path, leaf.sharding)
     return compiled.as_text()
 
 
 def assert_explicit(function: Callable, expected, *arguments, replicated=()) -> None:
-    """On a mesh of explicit axes, which `jax.make_mesh` gives by default: equal results, sharded over the batch."""
+    """Assert equal results, sharded over the batch, on a mesh with explicit axes, the default of `jax.make_mesh`."""
     mesh = mesh_of(AxisType.Explicit)
     with jax.set_mesh(mesh):
         given = (
@@ -134,7 +134,7 @@ def assert_explicit(function: Callable, expected, *arguments, replicated=()) -> 
 
 
 def assert_manual(function: Callable, expected, *arguments, replicated=()) -> None:
-    """`shard_map` with its check of what varies over the mesh."""
+    """Assert equal results under `shard_map`, with its check of which values vary over the mesh."""
     mesh = mesh_of(AxisType.Auto)
     specs = (*(P() for _ in replicated), *(P("images") for _ in arguments))
     mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P("images"))
@@ -170,7 +170,7 @@ def check_extract_under_vmap_over_models():
 
 
 def score_sum(images: jax.Array) -> jax.Array:
-    """Smooth in the images as long as the keypoints stay the same ones."""
+    """A sum that is smooth in the images as long as the keypoints stay the same."""
     found = extract(network(), images)
     return jnp.sum(found.scores) + jnp.sum(found.keypoints * 1e-3) + jnp.sum(found.descriptors[..., :4])
 
@@ -184,7 +184,7 @@ def check_derivatives_of_extract():
         value, tangent = jax.jit(lambda x, v: jax.jvp(score_sum, (x,), (v,)))(images, direction)
         np.testing.assert_allclose(value, score_sum(images), rtol=1e-4)
         np.testing.assert_allclose(tangent, along, rtol=1e-2)
-        # One number that the images depend on: the Jacobian is a directional derivative.
+        # The images depend on one number here, so the Jacobian is a directional derivative.
         jacobian = jax.jit(jax.jacfwd(lambda t, x=images, v=direction: score_sum(x + t * v)))(0.0)
         np.testing.assert_allclose(jacobian, tangent, rtol=1e-3)
         rematerialised = jax.jit(jax.grad(jax.checkpoint(score_sum)))(images)
@@ -226,7 +226,7 @@ def check_extract_over_meshes():
             expected = extract(network(), *arguments)
             hlo = assert_automatic(extract, expected, *arguments, replicated=(network(),))
             assert convolution_batches(hlo) <= {1}, "each device computes its own images"
-            # XLA gathers the candidates of `top_k`, a small part of a score map, and nothing else.
+            # XLA gathers only the candidates of `top_k`, a small part of a score map.
             assert largest_collective(hlo) <= images.size // 8
             assert_explicit(extract, expected, *arguments, replicated=(network(),))
             assert_manual(extract, expected, *arguments, replicated=(network(),))
@@ -244,11 +244,11 @@ def check_gradient_over_meshes():
     assert_manual(gradient, expected, images)
 
 
-# What is made of the features
+# Matching, geometry and tracking
 
 
 def pairs_of(size=(240, 320)) -> tuple[sp.Keypoints, sp.Keypoints]:
-    """Photos and slightly turned copies of them."""
+    """The keypoints of the photos, and of slightly shifted copies of them."""
     turned = jnp.roll(batch(size), (3, 5), axis=(1, 2))
     return features(size), extract(network(), turned)
 
@@ -284,7 +284,7 @@ def check_match():
 
 @functools.cache
 def matcher() -> sp.LightGlue:
-    """Random layers that leave the descriptors visible, and a head that compares them."""
+    """A LightGlue whose random layers change the descriptors only a little, with a head that compares them."""
     config = sp.LightGlueConfig(num_hidden_layers=2, filter_threshold=0.05)
     network = sp.LightGlue(config, rngs=nnx.Rngs(0))
     network.match_assignment_layers.final_projection.kernel[...] = jnp.stack([30 * jnp.eye(256)] * 2)
@@ -297,7 +297,7 @@ def matcher() -> sp.LightGlue:
 
 @functools.cache
 def many_keypoints() -> tuple[sp.Keypoints, sp.Keypoints]:
-    """1024 rows of the photos and of slightly turned copies."""
+    """1024 rows of keypoints of the photos, and of slightly shifted copies of them."""
     images = batch((480, 640))
     extract = functools.partial(sp.extract, network(), max_keypoints=1024)
     return extract(images), extract(jnp.roll(images, (3, 5), axis=(1, 2)))
@@ -500,7 +500,7 @@ def check_settings_of_jax():
             sp.ransac_homography(jax.random.key(0), a[0], b[0], matched[0], iterations=64)
             config, photos = training(accumulate=2)
             params = create_state(network(), config).params
-            # Not the whole step: optax's own schedule mixes types, which strict promotion refuses.
+            # Only the gradient, because optax's own schedule mixes types, which strict promotion refuses.
             gradient = functools.partial(mean_gradient, config=config)
             jax.eval_shape(gradient, params, for_training_on_cpu(network()), photos, jax.random.key(0))
 
@@ -529,7 +529,7 @@ def check_export_of_keypoints_and_matches():
 
 
 def check_products_are_exact_on_accelerators():
-    """Read in what is lowered for them: by default they would multiply in TF32 or bfloat16, which is off by pixels."""
+    """Read from the lowered programs. By default accelerators multiply in TF32 or bfloat16, with errors of pixels."""
     key, size = jax.random.key(0), (240, 320)
     homographies = geometry.sample_homographies(key, BATCH, size)
     points = jnp.ones((BATCH, 50, 2))
@@ -559,7 +559,7 @@ def check_products_are_exact_on_accelerators():
 
 
 class Compilations:
-    """Counts what XLA compiles between two readings."""
+    """Counts the programs that XLA compiles during a call."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -607,9 +607,9 @@ def check_nothing_compiles_twice():
 
 
 def main() -> None:
-    """Run the checks named on standard input, one per line; answer with a line each: "ok", or the traceback."""
+    """Run the checks named on standard input, one per line; print one line for each: "ok", or the traceback."""
     answers, sys.stdout = sys.stdout, sys.stderr
-    network()  # Loaded here and not while something is traced.
+    network()  # Load the model here, not during tracing.
     for line in sys.stdin:
         try:
             globals()[line.strip()]()

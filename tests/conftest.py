@@ -1,8 +1,8 @@
-"""What holds in every test: types and shapes are checked, warnings are errors, float32 is exact, eight host devices."""
+"""The settings of all tests: types and shapes are checked, float32 is exact, and there are eight host devices."""
 
 import os
 
-# Before jax is imported, or it has no effect.
+# These must be set before jax is imported.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
@@ -21,24 +21,24 @@ import tests.type_checker
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
-# From here on, any module of the library checks its signatures' shapes and types at every call.
+# From here on, every function of the library checks the shapes and types in its signature at every call.
 install_import_hook("superpoint_jax", f"{tests.type_checker.__name__}.check")
 
 from superpoint_jax import SuperPoint, SuperPointConfig  # noqa: E402
 from tests.random_weights import model_of, random_state  # noqa: E402
 
-# The first example of a property compiles, which takes seconds; the same examples in every run.
+# There is no deadline, because the first example of a property compiles for seconds. Every run has the same examples.
 settings.register_profile("superpoint_jax", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("superpoint_jax")
 
 SMALL = dict(encoder_hidden_sizes=(8, 8, 16, 16), decoder_hidden_size=16, descriptor_decoder_dim=16)
-"""A network that a laptop runs in a millisecond; every rule is the same as in the large one."""
+"""Sizes of a network that a laptop runs in a millisecond. Its rules are those of the large network."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compiled programs are kept in pytest's cache directory: the second run of the suite takes half the time."""
+    """Keep compiled programs in pytest's cache folder, so that the second run of the suite takes half the time."""
     if config.cache is not None:
-        # Nor does a command under test write into the user's folder.
+        # A command under test must not write into the user's cache folder.
         os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("xdg"))
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -46,12 +46,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 CACHE_OPTIONS: dict = dict.fromkeys(("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"))
-"""Of JAX, in every test at its start."""
+"""JAX's cache options at the start of every test."""
 
 
 @pytest.fixture(autouse=True)
 def compilations_as_before():
-    """What a test, a command or a page says of JAX's cache holds for that test alone."""
+    """Undo changes of JAX's cache options after each test."""
     yield
     if any(jax.config.values[name] != value for name, value in CACHE_OPTIONS.items()):
         for name, value in CACHE_OPTIONS.items():
@@ -61,7 +61,7 @@ def compilations_as_before():
 
 @pytest.fixture
 def nothing_kept():
-    """JAX as in a process that keeps no compilations on disk."""
+    """JAX keeps no compilations on disk, as in a process without a cache folder."""
     jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
 
@@ -74,7 +74,7 @@ def _photo(name: str, rows: slice, columns: slice, size: tuple[int, int]) -> np.
 
 @pytest.fixture(scope="session")
 def photos() -> dict[str, np.ndarray]:
-    """Real photos, uint8, grey [H,W] or colour [H,W,3], none of them square, most of them no multiple of 8."""
+    """Real photos, uint8, gray [H,W] or RGB [H,W,3]. None is square, and most sizes are not multiples of 8."""
     everything = slice(None)
     return {
         "camera": _photo("camera", slice(60, 300), slice(100, 420), (240, 320)),
@@ -90,7 +90,7 @@ def photos() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def gray_photos(photos: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same photos as one float32 channel in [0, 1], [H,W]."""
+    """The same photos as float32 gray images [H,W] in [0, 1]."""
     return {
         name: np.asarray(Image.fromarray(pixels).convert("L"), np.float32) / np.float32(255)
         for name, pixels in photos.items()
@@ -99,7 +99,7 @@ def gray_photos(photos: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def random_model():
-    """A function (seed, **options) -> a small SuperPoint with weights that find keypoints on photos."""
+    """A function (seed, **options) that returns a small SuperPoint whose random weights find keypoints in photos."""
 
     def build(seed: int = 0, **options) -> SuperPoint:
         config = SuperPointConfig(**{**SMALL, **options})

@@ -107,7 +107,7 @@ def test_transformers_opens_the_result(folder, tmp_path):
 
 def test_a_preprocessor_config_that_is_no_object_is_named(folder):
     (folder / "preprocessor_config.json").write_text("[]")
-    with pytest.raises(sp.WeightsError, match=r"preprocessor_config\.json holds no JSON object"):
+    with pytest.raises(sp.WeightsError, match=r"preprocessor_config\.json does not hold a JSON object"):
         sp.from_pretrained(folder)
 
 

@@ -204,7 +204,7 @@ def test_converting_what_is_converted_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("contents", "message"), [(None, "does not exist"), (b"", "is empty"), (b"<html>", "is no weight file")]
+    ("contents", "message"), [(None, "does not exist"), (b"", "is empty"), (b"<html>", "not a weight file")]
 )
 def test_what_cannot_be_converted_is_one_line_and_exit_code_2(tmp_path, capsys, contents, message):
     source = tmp_path / "w.pth"

@@ -301,7 +301,7 @@ def test_different_sizes_are_a_list_or_refused(cls, photos):
     images = [photos["coffee"], photos["astronaut"]]
     listed = cls(do_resize=False)(images).pixel_values
     assert [image.shape for image in listed] == [(3, 200, 300), (3, 255, 196)]
-    with pytest.raises(ValueError, match="the images come out in 2 sizes"):
+    with pytest.raises(ValueError, match="the resized images have 2 sizes"):
         cls(do_resize=False)(images, return_tensors="np")
 
 

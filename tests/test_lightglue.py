@@ -271,9 +271,9 @@ def test_a_wrong_call_says_what_is_wrong(matcher, pairs):
     [
         (dict(num_hidden_layers=0), "num_hidden_layers=0 must be positive"),
         (dict(descriptor_dim=30), "descriptor_dim=30 must be a multiple of 4"),
-        (dict(input_projection=False), "descriptors of 16 numbers become states of 32 through it only"),
+        (dict(input_projection=False), "descriptors of length 16 need a projection to states of length 32"),
         (dict(attention="flash"), "attention='flash' is not known; choose one of 'xla', 'cudnn'"),
-        (dict(filter_threshold=-1), "filter_threshold=-1.0 must be a number that is not negative"),
+        (dict(filter_threshold=-1), "filter_threshold=-1.0 must be 0 or greater"),
         (dict(depth_confidence="high"), "depth_confidence='high' is a str; a number is needed"),
     ],
 )

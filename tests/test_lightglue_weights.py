@@ -122,9 +122,9 @@ def test_a_layer_that_is_missing_is_named_and_does_not_shorten_the_network():
 
 
 def test_what_is_no_lightglue_for_places_alone_is_refused():
-    with pytest.raises(sp.WeightsError, match=r"keys encoder.*none is a LightGlue's"):
+    with pytest.raises(sp.WeightsError, match=r"keys encoder.*none belongs to a LightGlue"):
         from_state_dict({"encoder": np.zeros(3, np.float32)})
-    with pytest.raises(sp.WeightsError, match="takes scale and orientation of a keypoint"):
+    with pytest.raises(sp.WeightsError, match="needs scale and orientation of each keypoint"):
         from_state_dict(foreign_state("published") | {"posenc.Wr.weight": np.zeros((8, 4), np.float32)})
 
 
@@ -211,7 +211,7 @@ def test_an_extractor_that_does_not_fit_is_refused(tmp_path, random_model):
     with pytest.raises(ValueError, match="batch norm"):
         random_matcher().save_pretrained(tmp_path, extractor=random_model(0, batch_norm=True))
     square = random_matcher(input_dim=16, descriptor_dim=16, input_projection=True)
-    with pytest.raises(ValueError, match="projects 16 numbers to as many"):
+    with pytest.raises(ValueError, match="projects descriptors of length 16 to states of the same length"):
         square.save_pretrained(tmp_path, extractor=random_model(0))
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError):
@@ -223,7 +223,7 @@ def test_a_config_json_of_another_network_is_refused(tmp_path):
     path = tmp_path / "config.json"
     contents = json.loads(path.read_text())
     for change, message in (
-        ({"model_type": "superglue"}, "is of a 'superglue' model"),
+        ({"model_type": "superglue"}, "belongs to a 'superglue' model"),
         ({"superpoint_jax_lightglue": {"layers": 3}}, "states layers, which this version does not know"),
         ({"superpoint_jax_lightglue": 3}, "where an object of options is needed"),
     ):
@@ -295,5 +295,5 @@ def test_without_a_source_the_matcher_of_the_package_loads():
     if (Path(load.__file__).parent / load.BUNDLED).exists():
         assert sp.LightGlue.from_pretrained().config.input_dim == sp.from_pretrained().config.descriptor_decoder_dim
     else:
-        with pytest.raises(sp.WeightsError, match="no matcher of its own in the package; give a checkpoint"):
+        with pytest.raises(sp.WeightsError, match="the package of this version contains no matcher; give a checkpoint"):
             sp.LightGlue.from_pretrained()

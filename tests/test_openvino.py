@@ -1,4 +1,4 @@
-"""The dense network in OpenVINO, in the model's place: the same numbers, and clear words where it can't stand in."""
+"""The dense network in OpenVINO instead of the model: the same numbers, and a clear error where it can't be used."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ def fast(model):
 
 
 def mixed(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The images with rubbish outside their true sizes, which are odd."""
+    """The images with NaN outside of smaller true sizes, and these sizes."""
     sizes = jnp.array([[61, 83], [40, 104]], jnp.int32)
     rows, columns = jnp.arange(72)[None, :, None, None], jnp.arange(104)[None, None, :, None]
     inside = (rows < sizes[:, 0, None, None, None]) & (columns < sizes[:, 1, None, None, None])
@@ -200,7 +200,7 @@ def test_a_forked_process_is_told_to_compile_its_own(fast):
 
 
 def test_nothing_is_forked_when_it_is_first_used(tmp_path):
-    """Its telemetry would send a message from a forked process, which JAX's threads forbid."""
+    """OpenVINO's telemetry would send a message from a forked process, which is not safe with JAX's threads."""
     import subprocess
     import sys
 

@@ -1,4 +1,4 @@
-"""The shape of the package: imports run one way, importing is light, every public name is explained."""
+"""The structure of the package: imports run one way, importing is light, every public name has a docstring."""
 
 import ast
 import json
@@ -25,7 +25,8 @@ ROOMS = [
     {"cli"},
     {"__main__"},
 ]
-"""Later rooms import earlier ones and their own neighbours; nothing imports a later one."""
+"""The modules and folders of the package, called rooms here, in order. A room may import earlier rooms and rooms of its
+own line, but no later room."""
 
 HEAVY = {
     "torch", "cv2", "h5py", "matplotlib", "ray", "transformers", "optax", "orbax", "pycolmap", "gradio", "onnx",
@@ -38,13 +39,13 @@ def room_of(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, those inside functions too, as a full name."""
+    """The full name of every module that a file imports, including imports inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: imports are absolute"
-            # `from superpoint_jax import model` may name a module: both readings.
+            # In `from superpoint_jax import model`, `model` may be a module, so its full name is included.
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
@@ -58,16 +59,16 @@ def ours(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_run_one_way(path):
     if path == PACKAGE / "__init__.py":
-        return  # the shelf
+        return  # It collects the public names, so it imports everything.
     level = {room: i for i, rooms in enumerate(ROOMS) for room in rooms}
     room = room_of(path)
-    assert room in level, f"{room} has no place in the order: give it one here and in the design"
+    assert room in level, f"{room} has no place in the order of ROOMS: give it one"
     later = {other for other in ours(path) if level[other] > level[room]}
     assert not later, f"{path.relative_to(PACKAGE)} imports {later}"
 
 
 def test_no_two_rooms_import_each_other():
-    """Neighbours too: the rooms have an order."""
+    """Rooms of one line have an order too."""
     needs = {room: set() for room in map(room_of, MODULES) if room != "__init__"}
     for path in MODULES:
         if room_of(path) != "__init__":
@@ -92,14 +93,14 @@ def test_only_the_shelf_imports_the_hugging_face_door():
 
 
 def run(program: str) -> str:
-    """What a fresh interpreter prints."""
+    """The output of a program in a fresh interpreter."""
     return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
 
 
 def test_import_loads_nothing_heavy():
     program = """
 import json, sys
-import jax, flax.nnx  # which load optax, whoever imports them
+import jax, flax.nnx  # They load optax in any case.
 before = set(sys.modules)
 import superpoint_jax
 print(json.dumps(sorted({name.split(".")[0] for name in set(sys.modules) - before})))
@@ -116,13 +117,13 @@ start = time.process_time()
 import superpoint_jax
 print(time.process_time() - start)
 """
-    run(program)  # compiles the bytecode
-    # Processor time, so that other work on the machine counts little; the least, because what is left of it only adds.
+    run(program)  # The first run compiles the bytecode.
+    # Processor time, because other work on the machine has little effect on it; the minimum, because it only adds time.
     assert min(float(run(program)) for _ in range(5)) <= 0.1
 
 
 def public_definitions(path: Path) -> Iterator[tuple[str, ast.AST]]:
-    """Public functions and classes of a module, and public methods of public classes."""
+    """The public functions and classes of a module, and the public methods of public classes."""
     tree = ast.parse(path.read_text())
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):

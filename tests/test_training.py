@@ -277,7 +277,7 @@ def test_photos_that_cannot_be_read_are_named_and_skipped(tmp_path, photos, capl
 def test_folders_without_photos_are_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no photos"):
         load_photos(tmp_path)
-    with pytest.raises(ValueError, match="no folder"):
+    with pytest.raises(ValueError, match="not a folder"):
         load_photos(tmp_path / "missing")
 
 

@@ -266,7 +266,7 @@ def test_transformers_refuses_a_model_with_batch_norm_instead_of_misreading_it(t
     ("preset", "gray", "shape"), [("huggingface", False, (480, 640)), ("superpoint_jax", True, (512, 1024))]
 )
 def test_transformers_processor_opens_what_we_save(tmp_path, preset, gray, shape):
-    """Of our own "shrink" it knows only the largest size: it also enlarges to that."""
+    """transformers reads only the largest size of our "shrink", so it also enlarges to that size."""
     from transformers import AutoImageProcessor
 
     config = SuperPointConfig.preset(preset, **SMALL)
@@ -334,9 +334,9 @@ def test_sizes_that_the_config_states_are_checked_against_the_tensors(tmp_path):
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        ("{", "is no JSON"),
-        ("[]", "holds no JSON object"),
-        ('{"model_type": "bert"}', "is of a 'bert' model; a 'superpoint' is needed"),
+        ("{", "is not JSON"),
+        ("[]", "does not hold a JSON object"),
+        ('{"model_type": "bert"}', "belongs to a 'bert' model; a 'superpoint' is needed"),
         ('{"encoder_hidden_sizes": [8, 8]}', "must be four positive channel counts"),
         ('{"encoder_hidden_sizes": "large"}', "the configuration of .*: "),
         ('{"superpoint_jax": {"warp_drive": 1}}', "warp_drive, which this version does not know; upgrade"),
@@ -381,14 +381,14 @@ def test_the_whole_file_is_read_whatever_its_suffix(tmp_path, kind):
     ("contents", "message"),
     [
         (b"", "is empty; download it again"),
-        (b"\x00", "is no weight file, or damaged"),
-        (b"<!DOCTYPE html><html>404</html>", "is no weight file, or damaged: it starts with b'<!DOCTYPE ht'"),
+        (b"\x00", "is damaged or not a weight file"),
+        (b"<!DOCTYPE html><html>404</html>", "is damaged or not a weight file: it starts with b'<!DOCTYPE ht'"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
         (b"\xff\xff\xff\xff\xff\xff\xff\x7f{}", "is truncated or damaged"),
-        (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "holds no tensors; none is a SuperPoint's"),
+        (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "holds no tensors; none belongs to a SuperPoint"),
         (b"PK\x03\x04" + bytes(100), "is truncated or damaged"),
         (b"\x80\x02" + bytes(100), "damaged"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(100), "is no weight file, or damaged"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "is damaged or not a weight file"),
     ],
 )
 @pytest.mark.parametrize("suffix", ["safetensors", "bin", "pth"])
@@ -402,7 +402,7 @@ def test_a_file_that_is_none_is_a_clear_error(tmp_path, contents, message, suffi
 
 def test_weights_of_another_network_are_a_clear_error(tmp_path):
     path = save_torch({"layer1.0.weight": np.zeros((2, 2), np.float32)}, tmp_path / "resnet.pth")
-    with pytest.raises(WeightsError, match=r"holds keys layer1\.0\.weight; none is a SuperPoint's.*conv1a\.weight"):
+    with pytest.raises(WeightsError, match=r"keys layer1\.0\.weight; none belongs to a SuperPoint.*conv1a\.weight"):
         from_pretrained(path)
 
 
@@ -410,7 +410,7 @@ def test_weights_of_another_network_are_a_clear_error(tmp_path):
     ("contents", "message"),
     [
         ([1, 2], "holds a list; a state dict"),
-        ({"epoch": 3, "state_dict": {}}, "holds epoch, state_dict, which are no tensors; a flat state dict"),
+        ({"epoch": 3, "state_dict": {}}, "holds epoch, state_dict, which are not tensors; a flat state dict"),
         ({}, "holds no tensors"),
     ],
 )
@@ -456,7 +456,7 @@ def test_paths_that_are_not_there_are_clear_errors(tmp_path):
 
 
 def test_a_revision_of_a_local_path_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="revision='main' is for ids of the hub"):
+    with pytest.raises(ValueError, match="revision='main' is for hub ids"):
         from_pretrained(tmp_path, revision="main")
 
 

@@ -1,4 +1,4 @@
-"""Matching on rectified stereo pairs, whose disparities are known: real parallax, where homographies show none."""
+"""Evaluates matching on rectified stereo pairs with known disparities: these show parallax, homographies do not."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from superpoint_jax.evaluation.metrics import mutual_matches
 from superpoint_jax.processing import load_image
 
 THRESHOLDS_PX = (1, 3)
-"""Largest errors of a match that is right, in pixels."""
+"""A match is right if its error is at most this, in pixels; one result for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StereoPair:
-    """A rectified pair.
+    """A rectified pair of photos.
 
     Attributes:
-        name: What the pair is called.
-        left: Left image.
-        right: Right image.
-        disparities: What the left image's columns exceed the right one's by, in pixels; 0 where it is not known.
+        name: Name of the pair.
+        left: Path of the left photo.
+        right: Path of the right photo.
+        disparities: Column of each point in the left image minus its column in the right image, in pixels; 0 where it
+            is not known.
     """
 
     name: str
@@ -36,14 +37,14 @@ class StereoPair:
 
 @dataclass(frozen=True, kw_only=True)
 class StereoResult:
-    """An extractor on one pair.
+    """The result of one extractor on one pair.
 
     Attributes:
-        extractor: Its name.
-        pair: The pair's name.
-        keypoints: Their number in the left and in the right image.
-        matches: Mutual nearest neighbours at places of known disparity.
-        right: How many of these are right within each of `THRESHOLDS_PX`.
+        extractor: Name of the extractor.
+        pair: Name of the pair.
+        keypoints: Number of keypoints in the left image and in the right image.
+        matches: Number of mutual nearest neighbours where the disparity is known.
+        right: Number of these that are right, for each of `THRESHOLDS_PX`.
     """
 
     extractor: str
@@ -54,13 +55,13 @@ class StereoResult:
 
 
 def stereo_pairs(folder: str | Path) -> list[StereoPair]:
-    """The pairs that a folder's pairs.txt lists: left image, right image, disparities and their scale in each line.
+    """The pairs in a folder's pairs.txt; each line has left image, right image, disparities and their scale.
 
-    A point (x, y) of the left image lies at (x - disparity / scale, y) in the right one; 0 is an unknown disparity.
+    A point (x, y) of the left image lies at (x - disparity / scale, y) in the right image. A disparity of 0 is unknown.
 
     Raises:
-        ValueError: No such file, or a line that says something else.
-        ImageError: An image that can't be read.
+        ValueError: The file does not exist, has a line with something else, or lists no pair.
+        OSError: The image of the disparities can't be read.
     """
     from PIL import Image
 
@@ -68,7 +69,7 @@ def stereo_pairs(folder: str | Path) -> list[StereoPair]:
     listing = folder / "pairs.txt"
     if not listing.is_file():
         raise ValueError(
-            f"{folder} holds no pairs.txt, whose lines name left image, right image, disparities and scale"
+            f"{folder} holds no pairs.txt, in which each line has left image, right image, disparities and scale"
         )
     pairs = []
     for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
@@ -80,25 +81,27 @@ def stereo_pairs(folder: str | Path) -> list[StereoPair]:
             raise ValueError(f"{listing}:{number}: left image, right image, disparities and scale are needed") from None
         with Image.open(folder / disparities) as image:
             values = np.asarray(image, np.float64) / scale
-        values = values if values.ndim == 2 else values[..., 0]  # gray, stored in three equal channels
+        values = values if values.ndim == 2 else values[..., 0]  # Gray values stored in three equal channels.
         pairs.append(
             StereoPair(name=Path(left).parent.name, left=folder / left, right=folder / right, disparities=values)
         )
     if not pairs:
-        raise ValueError(f"{listing} names no pair")
+        raise ValueError(f"{listing} lists no pair")
     return pairs
 
 
 def evaluate_stereo(
     folder: str | Path, extractors: Mapping[str, Extractor], *, max_keypoints: int = 1000, progress: bool = False
 ) -> list[StereoResult]:
-    """Mutual nearest neighbours of each pair of a folder against its disparities, at the images' own size.
+    """The results of each extractor on each pair: mutual nearest neighbours, compared with the disparities.
+
+    The images keep their own size.
 
     Args:
-        folder: See `stereo_pairs`.
-        extractors: By name.
-        max_keypoints: Only keypoints of the highest scores count.
-        progress: Show a bar.
+        folder: Folder with the pairs; see `stereo_pairs`.
+        extractors: The extractors, by name.
+        max_keypoints: Only this many keypoints with the highest scores count.
+        progress: Show a progress bar.
     """
     from tqdm import tqdm
 
@@ -129,9 +132,10 @@ def evaluate_stereo(
 def stereo_errors(
     left_xy: Float[np.ndarray, "n 2"], right_xy: Float[np.ndarray, "n 2"], disparities: Float[np.ndarray, "h w"]
 ) -> tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-    """How far matches are from where the disparities bring them, in pixels, and where a disparity is known.
+    """The errors of matches in pixels, and whether the disparity of each match is known.
 
-    The disparity is that of the pixel nearest to the left point.
+    The error is the distance of the right point from its expected place: the left point moved by the disparity of the
+    pixel nearest to it.
     """
     height, width = disparities.shape
     columns, rows = np.round(left_xy).astype(int).T
@@ -141,7 +145,7 @@ def stereo_errors(
 
 
 def stereo_table(results: Sequence[StereoResult]) -> str:
-    """Means over the pairs as text, one line per extractor."""
+    """The means over the pairs as text, one line per extractor."""
     lines = [f"{'':24}{'right within 1 px':>18}{'3 px':>8}{'matches':>9}{'right within 1 px':>19}{'pairs':>7}"]
     for name in dict.fromkeys(result.extractor for result in results):
         own = [result for result in results if result.extractor == name]

@@ -1,10 +1,11 @@
-"""Hugging Face's door: code written for transformers' SuperPoint runs with its import changed, and gives its numbers.
+"""The interface of transformers' SuperPoint: change the import of your code, and it runs here with the same results.
 
     from superpoint_jax.huggingface import AutoImageProcessor, SuperPointForKeypointDetection
 
-Names, layouts, defaults and results are theirs in this room, and in this room only: channels first, keypoints relative
-to the image, 0 and 1 in the mask, as many rows as the fullest image has. Torch tensors in, torch tensors out; else jax
-arrays. docs/from_huggingface.md has what differs. `superpoint_jax.extract` is the library's own interface.
+In this package, and only here, names, layouts, defaults and results are those of transformers: channels come first,
+keypoints are relative to the image size, the mask holds 0 and 1, and there are as many rows as the fullest image has
+keypoints. Torch tensors give torch tensors; everything else gives jax arrays. docs/from_huggingface.md lists the
+differences. `superpoint_jax.extract` is the library's own interface.
 """
 
 from superpoint_jax.huggingface.auto import AutoImageProcessor as AutoImageProcessor

@@ -1,4 +1,4 @@
-"""Arrays of numpy, jax and torch, and the ways between them; torch is never imported unless it is there already."""
+"""Conversions between arrays of numpy, jax and torch; torch is imported only when the caller asks for its tensors."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 
 def is_torch(value: Any) -> bool:
-    """Whether it is a torch tensor."""
+    """Whether the value is a torch tensor."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def is_traced(*values: Any) -> bool:
-    """Whether one of them has no value yet, because `jax.jit` or another transformation is tracing."""
+    """Whether one of the values is not known yet, because `jax.jit` or another transformation is tracing."""
     return any(isinstance(value, jax.core.Tracer) for value in values)
 
 
 def to_numpy(value: Any) -> np.ndarray:
-    """The values on the host."""
+    """The values as a numpy array on the host."""
     if is_torch(value):
         value = value.detach().cpu()
         # numpy has no bfloat16 of its own.
@@ -36,7 +36,10 @@ def to_numpy(value: Any) -> np.ndarray:
 
 
 def to_jax(value: Any) -> Any:
-    """A jax array, by DLPack from torch (without a copy where both use the same memory); jax and numpy as they are."""
+    """A jax array from a torch tensor, by DLPack (without a copy where both use the same memory).
+
+    Arrays of jax and numpy are returned as they are.
+    """
     if not is_torch(value):
         return value
     value = value.detach().contiguous()
@@ -44,15 +47,15 @@ def to_jax(value: Any) -> Any:
         raise ValueError(f"a tensor of shape {tuple(value.shape)} on {value.device} holds no values; give images")
     try:
         return jnp.from_dlpack(value)
-    except Exception:  # What jax can't take as it lies there: another device, an odd stride, a type.
+    except Exception:  # jax can't share this memory: another device, an unusual stride or type.
         return jnp.asarray(to_numpy(value))
 
 
 def to_kind(value: Any, kind: str) -> Any:
-    """The same values as an array of that kind, by DLPack to torch.
+    """The same values as an array of that kind; torch gets them by DLPack.
 
     Raises:
-        ImportError: "pt", and PyTorch is not installed.
+        ImportError: The kind is "pt", and PyTorch is not installed.
     """
     if kind == "np":
         return to_numpy(value)
@@ -61,18 +64,18 @@ def to_kind(value: Any, kind: str) -> Any:
     torch = import_torch()
     if is_torch(value):
         return value
-    if isinstance(value, np.ndarray) or value.size == 0:  # Where there is nothing, nothing can be shared.
+    if isinstance(value, np.ndarray) or value.size == 0:  # An empty array has no memory to share.
         array = np.asarray(value)
-        # A copy where numpy may not write: torch would warn of it.
+        # A read-only array is copied, because torch would warn about it.
         return torch.from_numpy(array if array.flags.writeable else array.copy())
     try:
         return torch.from_dlpack(value)
-    except Exception:  # What torch can't take as it lies there: a device that this torch knows nothing of.
+    except Exception:  # torch can't share this memory: this torch does not support the device.
         return torch.from_numpy(np.array(value))
 
 
 def to_like(value: Any, like: Any) -> Any:
-    """The same values as `like` has its own: a torch tensor on its device, or a jax array laid out as it is."""
+    """The same values in the form of `like`: a torch tensor on its device, or a jax array with its sharding."""
     if is_torch(like):
         return to_kind(value, "pt").to(like.device)
     if is_traced(value):
@@ -84,7 +87,7 @@ def import_torch() -> Any:
     """The module `torch`.
 
     Raises:
-        ImportError: It is not installed; the message says what to ask for instead.
+        ImportError: PyTorch is not installed; the message says what to ask for instead.
     """
     try:
         import torch
@@ -96,13 +99,13 @@ def import_torch() -> Any:
 
 
 def type_name(dtype: Any) -> str:
-    """The name of a type of numpy, jax or torch: "float32" of torch.float32."""
+    """The name of a type of numpy, jax or torch: "float32" for torch.float32."""
     name = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", str(dtype))
     return str(name).removeprefix("torch.")
 
 
 def jax_device(device: Any) -> Any:
-    """The jax device that is meant by "cpu", "cuda:0", a `torch.device` or itself; None for "auto" and None.
+    """The jax device for "cpu", "cuda:0", a `torch.device` or a jax device; None for "auto" and None.
 
     Raises:
         ValueError: jax has no such device; the message says what to do.

@@ -1,4 +1,5 @@
-"""The Auto classes: transformers picks a class by a file there; here there is one model, and two processors."""
+"""The Auto classes. transformers picks the class by the files of the source; here there are one model and two
+processors."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ BACKENDS = {"torchvision": SuperPointImageProcessor, "pil": SuperPointImageProce
 
 
 class AutoImageProcessor:
-    """`from_pretrained` alone, as of theirs."""
+    """Opens the processor of some weights; of transformers' class, it has only `from_pretrained`."""
 
     @classmethod
     def from_pretrained(
@@ -30,11 +31,11 @@ class AutoImageProcessor:
             source: None for the weights in this package; else a folder, a file or a hub id.
             backend: "torchvision" (the default) for `SuperPointImageProcessor`, "pil" for
                 `SuperPointImageProcessorPil`.
-            use_fast: True and False for these two, as older versions have it.
-            **options: In place of those stored; see `SuperPointImageProcessor.from_pretrained`.
+            use_fast: True for "torchvision", False for "pil": the option of older versions of transformers.
+            **options: Options that replace the stored ones; see `SuperPointImageProcessor.from_pretrained`.
 
         Raises:
-            ValueError: Another backend.
+            ValueError: The backend is not known.
         """
         if backend is None:
             backend = "pil" if use_fast is False else "torchvision"
@@ -44,13 +45,13 @@ class AutoImageProcessor:
 
 
 class AutoModelForKeypointDetection:
-    """`from_pretrained` and `from_config`, as of theirs."""
+    """Opens or makes the model; of transformers' class, it has `from_pretrained` and `from_config`."""
 
     @classmethod
     def from_pretrained(
         cls, source: str | os.PathLike[str] | None = None, **options: Any
     ) -> SuperPointForKeypointDetection:
-        """See `SuperPointForKeypointDetection.from_pretrained`."""
+        """The model of a source; see `SuperPointForKeypointDetection.from_pretrained`."""
         return SuperPointForKeypointDetection.from_pretrained(source, **options)
 
     @classmethod
@@ -60,4 +61,4 @@ class AutoModelForKeypointDetection:
 
 
 class AutoModel(AutoModelForKeypointDetection):
-    """The same. transformers 4 offered it, and transformers 5 asks for AutoModelForKeypointDetection."""
+    """The same as AutoModelForKeypointDetection; code for transformers 4 uses this name."""

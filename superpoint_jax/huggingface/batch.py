@@ -1,4 +1,4 @@
-"""What the processors return."""
+"""The dictionary of arrays that the processors return."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from superpoint_jax.processing import BatchFeature as Entries
 
 @jax.tree_util.register_pytree_with_keys_class
 class BatchFeature(Entries):
-    """A dictionary of arrays whose entries are attributes too; torch tensors and jax arrays alike."""
+    """A dictionary of torch tensors or jax arrays, whose entries are attributes too."""
 
     @property
     def data(self) -> dict[str, Any]:
@@ -21,14 +21,14 @@ class BatchFeature(Entries):
         return dict(self)
 
     def to(self, *args: Any, device: Any = None, dtype: Any = None, non_blocking: bool = False) -> Self:
-        """These entries on another device, or floats of another type: `to(device)`, `to(dtype)`, `to(device, dtype)`.
+        """Itself, on another device or with floats of another type: `to(device)`, `to(dtype)`, `to(device, dtype)`.
 
-        Changes the entries in place and returns them, as theirs does. Torch tensors stay where they are for a
-        `jax.Device`, since the model takes them from anywhere.
+        It changes its entries in place, as transformers' does. A `jax.Device` moves only jax arrays: torch tensors stay
+        where they are, since the model takes them from any device.
 
         Raises:
-            TypeError: More than a device and a type, or these in the wrong order.
-            ValueError: Something that is neither, or a device that jax has not.
+            TypeError: There is more than a device and a type, or they come in the wrong order.
+            ValueError: An argument is neither, or jax does not have the device.
         """
         if len(args) > 2 or (len(args) == 2 and _is_type(args[0])):
             raise TypeError("to() takes a device, a type, or a device and then a type")

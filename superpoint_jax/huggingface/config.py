@@ -1,4 +1,4 @@
-"""The configuration under transformers' names: what its config.json says, and what its class does."""
+"""The configuration under transformers' names, with the methods of its class; it reads and writes config.json."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ COMMON: dict[str, Any] = {
     "return_dict": True,
     "transformers_version": None,
 }
-"""Options that every configuration of transformers has, and their defaults. Two of them do something here:
-`output_hidden_states` and `return_dict`."""
+"""Options that every configuration of transformers has, and their defaults. Only `output_hidden_states` and
+`return_dict` have an effect here."""
 
 DEFAULTS: dict[str, Any] = {
     name: getattr(superpoint_jax.config.SuperPointConfig(), name) for name in HUGGING_FACE_FIELDS
@@ -39,9 +39,10 @@ DEFAULTS: dict[str, Any] = {
 class SuperPointConfig(Pushable):
     """Options of a SuperPoint as attributes, under transformers' names and with its defaults.
 
-    They may be set; a model reads those that do not shape its network at every call. What is no option of SuperPoint
-    is kept and saved again. `superpoint_jax` holds what transformers has no name for, where a model follows other rules
-    than transformers'; see `superpoint_jax.SuperPointConfig`, which `to_superpoint_jax` makes of this.
+    You may set them: at every call the model reads those that do not shape its network. Unknown options are kept and
+    saved again. The attribute `superpoint_jax` holds options that transformers has no name for; it exists where a model
+    follows other rules than transformers. `to_superpoint_jax` returns all of them as a
+    `superpoint_jax.SuperPointConfig`.
     """
 
     model_type = "superpoint"
@@ -61,38 +62,38 @@ class SuperPointConfig(Pushable):
             self.id2label = {int(key): value for key, value in self.id2label.items()}
         if labels is not None:
             self.num_labels = labels
-        self.to_superpoint_jax()  # Raises what is wrong with the options.
+        self.to_superpoint_jax()  # Raises an error if an option is wrong.
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"no option {name!r} in this configuration; there are {', '.join(sorted(self.__dict__))}")
 
     @property
     def num_labels(self) -> int:
-        """How many labels there are; SuperPoint has none, and their defaults say 2."""
+        """Number of labels. SuperPoint uses none; the default of transformers is 2."""
         return len(self.id2label or {})
 
     @num_labels.setter
     def num_labels(self, count: int) -> None:
-        """New names for so many labels."""
+        """Makes new names for this many labels."""
         self.id2label = {i: f"LABEL_{i}" for i in range(count)}
         self.label2id = {name: i for i, name in self.id2label.items()}
 
     @property
     def name_or_path(self) -> str:
-        """Where it was read; not saved."""
+        """Where the configuration was read from; it is not saved."""
         return self._name_or_path
 
     @property
     def use_return_dict(self) -> bool:
-        """`return_dict`, by its other name."""
+        """`return_dict`, under its other name."""
         return bool(self.return_dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every option, unknown ones too."""
+        """Every option, including unknown ones."""
         return copy.deepcopy({**self.__dict__, "model_type": self.model_type})
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """The options of SuperPoint, and of the others those that are not at their defaults."""
+        """The options of SuperPoint, and those of the others that differ from their defaults."""
         everything = {name: value for name, value in self.to_dict().items() if name != "_name_or_path"}
         return {name: value for name, value in everything.items() if name not in COMMON or value != COMMON[name]}
 
@@ -101,7 +102,7 @@ class SuperPointConfig(Pushable):
         return json.dumps(self.to_diff_dict() if use_diff else self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def to_json_file(self, path: str | os.PathLike[str], use_diff: bool = True) -> None:
-        """`to_json_string` in a file."""
+        """Write `to_json_string` to a file."""
         Path(path).write_text(self.to_json_string(use_diff), encoding="utf-8")
 
     def update(self, options: Mapping[str, Any]) -> None:
@@ -110,7 +111,9 @@ class SuperPointConfig(Pushable):
             setattr(self, name, value)
 
     def save_pretrained(self, folder: str | os.PathLike[str], push_to_hub: bool = False, **options: Any) -> None:
-        """Write config.json into a folder, which is made if need be; `push_to_hub` and its options: see there.
+        """Write config.json into a folder, which is created if it does not exist.
+
+        With `push_to_hub=True`, also push it to the hub; `options` are those of the method `push_to_hub`.
 
         Raises:
             NotADirectoryError: `folder` is a file.
@@ -120,9 +123,10 @@ class SuperPointConfig(Pushable):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], return_unused_kwargs: bool = False, **changes: Any) -> Any:
-        """The configuration of such a dictionary, with some options changed.
+        """The configuration of a dictionary, with some options changed.
 
-        With `return_unused_kwargs`, changes that are no options are not set but returned beside it.
+        With `return_unused_kwargs`, the result is a pair: the configuration, and the changes that are not options of
+        it. These are not set.
         """
         values = copy.deepcopy(dict(values))
         unused = {}
@@ -142,21 +146,21 @@ class SuperPointConfig(Pushable):
         """The configuration of a folder, a config.json or a repository of the hub, with some options changed.
 
         Args:
-            source: A path, or an id of the hub.
-            **options: In place of those; for the hub: see `superpoint_jax.hub.HubOptions`. `return_unused_kwargs`: see
-                `from_dict`.
+            source: A path or a hub id.
+            **options: Options that replace the stored ones; options for the hub, see `superpoint_jax.hub.HubOptions`;
+                and `return_unused_kwargs`, see `from_dict`.
 
         Raises:
-            FileNotFoundError: No such file.
+            FileNotFoundError: There is no such file.
             HubError: The hub does not have it or cannot be reached. An `OSError`.
-            ValueError: The file holds something else.
+            ValueError: The file does not hold a JSON object.
         """
         values, options = cls.get_config_dict(source, **options)
         return cls.from_dict(values, **options)
 
     @classmethod
     def get_config_dict(cls, source: str | os.PathLike[str], **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The contents of its config.json; and the options without those for the hub."""
+        """The contents of the source's config.json, and the options without those for the hub."""
         hub, options = split_options(options)
         path: Path | None = Path(source).expanduser()
         if path.is_dir():
@@ -164,7 +168,7 @@ class SuperPointConfig(Pushable):
         elif not path.exists() and isinstance(source, str) and is_hub_id(source):
             path = fetch_file(source, CONFIG_FILE, **hub)
         if path is None or not path.is_file():
-            raise FileNotFoundError(f"{source} has no {CONFIG_FILE}; give a folder, that file, or an id of the hub")
+            raise FileNotFoundError(f"{source} has no {CONFIG_FILE}; give a folder, that file or a hub id")
         return _read(path), options
 
     @classmethod
@@ -176,7 +180,7 @@ class SuperPointConfig(Pushable):
         """The same options as the library's own configuration.
 
         Raises:
-            WeightsError: A value that no SuperPoint has. A `ValueError`.
+            WeightsError: An option has a value that no SuperPoint has. A `ValueError`.
         """
         origin = self._name_or_path or "the configuration"
         fields = from_config_json(self.to_diff_dict(), origin=origin)
@@ -185,7 +189,7 @@ class SuperPointConfig(Pushable):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SuperPointConfig) and self.__dict__ == other.__dict__
 
-    __hash__ = None  # pyright: ignore[reportAssignmentType]  # Its options may be set.
+    __hash__ = None  # pyright: ignore[reportAssignmentType]  # Its options can change.
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.__dict__)
@@ -209,7 +213,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); save_pretrained writes such a file") from error
+        raise ValueError(f"{path} is not JSON ({error}); save_pretrained writes such a file") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}; a JSON object of options is needed")
     return values

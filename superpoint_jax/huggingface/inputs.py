@@ -1,4 +1,4 @@
-"""What a processor is given, as a flat list of arrays [C,H,W]."""
+"""Turns the images that a processor is given into a flat list of arrays [C,H,W]."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ CHANNELS = (1, 3, 4)
 
 
 def flat_images(images: Any) -> list[Any]:
-    """One image, a list, or a list of lists (the pairs of keypoint matching) as a list; batches [B,...] taken apart.
+    """A flat list of images, from one image, a list, a list of pairs, or batches [B,...].
 
     Raises:
-        TypeError: Something that is no image.
-        ValueError: No image at all.
+        ValueError: There is no image.
     """
     if isinstance(images, list | tuple):
         flat = [one for image in images for one in flat_images(image)]
@@ -33,22 +32,22 @@ def flat_images(images: Any) -> list[Any]:
 
 
 def as_channels_first(image: Any, input_data_format: Any = None, do_convert_rgb: bool | None = None) -> np.ndarray:
-    """The image as [C,H,W], of its own type; C is 1, 3 or 4.
+    """The image as [C,H,W], in its own type; C is 1, 3 or 4.
 
     Args:
         image: A Pillow image; an array or a tensor [H,W], [C,H,W] or [H,W,C]; or the path of a file, which is read as
             RGB and turned upright.
-        input_data_format: Where the channels are; found by their number otherwise, first before last.
-        do_convert_rgb: Make three channels; transparency is laid on white.
+        input_data_format: Where the channels are, first or last. None guesses it from the shape, first before last.
+        do_convert_rgb: Make three channels; transparent pixels are blended with white.
 
     Raises:
-        TypeError: Something else.
-        ValueError: An array of another shape.
-        ImageError: A file that can't be read as an image. A `ValueError`.
+        TypeError: The image is something else.
+        ValueError: The array has another shape.
+        ImageError: The file can't be read as an image. A `ValueError`.
     """
     if isinstance(image, str | os.PathLike):
         image = _read(image)
-    if hasattr(image, "getbands"):  # A Pillow image, told without importing Pillow.
+    if hasattr(image, "getbands"):  # A Pillow image, recognized without importing Pillow.
         pixels, input_data_format = _pillow(image, do_convert_rgb), "channels_last"
     elif is_torch(image) or hasattr(image, "__array__"):
         pixels = to_numpy(image)
@@ -69,13 +68,13 @@ def as_channels_first(image: Any, input_data_format: Any = None, do_convert_rgb:
 
 def _read(path: str | os.PathLike[str]) -> np.ndarray:
     if str(path).startswith(("http://", "https://")):
-        raise ValueError(f"{path} is an address; fetch it first and pass the image: nothing is downloaded here")
+        raise ValueError(f"{path} is a web address; fetch it first, then pass the image: nothing is downloaded here")
     pixels = load_image(path)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 
 def _pillow(image: Any, do_convert_rgb: bool | None) -> np.ndarray:
-    """The pixels of a Pillow image [H,W] or [H,W,C]. Palettes, which transformers takes for gray, become RGB."""
+    """The pixels of a Pillow image [H,W] or [H,W,C]. Palettes become RGB; transformers treats their indices as gray."""
     if do_convert_rgb and ("A" in image.getbands() or image.info.get("transparency") is not None):
         return np.asarray(image.convert("RGBA"))
     if do_convert_rgb or image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV", "LA", "PA"):

@@ -27,19 +27,19 @@ from superpoint_jax.weights.preprocessing import preprocessor_config
 from superpoint_jax.weights.save import save_network
 
 IGNORED = ("attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors", "weights_only")
-"""Options of their from_pretrained that say nothing here and change no result."""
+"""Options of transformers' from_pretrained that have no effect here; they would change no result."""
 
 
 @jax.tree_util.register_pytree_node_class
 class SuperPointForKeypointDetection(Pushable):
-    """A SuperPoint that is called with what the processor returns, and answers as transformers' does.
+    """A SuperPoint that takes what the processor returns, and gives what transformers' model gives.
 
-    A pytree: it can be an argument of `jax.jit`, where the number of rows is fixed.
+    It is a pytree, so it can be an argument of `jax.jit`; the number of rows is then fixed.
 
     Attributes:
-        model: The network, to be used with `superpoint_jax.extract` as well.
+        model: The network, which `superpoint_jax.extract` takes as well.
         config: Its options. Those that do not shape the network are read at every call.
-        training: False, always.
+        training: Always False.
     """
 
     main_input_name = "pixel_values"
@@ -48,7 +48,7 @@ class SuperPointForKeypointDetection(Pushable):
     training = False
 
     def __init__(self, config: SuperPointConfig | SuperPoint, *, rngs: nnx.Rngs | None = None) -> None:
-        """A model with random weights, from a configuration; or one around a `superpoint_jax.SuperPoint`."""
+        """A model with random weights for a configuration, or a model that wraps a `superpoint_jax.SuperPoint`."""
         if isinstance(config, SuperPoint):
             self.model, self.config = config, SuperPointConfig.from_superpoint_jax(config.config)
         else:
@@ -66,16 +66,16 @@ class SuperPointForKeypointDetection(Pushable):
         torch_dtype: Any = None,
         **options: Any,
     ) -> Self:
-        """The network with weights: see `superpoint_jax.from_pretrained`, whose sources these are.
+        """The model with the weights of a source; the sources are those of `superpoint_jax.from_pretrained`.
 
         Args:
             source: None for the weights in this package; else a hub id, a folder or a file.
-            config: In place of the one beside the weights; or where such a configuration lies.
-            device_map: A device, as "cpu", "cuda:0" or a `jax.Device`; None and "auto" leave it to jax.
-            dtype: Type that the network computes in: "float32", "bfloat16", "float16", or jax's or torch's of that
-                name. The weights stay float32. None and "auto": what the configuration says.
-            torch_dtype: `dtype`, by its old name.
-            **options: Options of `SuperPointConfig`, in place of those stored; and for the hub, see
+            config: A configuration, or the path or hub id of one, that replaces the one stored with the weights.
+            device_map: A device: for example "cpu", "cuda:0" or a `jax.Device`. None and "auto" use jax's default.
+            dtype: Type that the network computes in: "float32", "bfloat16", "float16", or the type of that name from
+                jax or torch. The weights stay float32. None and "auto" use the type of the configuration.
+            torch_dtype: The old name of `dtype`.
+            **options: Options of `SuperPointConfig` that replace the stored ones; and options for the hub, see
                 `superpoint_jax.hub.HubOptions`: `revision`, `token`, `cache_dir`, `local_files_only`,
                 `force_download`, `subfolder`.
 
@@ -105,20 +105,21 @@ class SuperPointForKeypointDetection(Pushable):
         image_sizes: Any = None,
         **options: Any,
     ) -> SuperPointKeypointDescriptionOutput | tuple[Any, ...]:
-        """Keypoints, scores and descriptors: torch tensors where `pixel_values` is one, else jax arrays.
+        """Keypoints, scores and descriptors: torch tensors if `pixel_values` is a torch tensor, else jax arrays.
 
         Args:
-            pixel_values: [B,3,H,W] or [B,1,H,W], or channels last; float in [0, 1] or uint8.
-            labels: None; there is no training through this class.
-            output_hidden_states: Return the output of each encoder block as well; the configuration's by default.
-            return_dict: False for a plain tuple; the configuration's by default.
-            image_sizes: Ours: true (height, width) of each image in the top-left corner of its array, [B,2], which
-                keypoints are then relative to.
-            **options: Ours: options of the configuration, for this call.
+            pixel_values: [B,3,H,W] or [B,1,H,W], or with channels last; float in [0, 1] or uint8.
+            labels: Must be None, because this class does not train.
+            output_hidden_states: Return the output of each encoder block as well. None uses the configuration's.
+            return_dict: False returns a plain tuple. None uses the configuration's.
+            image_sizes: True (height, width) of each image in the top-left corner of its array, [B,2]. The keypoints
+                are then relative to these sizes. transformers does not have this argument.
+            **options: Options of the configuration for this call. transformers does not have this argument.
 
         Raises:
-            ValueError: Labels; an array of another shape; values far outside [0, 1], where they are known.
-            TypeError: An option that does not exist.
+            ValueError: There are labels, the array has another shape, or its values are far outside [0, 1] (checked
+                unless jax is tracing).
+            TypeError: An option does not exist.
         """
         if labels is not None:
             raise ValueError("labels are not taken: this class does not train; superpoint_jax.training does")
@@ -147,7 +148,7 @@ class SuperPointForKeypointDetection(Pushable):
     __call__ = forward
 
     def _options(self) -> dict[str, Any]:
-        """The configuration as options of `extract`, which refuses those that the weights fix and that were changed."""
+        """The configuration as options of `extract`, which refuses a changed option if the weights fix its value."""
         options = {name: getattr(self.config, name) for name in HUGGING_FACE_FIELDS}
         options["encoder_hidden_sizes"] = tuple(options["encoder_hidden_sizes"])
         return {**options, **getattr(self.config, OWN, {})}
@@ -159,11 +160,11 @@ class SuperPointForKeypointDetection(Pushable):
 
     @property
     def dtype(self) -> np.dtype:
-        """Type of the parameters: float32, always. What the network computes in is an option."""
+        """Type of the parameters: always float32. An option sets the type that the network computes in."""
         return np.dtype(np.float32)
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """How many numbers the network has. All can be trained, and there are no embeddings."""
+        """Number of values in the parameters. All can be trained, and there are no embeddings."""
         return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param)))
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -171,24 +172,24 @@ class SuperPointForKeypointDetection(Pushable):
         return state_dict(self.model)
 
     def eval(self) -> Self:
-        """Itself: nothing here behaves otherwise in training."""
+        """Itself: nothing here behaves differently in training."""
         return self
 
     def train(self, mode: bool = True) -> Self:
         """Itself for `train(False)`.
 
         Raises:
-            ValueError: `train()`: the message says where training is.
+            ValueError: `train()` or `train(True)`; the message says what trains instead.
         """
         if mode:
             raise ValueError("this class does not train; superpoint_jax.training does, on the network in `model`")
         return self
 
     def to(self, device: Any = None, dtype: Any = None) -> Self:
-        """Itself, its parameters moved to another device and computing in another type: `to("cuda")`, `to("bfloat16")`.
+        """Itself, moved to another device or set to compute in another type: `to("cuda")`, `to("bfloat16")`.
 
         Raises:
-            ValueError: A device that jax has not, or a type that the network does not compute in; and what to do.
+            ValueError: jax does not have the device, or the network can't compute in the type.
         """
         if device is not None and type_name(device) in ("float32", "bfloat16", "float16"):
             device, dtype = None, device
@@ -203,7 +204,8 @@ class SuperPointForKeypointDetection(Pushable):
     def save_pretrained(self, folder: str | os.PathLike[str], push_to_hub: bool = False, **options: Any) -> None:
         """Write config.json and model.safetensors into a folder, which transformers opens as well.
 
-        A preprocessor_config.json that lies there stays as it is. `push_to_hub` and its options: see there.
+        Write preprocessor_config.json too, unless the folder already has one. With `push_to_hub=True`, also push the
+        files to the hub; `options` are those of the method `push_to_hub`.
         """
         path = save_network(self._as_configured(), folder)
         beside = path / PREPROCESSOR_FILE
@@ -213,7 +215,7 @@ class SuperPointForKeypointDetection(Pushable):
         self._pushed(folder, push_to_hub, options)
 
     def _as_configured(self) -> SuperPoint:
-        """The network with the options as they are set now."""
+        """The network with the options that are set now."""
         config = self.config.to_superpoint_jax()
         model = nnx.merge(*nnx.split(self.model))
         carried = self.model.rules.preprocessor_json
@@ -225,12 +227,12 @@ class SuperPointForKeypointDetection(Pushable):
         self.save_pretrained(folder)
 
     def tree_flatten(self) -> tuple[tuple[SuperPoint], str]:
-        """The network, and the configuration as text, for jax."""
+        """The network and the configuration as text, for jax."""
         return (self.model,), self.config.to_json_string(use_diff=False)
 
     @classmethod
     def tree_unflatten(cls, config: str, children: tuple[SuperPoint]) -> Self:
-        """The same from its network and configuration, for jax."""
+        """The model from its network and configuration, for jax."""
         self = object.__new__(cls)
         (self.model,), self.config = children, SuperPointConfig(**json.loads(config))
         return self

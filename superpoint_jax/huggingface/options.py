@@ -1,4 +1,4 @@
-"""Options of the processors: their defaults, what is refused, and what a `size` means."""
+"""Options of the processors: their defaults, their checks, and the meaning of `size`."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ DEFAULTS: dict[str, Any] = {
     "disable_grouping": None,
     "image_seq_length": None,
 }
-"""Every option that a call takes, and transformers' defaults. Those from `do_normalize` to `pad_size` are checked and
-do nothing, as there: SuperPoint has no such step."""
+"""Every option that a call takes, with transformers' defaults. Those from `do_normalize` to `pad_size` are checked but
+have no effect, as in transformers: SuperPoint has no such step."""
 
 SWITCHES = (*(name for name in DEFAULTS if name.startswith("do_")), "default_to_square", "disable_grouping")
 FIRST, LAST = "channels_first", "channels_last"
@@ -47,7 +47,7 @@ SIZE_KEYS = (
 
 
 class SizeDict(dict[str, int]):
-    """A dictionary whose entries are attributes too, None where there is none."""
+    """A dictionary whose entries are attributes too; the attribute of a missing entry is None."""
 
     def __getattr__(self, name: str) -> int | None:
         if any(name in keys for keys in SIZE_KEYS):
@@ -56,11 +56,13 @@ class SizeDict(dict[str, int]):
 
 
 def size_dict(size: Any, *, square: bool = False, name: str = "size") -> SizeDict:
-    """A size as its dictionary: (height, width), or a number, which is the shortest edge unless `square`.
+    """A size as a dictionary, from a dictionary, (height, width) or a number.
+
+    A number is the shortest edge; with `square`, it is both height and width.
 
     Raises:
-        TypeError: Something else.
-        ValueError: Other keys, or values that are no positive whole numbers.
+        TypeError: The size is something else.
+        ValueError: Its keys are others, or its values are not positive whole numbers.
     """
     if isinstance(size, numbers.Integral) and not isinstance(size, bool):
         size = {"height": size, "width": size} if square else {"shortest_edge": size}
@@ -77,10 +79,10 @@ def size_dict(size: Any, *, square: bool = False, name: str = "size") -> SizeDic
 
 
 def check(options: Mapping[str, Any]) -> None:
-    """Raise what is wrong with the options of a call: types as a TypeError, values as a ValueError.
+    """Raise an error if an option of a call is wrong: a TypeError for a type, a ValueError for a value.
 
-    An option is optional where transformers says so: None is refused for `do_grayscale` alone, and where a step that is
-    on needs its value.
+    None is allowed where transformers allows it. It is refused only for `do_grayscale`, and for a value that an active
+    step needs.
     """
     for name in SWITCHES:
         value = options[name]
@@ -91,7 +93,7 @@ def check(options: Mapping[str, Any]) -> None:
         raise TypeError(f"rescale_factor={factor!r} is a {type(factor).__name__}; a number is needed")
     resample = options["resample"]
     if resample is not None and (isinstance(resample, bool) or resample not in range(6)):
-        raise ValueError(f"resample={resample!r} is no filter of Pillow; its numbers are 0 to 5, and 2 is bilinear")
+        raise ValueError(f"resample={resample!r} is not a filter of Pillow; these are 0 to 5, and 2 is bilinear")
     for name in ("data_format", "input_data_format"):
         if options[name] is not None and _format(options[name]) not in (FIRST, LAST):
             raise ValueError(f"{name}={options[name]!r} is not known; choose {FIRST!r} or {LAST!r}")
@@ -111,7 +113,7 @@ def check(options: Mapping[str, Any]) -> None:
 
 
 def is_last(data_format: Any) -> bool:
-    """Whether a data format, a string or transformers' enumeration, says that channels come last."""
+    """Whether a data format (a string, or a member of transformers' enumeration) has the channels last."""
     return data_format is not None and _format(data_format) == LAST
 
 
@@ -120,10 +122,10 @@ def _format(data_format: Any) -> str:
 
 
 def target_size(height: int, width: int, size: Mapping[str, int]) -> tuple[int, int]:
-    """(height, width) that an image of that size is resized to. Fractions are cut off, as transformers does.
+    """(height, width) after the resize of an image of this height and width. Fractions are cut off, as in transformers.
 
     Raises:
-        ValueError: A size that says nothing of a resize to the processors.
+        ValueError: `size` has keys that the processors can't resize by.
     """
     if "height" in size:
         return size["height"], size["width"]

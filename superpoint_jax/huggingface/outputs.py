@@ -1,4 +1,4 @@
-"""What the model returns: attribute, key and tuple at once."""
+"""The output of the model, whose entries are attributes, keys and places of a tuple; and its post-processing."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ FIELDS = ("loss", "keypoints", "scores", "descriptors", "mask", "hidden_states")
 class SuperPointKeypointDescriptionOutput(dict):
     """Keypoints of a batch of images: `outputs.scores`, `outputs["scores"]` and `outputs[1]` are the same.
 
-    What is None is no key and no entry of the tuple. Iterating gives keys, as of a dictionary.
+    A value that is None is neither a key nor an entry of the tuple. Iterating gives the keys, as with a dictionary.
 
     Attributes:
-        loss: None, always.
+        loss: Always None.
         keypoints: [B,K,2], (x, y) relative to the width and height of each image.
         scores: [B,K].
         descriptors: [B,K,D], unit length.
-        mask: int32 [B,K], 1 for a keypoint and 0 for padding, where every value is 0.
+        mask: int32 [B,K], 1 for a keypoint and 0 for a padding row, whose values are all 0.
         hidden_states: Output of each encoder block [B,C,h,w], finest first; only when asked for.
-        image_sizes: int [B,2], (height, width) that the keypoints are relative to. Ours: no key, and None where the
-            output was put together by hand.
+        image_sizes: int [B,2], (height, width) that the keypoints are relative to. transformers does not have it, so it
+            is not a key. None if the output was made without it.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class SuperPointKeypointDescriptionOutput(dict):
         self[name] = value
 
     def __getitem__(self, key: str | int | slice) -> Any:
-        """The entry of that name; or of that place in `to_tuple`."""
+        """The entry with this name, or at this place of `to_tuple`."""
         return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The entries that are not None, in the order of the class."""
+        """The entries that are not None, in the order of the attributes."""
         return tuple(self.values())
 
     def _fixed(self, *args: Any, **kwargs: Any) -> Any:
@@ -74,11 +74,12 @@ class SuperPointKeypointDescriptionOutput(dict):
         return _restored, (tuple(self.get(name) for name in FIELDS), self.image_sizes)
 
     def in_pixels(self) -> Keypoints:
-        """These keypoints in pixels of what the model was given, as `superpoint_jax.extract` has them, but for the
-        order of the rows.
+        """These keypoints in pixels of the images that the model was given.
+
+        The result is that of `superpoint_jax.extract`, except for the order of the rows.
 
         Raises:
-            ValueError: The output was put together by hand, so that the size of the images is not known.
+            ValueError: The sizes of the images are not known, because the output was made without them.
         """
         if self.image_sizes is None:
             raise ValueError("the size of the images is not known here; multiply the keypoints by (width, height)")
@@ -101,7 +102,7 @@ class SuperPointKeypointDescriptionOutput(dict):
 
     @classmethod
     def tree_unflatten(cls, names: tuple[str, ...], values: Any) -> Self:
-        """The same from its names and entries, for jax."""
+        """The output from its names and entries, for jax."""
         *entries, image_sizes = values
         return cls(**dict(zip(names, entries, strict=True)), image_sizes=image_sizes)
 
@@ -111,23 +112,24 @@ def _restored(values: tuple[Any, ...], image_sizes: Any) -> SuperPointKeypointDe
 
 
 def post_process(outputs: Any, target_sizes: Any) -> list[dict[str, Any]]:
-    """The keypoints that are none of the padding, in whole pixels of the original images: a dictionary per image.
+    """The keypoints without padding rows, in whole pixels of the original images: one dictionary per image.
 
-    "keypoints" int32 [N,2], truncated towards zero; "scores" [N]; "descriptors" [N,D]. Torch tensors where the outputs
-    are; else numpy arrays.
+    Each has "keypoints" int32 [N,2], truncated towards zero; "scores" [N]; and "descriptors" [N,D]. The values are
+    torch tensors if the outputs are, else numpy arrays.
 
     Args:
         outputs: What the model returned.
         target_sizes: (height, width) of each original image: a list of pairs, or an array or tensor [B,2].
 
     Raises:
-        ValueError: Not one (height, width) per image.
+        ValueError: `target_sizes` is not one (height, width) per image.
 
-    Source: transformers' method of the processor; tests/parity/test_transformers_suite.py.
+    Source: the method of transformers' processor; tests/parity/test_transformers_suite.py.
     """
     if len(target_sizes) != len(outputs.mask):
         raise ValueError(
-            f"target_sizes has {len(target_sizes)} entries; {len(outputs.mask)} are needed, a (height, width) per image"
+            f"target_sizes has {len(target_sizes)} entries; {len(outputs.mask)} are needed, one (height, width) per "
+            f"image"
         )
     sizes = np.asarray([to_numpy(size) for size in target_sizes])
     if sizes.shape != (len(outputs.mask), 2):

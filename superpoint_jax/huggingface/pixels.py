@@ -1,4 +1,4 @@
-"""pixel_values of any kind and layout to the images that `extract` takes."""
+"""Turns `pixel_values` of any kind and layout into the images that `extract` takes."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ CHANNELS = (1, 3, 4)
 
 
 def as_images(pixel_values: Any, *, first_channel: bool) -> Any:
-    """[B,H,W,1 or 3], of numpy or jax.
+    """Images [B,H,W,1 or 3], an array of numpy or jax.
 
     Args:
-        pixel_values: [B,C,H,W] or, if that can't be, [B,H,W,C]; C is 1, 3 or 4.
-        first_channel: Keep the first channel alone, which is all that transformers' model looks at.
+        pixel_values: [B,C,H,W], or [B,H,W,C] if the shape can't be [B,C,H,W]; C is 1, 3 or 4.
+        first_channel: Keep only the first channel, because transformers' model reads no other.
 
     Raises:
-        ValueError: Another shape; or floats far outside [0, 1], where they are known.
+        ValueError: The shape is another, or floats are far outside [0, 1] (checked unless jax is tracing).
     """
     shape = getattr(pixel_values, "shape", None)
     if shape is None:
         raise ValueError(
             f"pixel_values is a {type(pixel_values).__name__}; an array [B,3,H,W] is needed. Images of different sizes "
-            f"make no array: leave do_resize on"
+            f"don't fit into one array: leave do_resize on"
         )
     if len(shape) != 4 or (shape[1] not in CHANNELS and shape[3] not in CHANNELS):
         raise ValueError(f"pixel_values have shape {tuple(shape)}; [B,3,H,W] is needed, or [B,H,W,3]")
@@ -42,7 +42,10 @@ def as_images(pixel_values: Any, *, first_channel: bool) -> Any:
 
 
 def _check_values(images: Any) -> None:
-    """Floats far outside [0, 1] saturate the network: transformers computes with them, and what it finds is noise."""
+    """Raise a ValueError if floats are far outside [0, 1].
+
+    Such values saturate the network. transformers computes with them all the same, but its keypoints are then noise.
+    """
     if is_traced(images) or images.dtype == np.uint8 or 0 in images.shape:
         return
     library = jnp if isinstance(images, jax.Array) else np

@@ -1,4 +1,4 @@
-"""What the two processors have in common: their options, where these are kept, and what goes in and comes out."""
+"""What the two processors have in common: their options, the files that store them, their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from superpoint_jax.huggingface.pushing import Pushable
 from superpoint_jax.processing.options_file import config_file, read_options
 
 OF_THE_PACKAGE = {"do_grayscale": True}
-"""For the weights in this package, beside the defaults: they were trained on gray photos."""
+"""Options for the weights in this package that differ from the defaults: the weights were trained on gray photos."""
 
 
 class Processor(Pushable):
@@ -48,13 +48,13 @@ class Processor(Pushable):
         Args:
             source: None for the weights in this package; else a folder with a preprocessor_config.json, that file, or
                 a hub id.
-            **options: In place of those stored; for the hub: see `superpoint_jax.hub.HubOptions`.
-                `return_unused_kwargs`: see `from_dict`.
+            **options: Options that replace the stored ones; options for the hub, see `superpoint_jax.hub.HubOptions`;
+                and `return_unused_kwargs`, see `from_dict`.
 
         Raises:
-            FileNotFoundError: No such source, or one without a preprocessor_config.json.
+            FileNotFoundError: The source does not exist, or has no preprocessor_config.json.
             HubError: The hub can't be reached. An `OSError`.
-            ValueError: A file that holds something else.
+            ValueError: The file does not hold a JSON object.
         """
         if source is None:
             return cls.from_dict(OF_THE_PACKAGE, **options)
@@ -66,9 +66,10 @@ class Processor(Pushable):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], return_unused_kwargs: bool = False, **changes: Any) -> Any:
-        """The processor of such a dictionary, with some options changed.
+        """The processor of a dictionary, with some options changed.
 
-        With `return_unused_kwargs`, changes that are no options come back beside it.
+        Changes that are not options are ignored. With `return_unused_kwargs`, the result is a pair: the processor, and
+        these changes.
         """
         known = {name: value for name, value in changes.items() if name in DEFAULTS or name in values}
         processor = cls(**{**copy.deepcopy(dict(values)), **known})
@@ -81,10 +82,10 @@ class Processor(Pushable):
         return cls(**read_options(Path(path)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Every option that is set, and the name by which AutoImageProcessor finds the class."""
+        """Every option that is set, and the class name that AutoImageProcessor looks for."""
         values = {name: value for name, value in self.__dict__.items() if value is not None}
         values = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
-        # Where the file does not say it, the default speaks.
+        # False is the default, so the file need not state it.
         if values.get("default_to_square") is False:
             del values["default_to_square"]
         return copy.deepcopy({**values, "image_processor_type": "SuperPointImageProcessor"})
@@ -94,13 +95,13 @@ class Processor(Pushable):
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def to_json_file(self, path: str | os.PathLike[str]) -> None:
-        """`to_json_string` in a file."""
+        """Write `to_json_string` to a file."""
         Path(path).write_text(self.to_json_string(), encoding="utf-8")
 
     def save_pretrained(self, folder: str | os.PathLike[str], push_to_hub: bool = False, **options: Any) -> list[str]:
-        """Write preprocessor_config.json into a folder, which is made if need be; its path, in a list.
+        """Write preprocessor_config.json into a folder, which is created if it does not exist; return [its path].
 
-        `push_to_hub` and its options: see there.
+        With `push_to_hub=True`, also push it to the hub; `options` are those of the method `push_to_hub`.
 
         Raises:
             NotADirectoryError: `folder` is a file.
@@ -118,21 +119,21 @@ class Processor(Pushable):
         return self.preprocess(images, **options)
 
     def preprocess(self, images: Any, **options: Any) -> BatchFeature:
-        """ "pixel_values" [B,C,H,W]: resized, rescaled and, with `do_grayscale`, gray in three equal channels.
+        """One batch: "pixel_values" [B,C,H,W], resized, rescaled and, with `do_grayscale`, with three equal channels.
 
-        A list of arrays where no kind was asked for and the images come out in different sizes.
+        If the resized images differ in size, "pixel_values" is a list of arrays, and `return_tensors` must be None.
 
         Args:
-            images: One image, a list of them, or a list of pairs; Pillow images, arrays and tensors of bytes or floats
-                with channels first or last, or paths.
-            **options: In place of the processor's, for this call: `do_resize`, `size` (a number is the shorter side),
-                `resample` (Pillow's number of a filter), `do_rescale`, `rescale_factor`, `do_grayscale`,
+            images: One image, a list of images, or a list of pairs. An image is a Pillow image, an array or tensor of
+                bytes or floats with channels first or last, or a path.
+            **options: Options that replace the processor's for this call: `do_resize`, `size` (a number is the shorter
+                side), `resample` (Pillow's number of a filter), `do_rescale`, `rescale_factor`, `do_grayscale`,
                 `return_tensors` ("jax", the default; "np"; "pt" for PyTorch), `input_data_format` and `data_format`
-                ("channels_first" or "channels_last"), `do_convert_rgb`, `device`; and transformers' others.
+                ("channels_first" or "channels_last"), `do_convert_rgb`, `device`; and the others of transformers.
 
         Raises:
-            TypeError: An option that does not exist or has another type, or something that is no image.
-            ValueError: An option or an image that is out of range; different sizes in one array.
+            TypeError: An option does not exist or has the wrong type, or an image is something else.
+            ValueError: An option or an image is out of range, or the sizes differ and `return_tensors` is given.
         """
         if unknown := sorted(set(options) - set(DEFAULTS)):
             raise TypeError(f"unknown option {', '.join(unknown)}; the options are {', '.join(DEFAULTS)}")
@@ -170,7 +171,7 @@ class Processor(Pushable):
 
 
 def _standard(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with every size as a dictionary."""
+    """The options, with every size as a dictionary and the filter as a number."""
     sizes = {
         name: size_dict(options[name], square=bool(options["default_to_square"]) or name != "size", name=name)
         for name in ("size", "crop_size", "pad_size")
@@ -186,15 +187,15 @@ def _is_scaled(image: np.ndarray) -> bool:
 
 
 def _gathered(results: list[Any], options: Mapping[str, Any]) -> Any:
-    """The images in one array of the kind that was asked for; `results` is a list of images, or of one whole batch."""
+    """The images in one array of the kind that was asked for; `results` is a list of images, or holds one batch."""
     kind, last = options["return_tensors"], is_last(options["data_format"])
     if len(results) > 1 or results[0].ndim == 3:
         shapes = {image.shape[1:] for image in results}
         if len(shapes) > 1:
             if kind is not None:
                 raise ValueError(
-                    f"the images come out in {len(shapes)} sizes, {sorted(shapes)}, and make no array: give `size` a "
-                    f"height and a width, or leave return_tensors out for a list"
+                    f"the resized images have {len(shapes)} sizes, {sorted(shapes)}, and don't fit into one array: "
+                    f"give `size` a height and a width, or leave return_tensors out for a list"
                 )
             return [np.moveaxis(np.asarray(image), 0, -1) if last else image for image in results]
         channels = max(image.shape[0] for image in results)

@@ -15,9 +15,10 @@ from superpoint_jax.huggingface.steps import METHODS, gray_on_host, grouped, on_
 
 
 class SuperPointImageProcessor(Processor):
-    """Torchvision's way, jitted: gray first, then an antialiased resize on the device. Compiled once per size of image.
+    """The processor that computes as torchvision does: gray, then an antialiased resize, on the device.
 
-    It was `SuperPointImageProcessorFast` once. Filters are nearest, bilinear, bicubic and Lanczos.
+    It is jitted and compiles once per image size. The filters are nearest, bilinear, bicubic and Lanczos. The old name
+    of this class is `SuperPointImageProcessorFast`.
 
     Source: transformers' class of that name; within one gray level of it, tests/parity/test_transformers_suite.py.
     """
@@ -28,7 +29,9 @@ class SuperPointImageProcessor(Processor):
         self, pixels: list[np.ndarray], sizes: list[tuple[int, int]], options: Mapping[str, Any]
     ) -> list[Any]:
         if options["do_resize"] and options["resample"] not in METHODS:
-            raise ValueError(f"resample={options['resample']} is none of {METHODS}; SuperPointImageProcessorPil has it")
+            raise ValueError(
+                f"resample={options['resample']} is not one of {METHODS}; SuperPointImageProcessorPil has it"
+            )
         device = jax_device(options["device"])
         results: list[Any] = [None] * len(pixels)
         for places in grouped(pixels).values():
@@ -50,13 +53,13 @@ class SuperPointImageProcessor(Processor):
 
 
 class SuperPointImageProcessorFast(SuperPointImageProcessor):
-    """`SuperPointImageProcessor`, by its old name."""
+    """The old name of `SuperPointImageProcessor`."""
 
 
 class SuperPointImageProcessorPil(Processor):
-    """Pillow's way, on the host: resized in bytes, then rescaled, then gray. Compiles nothing.
+    """The processor that uses Pillow on the host: it resizes bytes, rescales and makes gray. Nothing is compiled.
 
-    Source: transformers' class of that name, to the bit without gray and to an ulp with it;
+    Source: transformers' class of that name; equal in every bit without gray, and within an ulp with it,
     tests/parity/test_transformers_suite.py.
     """
 

@@ -1,4 +1,4 @@
-"""`push_to_hub`: what `save_pretrained` writes, into a repository of the hub, by `huggingface_hub`."""
+"""`push_to_hub`: uploads the files of `save_pretrained` to a repository of the hub, by `huggingface_hub`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Pushable:
-    """What can be saved can be pushed."""
+    """Base class of everything that can be saved and pushed to the hub."""
 
     def push_to_hub(
         self,
@@ -22,19 +22,19 @@ class Pushable:
         revision: str | None = None,
         create_pr: bool = False,
     ) -> Any:
-        """Make the repository if need be, and put the files of `save_pretrained` into it, in one commit.
+        """Upload the files of `save_pretrained` in one commit; create the repository if it does not exist.
 
         Args:
-            repo_id: "owner/name"; or "name" for the account of the token.
-            commit_message: "Upload" and the name of the class by default.
-            commit_description: Below the message.
-            private: Of a repository that is made now.
-            token: Of an account that may write; that of `hf auth login` by default.
+            repo_id: "owner/name", or "name" for the account of the token.
+            commit_message: Message of the commit; by default "Upload" and the name of the class.
+            commit_description: Text below the message.
+            private: Whether a repository that is created now is private.
+            token: Token of an account that may write; by default that of `hf auth login`.
             revision: Branch; main by default.
-            create_pr: A pull request in place of a commit.
+            create_pr: Open a pull request instead of committing to the branch.
 
         Returns:
-            What `huggingface_hub` says of the commit: its address and more.
+            The `CommitInfo` of `huggingface_hub`, with the address of the commit.
 
         Raises:
             huggingface_hub.errors.HfHubHTTPError: The hub refuses.
@@ -55,7 +55,8 @@ class Pushable:
             )
 
     def _pushed(self, folder: str | os.PathLike[str], push: bool, options: dict[str, Any]) -> None:
-        """For `save_pretrained(folder, push_to_hub=True, ...)`, whose `repo_id` is the folder's name by default."""
+        """Push if asked to, for `save_pretrained(folder, push_to_hub=True, ...)`; `repo_id` is by default the folder's
+        name."""
         if push:
             self.push_to_hub(options.pop("repo_id", Path(folder).name), **options)
         elif options:

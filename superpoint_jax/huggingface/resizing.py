@@ -1,7 +1,8 @@
-"""Antialiased resizing of bytes on the device, to the byte what torch and torchvision make of them on a CPU.
+"""Antialiased resizing of bytes on the device; every byte is the one that torch and torchvision compute on a CPU.
 
-torch multiplies bytes with whole-numbered weights and rounds to bytes after the width and again after the height. Where
-a true sum lies at half a level, and many do at the usual ratios, any other arithmetic rounds it elsewhere.
+torch multiplies bytes by integer weights, and rounds to bytes after resizing the width and again after resizing the
+height. At the usual ratios many exact sums lie halfway between two bytes, so any other arithmetic rounds some of them
+to the other byte.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import numpy as np
 from jax import Array, lax
 
 WIDTHS = {"linear": 2, "cubic": 4, "lanczos3": 6}
-"""Width of a filter in pixels. torch has the first two for bytes; the third is Pillow's, by the same arithmetic."""
+"""Width of each filter in pixels. torch has the first two for bytes; Pillow has the third, with the same arithmetic."""
 
 LARGEST_WEIGHT = 1 << 15
 MOST_BITS = 22
 
 
 def resize_bytes(images: Array, size: tuple[int, int], method: str) -> Array:
-    """[B,C,h,w], whole numbers 0 to 255 in float32, at (height, width) `size`; whole numbers again."""
+    """Images [B,C,h,w] resized to (height, width) `size`; float32 whole numbers from 0 to 255, in and out."""
     images = _along_last(images, size[1], method)
     return jnp.swapaxes(_along_last(jnp.swapaxes(images, 2, 3), size[0], method), 2, 3)
 
@@ -30,7 +31,7 @@ def _along_last(images: Array, length: int, method: str) -> Array:
     if images.shape[-1] == length:
         return images
     whole, bits = whole_weights(images.shape[-1], length, method)
-    # In two parts, whose sums are whole numbers below 2^24: float32 has them exactly.
+    # The weights are split into two parts, so that each sum is an integer below 2^24, which float32 holds exactly.
     high, low = whole >> 7, whole & 127
     sums = [
         jnp.einsum("bchw,ow->bcho", images, part.astype(np.float32), precision=lax.Precision.HIGHEST).astype(jnp.int32)
@@ -42,9 +43,9 @@ def _along_last(images: Array, length: int, method: str) -> Array:
 
 @cache
 def whole_weights(given: int, wanted: int, method: str) -> tuple[np.ndarray, int]:
-    """int32 [wanted, given]: what each pixel counts for each new one, times 2 to the number of bits that comes with it.
+    """(weights, bits): the weight of each given pixel for each new pixel, int32 [wanted, given], scaled by 2^bits.
 
-    As many bits as the largest weight leaves in 16 with a sign.
+    `bits` is the largest number for which every weight fits in 16 bits with a sign.
     """
     scale = given / wanted
     centre = scale * (np.arange(wanted) + 0.5)[:, None]
@@ -76,6 +77,6 @@ def _filter(x: np.ndarray, method: str) -> np.ndarray:
 
 
 def resize_floats(images: Array, size: tuple[int, int], method: str) -> Array:
-    """[B,C,h,w] at (height, width) `size`, nothing rounded."""
+    """Images [B,C,h,w] resized to (height, width) `size`, without rounding."""
     shape = (*images.shape[:2], *size)
     return jax.image.resize(images, shape, method, antialias=True, precision=lax.Precision.HIGHEST)

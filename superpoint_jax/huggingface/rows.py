@@ -1,4 +1,4 @@
-"""From what `extract` finds to what transformers returns: its order of rows, their number, its coordinates."""
+"""Turns the keypoints of `extract` into those of transformers: order and number of rows, relative coordinates."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from superpoint_jax.huggingface.arrays import is_traced
 from superpoint_jax.processing import relative_keypoints
 
 BUCKET = 256
-"""Rows are cut to multiples of this on the device and to the exact number on the host: few programs are compiled."""
+"""Rows are cut to a multiple of this on the device, and to the exact number on the host, so that few programs are
+compiled."""
 
 
 def as_theirs(found: Keypoints) -> dict[str, Array | np.ndarray]:
-    """keypoints, scores, descriptors and mask as transformers returns them.
+    """Keypoints, scores, descriptors and mask as transformers returns them.
 
-    As many rows as the fullest image has, in numpy; while jax is tracing, as many as there are, since their number
-    must be known.
+    They are numpy arrays with as many rows as the fullest image has keypoints. While jax is tracing, no row is cut,
+    because the number of rows must be fixed.
     """
     capacity = found.mask.shape[1]
     if is_traced(found.mask):
@@ -30,15 +31,15 @@ def as_theirs(found: Keypoints) -> dict[str, Array | np.ndarray]:
     fullest = int(found.mask.sum(-1).max())
     arranged = jax.device_get(_arranged(found, rows=min(capacity, -(-fullest // BUCKET) * BUCKET)))
     rows = {name: values[:, :fullest] for name, values in arranged.items()}
-    # On the host, where a division is one: XLA may multiply by the inverse, an ulp beside.
+    # On the host, because XLA may multiply by the inverse instead of dividing, which differs by an ulp.
     return {**rows, "keypoints": relative_keypoints(rows["keypoints"], np.asarray(found.image_sizes))}
 
 
 @partial(jax.jit, static_argnames="rows")
 def _arranged(found: Keypoints, *, rows: int) -> dict[str, Array]:
-    """The first rows in the order that transformers leaves them in.
+    """The first rows in the order of transformers.
 
-    That is raster order; but where `max_keypoints` cut, by descending score, which is the order they have here.
+    That is raster order. Where `max_keypoints` cut, it is descending score, the order of `found`.
     """
     keypoints, mask = found.keypoints[:, :rows], found.mask[:, :rows]
     was_cut = found.num_detected > found.mask.sum(-1)

@@ -1,6 +1,6 @@
-"""What the two processors do to images: Pillow's way on the host, and torchvision's way on the device.
+"""The steps of the two processors: with Pillow on the host, and as torchvision does on the device.
 
-Both are written from what transformers' processors compute, and are held against them in the tests.
+The tests compare both with transformers' processors.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ from superpoint_jax.huggingface.resizing import WIDTHS, resize_bytes, resize_flo
 
 RED, GREEN, BLUE = 0.2989, 0.5870, 0.1140
 METHODS = {0: "nearest", 1: "lanczos3", 2: "linear", 3: "cubic"}
-"""Pillow's filters that jax.image has."""
+"""Pillow's filters that jax.image has too."""
 
 
 def resize_on_host(image: np.ndarray, size: tuple[int, int], resample: int) -> np.ndarray:
-    """[C,h,w] by Pillow, in bytes: floats in [0, 1] are cut to bytes first, and are floats in [0, 1] again afterwards.
+    """An image [C,h,w] resized by Pillow in bytes. Floats in [0, 1] are truncated to bytes, and come back as floats.
 
     Raises:
-        ValueError: Values that are no bytes: fractions beyond [0, 1], or beyond 0 to 255.
+        ValueError: The values are neither in [0, 1] nor whole numbers from 0 to 255.
     """
     from PIL import Image
 
     fractions = image.dtype != np.uint8 and not np.allclose(image, np.trunc(image))
     low, high = image.min(), image.max()
     if not (low >= 0 and high <= (1 if fractions else 255)):
-        raise ValueError(f"an image has values from {low:g} to {high:g}; [0, 1], or whole numbers to 255, are needed")
+        raise ValueError(
+            f"an image has values from {low:g} to {high:g}; values in [0, 1], or whole numbers up to 255, are needed"
+        )
     pixels = (image.astype(np.float64) * 255).astype(np.float32) if fractions else image
     pixels = pixels.astype(np.uint8)
     last = pixels[0] if pixels.shape[0] == 1 else np.moveaxis(pixels, 0, -1)
@@ -41,12 +43,12 @@ def resize_on_host(image: np.ndarray, size: tuple[int, int], resample: int) -> n
 
 
 def scaled(image: np.ndarray, factor: float) -> np.ndarray:
-    """The image times the factor: computed in float64, and rounded once to float32."""
+    """The image times the factor, computed in float64 and rounded once to float32."""
     return (image.astype(np.float64) * factor).astype(np.float32)
 
 
 def gray_on_host(image: np.ndarray) -> np.ndarray:
-    """Three equal channels [3,H,W]; an image that is gray already is left alone."""
+    """The image as three equal channels [3,H,W]; an image that is gray already is returned as it is."""
     if image.shape[0] == 1 or ((image[0] == image[1]).all() and (image[1] == image[2]).all()):
         return image
     gray = image[0] * RED + image[1] * GREEN + image[2] * BLUE
@@ -57,9 +59,9 @@ def gray_on_host(image: np.ndarray) -> np.ndarray:
 def on_device(
     images: Array, *, size: tuple[int, int] | None, resample: int, factor: float | None, do_grayscale: bool
 ) -> Array:
-    """Images [B,C,H,W] of one shape: gray first, then resized with antialiasing, then times the factor.
+    """Images [B,C,H,W] of one shape, made gray, then resized with antialiasing, then multiplied by the factor.
 
-    Bytes stay bytes until they are multiplied: gray is cut to whole levels, a resize rounded to them.
+    Bytes keep whole values until they are multiplied: gray is truncated, and a resize is rounded.
     """
     in_bytes = images.dtype == jnp.uint8
     values = images.astype(jnp.float32)
@@ -70,7 +72,7 @@ def on_device(
         is_gray = ((red == green) & (green == blue)).all(axis=(1, 2), keepdims=True)
         values = jnp.repeat(jnp.where(is_gray, red, gray)[:, None], 3, axis=1)
     if size is not None and size != images.shape[2:]:
-        # Three equal channels are resized once.
+        # Three equal channels need one resize.
         once = values[:, :1] if do_grayscale and images.shape[1] > 1 else values
         method = METHODS[resample]
         if in_bytes and method in WIDTHS:
@@ -85,7 +87,7 @@ def on_device(
 
 
 def grouped(images: list[Any]) -> dict[tuple[tuple[int, ...], str], list[int]]:
-    """Places of the images of each shape and type."""
+    """The indices of the images of each shape and type."""
     groups: dict[tuple[tuple[int, ...], str], list[int]] = {}
     for i, image in enumerate(images):
         groups.setdefault((image.shape, str(image.dtype)), []).append(i)

@@ -1,4 +1,4 @@
-"""LightGlue: the network that matches, its checkpoints, and what it says of every pair of keypoints."""
+"""LightGlue: a network that matches keypoints, its checkpoints, and its probabilities for all pairs of keypoints."""
 
 from superpoint_jax.lightglue.assignment import Assignment as Assignment
 from superpoint_jax.lightglue.config import LightGlueConfig as LightGlueConfig

@@ -1,4 +1,4 @@
-"""State dicts and LightGlues: one strict assembler, and the way back."""
+"""Builds LightGlues from state dicts, strictly, and state dicts from LightGlues."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def from_state_dict(
     """The network with these float32 weights, in any of the published layouts (see `superpoint_jax.lightglue.keys`).
 
     Args:
-        tensors: Name: array, matrices [out, in]. Of glue-factory's whole pipeline the matcher is taken, and of Hugging
-            Face's the matcher without its SuperPoint.
-        config: What the network is; by default its sizes are read off the tensors.
-        origin: Where they come from, for messages.
+        tensors: Arrays by name, matrices [out, in]. From a pipeline of glue-factory, and from Hugging Face's LightGlue
+            with its SuperPoint, only the matcher is taken.
+        config: The configuration of the network; by default its sizes are those of the tensors.
+        origin: Where the tensors come from, for messages.
 
     Raises:
-        WeightsError: Tensors missing, unexpected or misshapen: one message names them all.
+        WeightsError: Tensors are missing, unexpected or have a wrong shape; one message names them all.
     """
     tensors = matcher_of(tensors)
     layout = recognise(tensors, origin=origin)
@@ -61,7 +61,7 @@ def from_state_dict(
 
 
 def matcher_of(tensors: StateDict) -> dict[str, np.ndarray]:
-    """The tensors of the matcher under their own names, without what stands beside it and without bookkeeping."""
+    """The tensors of the matcher under their own names, without those of other networks and without bookkeeping."""
     if any(key.startswith(MATCHER_PREFIX) for key in tensors):
         tensors = {
             key.removeprefix(MATCHER_PREFIX): value for key, value in tensors.items() if key.startswith(MATCHER_PREFIX)
@@ -74,10 +74,10 @@ def matcher_of(tensors: StateDict) -> dict[str, np.ndarray]:
 
 
 def sizes_of(tensors: StateDict, layout: Layout, *, origin: str) -> dict[str, Any]:
-    """The sizes of `LightGlueConfig` as the tensors have them; defaults without any.
+    """The sizes of `LightGlueConfig`, read from the tensors; a size without tensors has its default.
 
     Raises:
-        WeightsError: A network that asks more of a keypoint than where it is.
+        WeightsError: The network needs scale and orientation of the keypoints.
     """
     default = LightGlueConfig()
 
@@ -85,7 +85,7 @@ def sizes_of(tensors: StateDict, layout: Layout, *, origin: str) -> dict[str, An
         tensor = tensors.get(f"{layout.name_of(ours)}.weight")
         return tensor if tensor is not None and tensor.ndim == 2 and tensor.size else None
 
-    # A layer counts if most of it is there, so that one wrong name does not add a layer.
+    # A layer counts if it has at least half as many tensors as the fullest one: one wrong name must not add a layer.
     keys = Counter(layout.layer_numbers(tensors))
     layers = [number for number, count in keys.items() if 2 * count >= max(keys.values())]
     value = layout.name_of("transformer_layers.cross_attention.v_proj")
@@ -98,8 +98,8 @@ def sizes_of(tensors: StateDict, layout: Layout, *, origin: str) -> dict[str, An
     projection, projector = matrix("input_projection"), matrix("positional_encoder.projector")
     if projector is not None and projector.shape[1] == 4:
         raise WeightsError(
-            f"{origin} takes scale and orientation of a keypoint beside its place, as the matchers for SIFT do; "
-            f"Keypoints have none. Those for SuperPoint, DISK and ALIKED are read"
+            f"{origin} needs scale and orientation of each keypoint, as the matchers for SIFT do; Keypoints have "
+            f"neither. Matchers for SuperPoint, DISK and ALIKED can be read"
         )
     channels = 2 * (default.head_dim // 2 if projector is None else projector.shape[0])
     return {
@@ -113,7 +113,7 @@ def sizes_of(tensors: StateDict, layout: Layout, *, origin: str) -> dict[str, An
 
 
 def _is_tied(tensors: StateDict, layout: Layout) -> bool:
-    """Whether query and key of the cross attention are projected alike in every layer."""
+    """Whether query and key of the cross attention have the same projection in every layer."""
     if layout is not HUGGING_FACE:
         return True
     queries = {key: value for key, value in tensors.items() if ".cross_attention.q_proj." in key}
@@ -123,10 +123,10 @@ def _is_tied(tensors: StateDict, layout: Layout) -> bool:
 
 
 def assemble(tensors: StateDict, layout: Layout, config: LightGlueConfig, *, origin: str) -> LightGlue:
-    """The network of a configuration with the tensors of a layout, complete and of the right shapes.
+    """The network of a configuration, with tensors in a layout, which must be complete and have the right shapes.
 
     Raises:
-        WeightsError: It names every tensor that is missing, unexpected, misshapen or not of floats.
+        WeightsError: The message names every tensor that is missing, unexpected, of a wrong shape or not of floats.
     """
     graph, state = nnx.split(nnx.eval_shape(lambda: LightGlue(config, rngs=nnx.Rngs(0))))
     variables = dict(nnx.to_flat_state(state))
@@ -153,7 +153,7 @@ def assemble(tensors: StateDict, layout: Layout, config: LightGlueConfig, *, ori
 
 
 def _torch_shape(shape: tuple[int, ...], target: Target) -> tuple[int, ...]:
-    """Of the tensor that holds a parameter and those interleaved with it."""
+    """Shape of the tensor that holds a parameter and those interleaved with it."""
     own = shape if target.layer is None else shape[1:]
     return (own[-1] * target.parts, *own[:-1])
 

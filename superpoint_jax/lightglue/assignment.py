@@ -1,4 +1,4 @@
-"""From the states of the last layer to matches. Pure functions, mask-aware, float32."""
+"""Turns the states of the last layer into matches: pure functions in float32 that ignore padding rows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from superpoint_jax.matching import Matches, first_max
 @pytree
 @dataclass(frozen=True)
 class Assignment(Indexable):
-    """What LightGlue says of every pair of keypoints.
+    """LightGlue's probabilities for all pairs of keypoints.
 
     Attributes:
-        log_scores: Logarithm of the probability that keypoint i of a is keypoint j of b; minus infinity where either
-            is padding.
+        log_scores: Logarithm of the probability that keypoint i of a matches keypoint j of b; minus infinity if one of
+            them is padding.
         log_unmatched_a: Logarithm of the probability that a keypoint of a has no partner; 0 for padding.
-        log_unmatched_b: The same of b.
-        num_layers: Layers that were computed for the pair.
+        log_unmatched_b: The same for b.
+        num_layers: Number of layers that were computed for the pair.
     """
 
     log_scores: Float[Array, "*b i j"]
@@ -36,7 +36,7 @@ class Assignment(Indexable):
 
 
 _NEVER = -1e30
-"""In the place of minus infinity, of which a softmax would make NaN."""
+"""Used instead of minus infinity, which would give NaN in a softmax."""
 
 
 def assign(
@@ -47,13 +47,13 @@ def assign(
     mask_b: Bool[Array, "b j"],
     num_layers: Int[Array, " b"],
 ) -> Assignment:
-    """Softmax of the similarity over b times softmax over a times the probabilities that both have a partner.
+    """The softmax of the similarity over b, times its softmax over a, times the probabilities that both have a partner.
 
     Source: paper, section 3.2 ("correspondence prediction").
     """
     valid = mask_a[:, :, None] & mask_b[:, None]
     similarity = jnp.where(valid, similarity, _NEVER)
-    # Each difference by itself: the similarities are large, their sum loses digits.
+    # Two separate softmaxes, because the similarities are large and their sum would lose digits.
     softmaxes = jax.nn.log_softmax(similarity, axis=2) + jax.nn.log_softmax(similarity, axis=1)
     certainties = jax.nn.log_sigmoid(logits_a)[:, :, None] + jax.nn.log_sigmoid(logits_b)[:, None]
     return Assignment(
@@ -65,7 +65,7 @@ def assign(
 
 
 def mutual_matches(log_scores: Float[Array, "b i j"], min_score: float | Float[Array, ""]) -> Matches:
-    """Pairs of keypoints that are each other's best, with a score greater than `min_score`."""
+    """The matches: keypoints that are each other's best, with a score greater than `min_score`."""
     best, index = first_max(log_scores, axis=2)
     _, best_of_b = first_max(log_scores, axis=1)
     rows = jnp.arange(log_scores.shape[1], dtype=jnp.int32)[None]

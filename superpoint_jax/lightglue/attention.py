@@ -1,4 +1,4 @@
-"""Attention between the keypoints of two images, or of one: keys that are padding take no part."""
+"""Attention within the keypoints of one image or between those of two images; padding keys are ignored."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def attend(
     *,
     kernel: AttentionKernel,
 ) -> Float[Array, "b i h d"]:
-    """For each query the mean of the values, weighted by the softmax of query . key / sqrt(d) over the valid keys.
+    """The mean of the values for each query, weighted by the softmax of query . key / sqrt(d) over the valid keys.
 
-    What the queries of padding rows get has no meaning, but is finite.
+    The result for padding rows of the query has no meaning, but it is finite.
 
     Args:
-        query: In the compute type.
-        key: The same.
-        value: The same.
-        key_mask: False rows of key and value are padding. "cudnn" needs the valid ones first.
-        kernel: "cudnn" is cuDNN's flash attention where the program runs on CUDA in half precision; elsewhere "xla".
+        query: Queries, in the compute type.
+        key: Keys, in the compute type.
+        value: Values, in the compute type.
+        key_mask: False for padding rows of key and value. "cudnn" needs the valid rows first.
+        kernel: "cudnn" uses cuDNN's flash attention if the program runs on CUDA in half precision, and "xla" elsewhere.
     """
     if kernel == "cudnn" and query.dtype in (jnp.bfloat16, jnp.float16) and _has_cudnn(query):
         lengths = jnp.sum(key_mask, axis=-1, dtype=jnp.int32)
@@ -42,16 +42,17 @@ def attend(
 def _with_xla(query: Array, key: Array, value: Array, key_mask: Array) -> Array:
     kind = query.dtype
     if kind == jnp.float16:
-        # JAX asks for products of float16 summed in float32, which neither CPUs nor TPUs have.
+        # JAX asks for float16 products that are summed in float32, which CPUs and TPUs don't support.
         query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
-    # float32 is float32 on every platform; there is no other way to tell this function of JAX. It mixes types, too.
+    # JAX's function has no argument for the precision, and it promotes types; float32 must be exact on every platform.
     with jax.default_matmul_precision("highest"), jax.numpy_dtype_promotion("standard"):
         read = jax.nn.dot_product_attention(query, key, value, mask=key_mask[:, None, None], implementation="xla")
     return read.astype(kind)
 
 
 def _with_cudnn(query: Array, key: Array, value: Array, key_mask: Array, lengths: Int[Array, " b"]) -> Array:
-    # Under `vmap`, JAX's rule for this kernel needs all operands mapped or none; XLA drops what adds nothing.
+    # Under `vmap`, JAX's rule for this kernel needs all operands mapped or none, so a zero that depends on all operands
+    # is added to each. XLA removes the addition.
     none = 0 * (query[:, 0, 0, 0] + key[:, 0, 0, 0]).astype(jnp.int32) + 0 * lengths
     query, key, value = (x + none.astype(x.dtype)[:, None, None, None] for x in (query, key, value))
     return jax.nn.dot_product_attention(
@@ -59,14 +60,14 @@ def _with_cudnn(query: Array, key: Array, value: Array, key_mask: Array, lengths
         key,
         value,
         query_seq_lengths=none + query.shape[1],
-        # It gives NaN where there is no key at all; the first row of such an image is padding, and zero.
+        # Without any key cuDNN gives NaN, so an image without keypoints uses its first row, which is zero padding.
         key_value_seq_lengths=none + jnp.maximum(lengths, 1),
         implementation="cudnn",
     )
 
 
 def _has_cudnn(query: Array) -> bool:
-    """Whether this installation can trace it: JAX refuses where it finds no cuDNN, even for another machine."""
+    """Whether JAX can trace cuDNN's attention here. It needs cuDNN for this, even if the program runs elsewhere."""
     given = jax.ShapeDtypeStruct((1, *query.shape[1:]), query.dtype)
     try:
         jax.eval_shape(partial(jax.nn.dot_product_attention, implementation="cudnn"), given, given, given)

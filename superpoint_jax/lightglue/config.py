@@ -1,4 +1,4 @@
-"""What a LightGlue is: its sizes, and the thresholds that it decides by."""
+"""The configuration of a LightGlue: its sizes, thresholds and compute options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from superpoint_jax.config import ComputeDtype, dtype_name, number
 AttentionKernel = Literal["xla", "cudnn"]
 
 HEAD_MULTIPLE = 2
-"""Channels of an attention head are rotated in pairs."""
+"""The channels of an attention head must be a multiple of this, because they are rotated in pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,18 +24,19 @@ class LightGlueConfig:
     Attributes:
         input_dim: Length of the descriptors that are matched: 256 for SuperPoint, 128 for DISK and ALIKED.
         descriptor_dim: Length of a keypoint's state inside the network.
-        num_hidden_layers: Layers, each of a self and a cross attention.
-        num_attention_heads: Heads of every attention.
-        input_projection: A linear map from the descriptors to the first state. None means: where the lengths differ.
+        num_hidden_layers: Number of layers; each has a self attention and a cross attention.
+        num_attention_heads: Number of heads of each attention.
+        input_projection: Whether a linear map turns the descriptors into the first states. None: only if their lengths
+            differ.
         tied_cross_attention: One projection gives both query and key of the cross attention, as in the paper. Weights
-            in Hugging Face's layout may hold two.
-        filter_threshold: Smallest score of a match; a score must be greater.
-        depth_confidence: With a value (0.95 in the paper), the layers end for a pair as soon as more than this part of
-            its keypoints is confident. None and 1 run every layer.
-        attention: "xla", or "cudnn" for the flash attention of NVIDIA's library, which serves `dtype` "bfloat16" and
-            "float16" on CUDA, and has no forward-mode derivative. Elsewhere "cudnn" is "xla".
-        dtype: Compute type of the attention and the linear maps. Positions, the sum that the layers add to, the scores
-            and everything about probabilities are float32 in any case.
+            in Hugging Face's layout may have two.
+        filter_threshold: The score of a match must be greater than this.
+        depth_confidence: With a value (0.95 in the paper), a pair runs no further layers as soon as more than this
+            fraction of its keypoints is confident. None and 1 run every layer.
+        attention: "xla", or "cudnn" for the flash attention of NVIDIA's library, which needs `dtype` "bfloat16" or
+            "float16" and CUDA, and has no forward-mode derivative. In all other cases "cudnn" is the same as "xla".
+        dtype: Compute type of the attention and the linear maps. Positions, the states, scores and probabilities are
+            always float32.
     """
 
     input_dim: int = 256
@@ -61,7 +62,7 @@ class LightGlueConfig:
                 value = number(name, value, "float")
                 object.__setattr__(self, name, value)
                 if not value >= 0:
-                    raise ValueError(f"{name}={value} must be a number that is not negative")
+                    raise ValueError(f"{name}={value} must be 0 or greater")
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
         for name, known in (("attention", AttentionKernel), ("dtype", ComputeDtype)):
             if getattr(self, name) not in get_args(known):
@@ -77,20 +78,20 @@ class LightGlueConfig:
             object.__setattr__(self, "input_projection", differ)
         if differ and not self.input_projection:
             raise ValueError(
-                f"input_projection={self.input_projection}, but descriptors of {self.input_dim} numbers become states "
-                f"of {self.descriptor_dim} through it only"
+                f"input_projection={self.input_projection}, but descriptors of length {self.input_dim} need a "
+                f"projection to states of length {self.descriptor_dim}"
             )
 
     @property
     def head_dim(self) -> int:
-        """Channels of one attention head."""
+        """Number of channels of one attention head."""
         return self.descriptor_dim // self.num_attention_heads
 
     def replace(self, **changes: Any) -> Self:
         """This configuration with some fields changed.
 
         Raises:
-            TypeError: A name that is no field; the message lists those that are.
+            TypeError: A name is not a field; the message lists the fields.
         """
         names = [field.name for field in dataclasses.fields(self)]
         if unknown := sorted(set(changes) - set(names)):

@@ -1,7 +1,7 @@
-"""`LightGlueConfig` to and from what lies beside the weights: config.json, or a safetensors file's metadata.
+"""Converts `LightGlueConfig` to and from config.json and the metadata of a safetensors file.
 
-config.json has Hugging Face's fields where transformers looks for them. The options that it has no name for are in an
-object of their own, which transformers carries along and ignores.
+config.json has Hugging Face's fields where transformers looks for them. Options that transformers has no name for are
+in an object of their own, which transformers keeps and ignores.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from superpoint_jax.weights import WeightsError
 from superpoint_jax.weights.config_json import to_config_json as superpoint_json
 
 OWN = "superpoint_jax_lightglue"
-"""Our object in config.json, our entry of the metadata, and our `model_type`."""
+"""Name of our object in config.json, of our entry in the metadata, and of our `model_type`."""
 
 MODEL_TYPE = "lightglue"
 DETECTOR = "keypoint_detector_config"
 
 _FIXED = {"attention_bias": True, "hidden_act": "gelu"}
-"""What transformers has as an option and every LightGlue has alike."""
+"""Options of transformers that are the same in every LightGlue."""
 
 
 def to_config_json(config: LightGlueConfig, extractor: SuperPointConfig | None) -> dict[str, Any]:
-    """The contents of config.json: transformers' where there is an extractor, else our own."""
+    """The contents of config.json: in transformers' form if there is an extractor, else in our own."""
     fields = {
         "descriptor_dim": config.descriptor_dim,
         "num_hidden_layers": config.num_hidden_layers,
@@ -44,7 +44,7 @@ def to_config_json(config: LightGlueConfig, extractor: SuperPointConfig | None) 
         **fields,
         **_FIXED,
         "num_key_value_heads": config.num_attention_heads,
-        # Fewer layers and fewer points, which transformers does together or not at all.
+        # -1 switches off early stopping and pruning of points; transformers can only do both or neither.
         "depth_confidence": -1.0,
         "width_confidence": -1.0,
         DETECTOR: superpoint_json(extractor),
@@ -52,16 +52,16 @@ def to_config_json(config: LightGlueConfig, extractor: SuperPointConfig | None) 
 
 
 def from_config_json(contents: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
-    """The fields of `LightGlueConfig` that a config.json states, ours or Hugging Face's.
+    """The fields of `LightGlueConfig` in a config.json, ours or Hugging Face's.
 
-    Hugging Face's `depth_confidence` and `width_confidence` are left: here every layer runs unless it is asked for.
+    Hugging Face's `depth_confidence` and `width_confidence` are ignored, because here every layer runs by default.
 
     Raises:
-        WeightsError: It is another model's, or states what this version does not know.
+        WeightsError: The file belongs to another model, or states an option that this version does not know.
     """
     model_type = contents.get("model_type", MODEL_TYPE)
     if model_type not in (MODEL_TYPE, OWN):
-        raise WeightsError(f"{origin} is of a {model_type!r} model; a {MODEL_TYPE!r} is needed")
+        raise WeightsError(f"{origin} belongs to a {model_type!r} model; a {MODEL_TYPE!r} is needed")
     if OWN in contents:
         return known_fields(contents[OWN], origin=origin)
     heads = contents.get("num_attention_heads", 4)
@@ -74,15 +74,15 @@ def from_config_json(contents: Mapping[str, Any], *, origin: str) -> dict[str, A
 
 
 def to_metadata(config: LightGlueConfig) -> dict[str, str]:
-    """What a safetensors file of ours says of itself, so that it can stand alone."""
+    """The metadata of our safetensors files; with it, a file needs no config.json."""
     return {"format": "pt", OWN: json.dumps(dataclasses.asdict(config))}
 
 
 def known_fields(fields: Any, *, origin: str) -> dict[str, Any]:
-    """The fields, checked.
+    """The fields, after a check.
 
     Raises:
-        WeightsError: One of them is not known to this version.
+        WeightsError: They are not an object, or this version does not know one of them.
     """
     if not isinstance(fields, dict):
         raise WeightsError(f"{origin} holds {fields!r} where an object of options is needed")

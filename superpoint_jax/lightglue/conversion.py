@@ -1,4 +1,4 @@
-"""Any readable matcher into the folder that needs no torch."""
+"""Converts any readable matcher into a folder that needs no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from superpoint_jax.weights.sources import Source, read_source
 
 
 def is_lightglue(source: Source, *, revision: str | None = None) -> bool:
-    """Whether the source holds a LightGlue, alone or with its extractor. Raises what `read_source` raises."""
+    """Whether the source holds a LightGlue, with or without its extractor. Raises what `read_source` raises."""
     try:
         recognise(matcher_of(read_source(source, revision=revision).tensors), origin=str(source))
     except WeightsError:
@@ -24,9 +24,9 @@ def is_lightglue(source: Source, *, revision: str | None = None) -> bool:
 
 
 def convert(source: Source, folder: str | os.PathLike[str], *, revision: str | None = None) -> Path:
-    """The folder, now with the matcher of the source as `save_pretrained` writes it, and the SuperPoint inside it.
+    """The folder, which now holds the matcher of the source and the SuperPoint inside it, if there is one.
 
-    Raises what `from_pretrained` and `save_pretrained` raise.
+    The files are those of `save_pretrained`. Raises what `from_pretrained` and `save_pretrained` raise.
     """
     keys = read_source(source, revision=revision).tensors
     inside = any(key.startswith(DETECTOR_PREFIX) for key in keys)

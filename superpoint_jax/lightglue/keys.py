@@ -1,7 +1,7 @@
-"""Names of the published checkpoints as data: which of their layers is which of ours.
+"""The layer names of the published checkpoints, and the layers of this library that they stand for.
 
-Inside the library a layer is named by its path in `LightGlue`, which is Hugging Face's name without the number of the
-layer: the parameters of all layers lie stacked. `{i}` stands for the number in a checkpoint's name.
+Inside the library the name of a layer is its path in `LightGlue`. It is Hugging Face's name without the number of the
+layer, because the parameters of all layers are stacked. In a checkpoint's name, `{i}` stands for that number.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ PARAMETERS: Mapping[str, Mapping[str, str]] = {
     "layer_norm": {"weight": "scale", "bias": "bias"},
     "projector": {"weight": "kernel"},
 }
-"""What PyTorch calls a parameter: what Flax calls it."""
+"""PyTorch's name of each parameter, and Flax's name of it."""
 
 DETECTOR_PREFIX = "keypoint_detector."
-"""Of the SuperPoint inside Hugging Face's files."""
+"""Prefix of the SuperPoint inside Hugging Face's files."""
 
 MATCHER_PREFIX = "matcher."
-"""Of the matcher inside glue-factory's training checkpoints, beside an extractor and whatever else was trained."""
+"""Prefix of the matcher inside glue-factory's training checkpoints, which can hold an extractor and more."""
 
 BOOKKEEPING = re.compile(r"confidence_thresholds|log_assignment\.\d+\.r")
-"""cvg's: a table that follows from the number of layers, and a number that nothing computes with."""
+"""Tensors in cvg's files that nothing computes with: a table that follows from the number of layers, and a number."""
 
 
 class Target(NamedTuple):
-    """Where a tensor goes, or a part of it.
+    """The parameter that a tensor, or a part of it, belongs to.
 
     Attributes:
-        path: Of the parameter in `LightGlue`.
-        layer: Its place on the stacked axis; None where there is none.
-        part: Which rows of the tensor: those whose number leaves this rest when divided by `parts`.
-        parts: How many parameters lie interleaved in the tensor.
+        path: Path of the parameter in `LightGlue`.
+        layer: Index of the layer on the stacked axis; None for a parameter that is not stacked.
+        part: First row of the part; the rows are `part`, `part + parts`, `part + 2 parts`, ...
+        parts: Number of parameters that are interleaved in the tensor.
     """
 
     path: Path
@@ -51,12 +51,12 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """How one family of files names its layers.
+    """The names of the layers in one family of files.
 
     Attributes:
-        name: For code.
-        title: Whose it is, for messages.
-        layers: Their name of a layer: ours, or several of ours that lie interleaved in it.
+        name: Name of the layout in code.
+        title: The owner of the layout, for messages.
+        layers: The file's name of each layer, and our name of it; several names if our layers are interleaved in it.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Layout:
     layers: Mapping[str, tuple[str, ...]]
 
     def targets(self, config: LightGlueConfig) -> dict[str, list[Target]]:
-        """Every key that a complete file has: where its rows go."""
+        """Every key of a complete file, with the parameters that its rows belong to."""
         return {
             f"{theirs.format(i=layer)}.{torch_name}": [
                 Target((*_untied(ours, config).split("."), flax_name), layer if stacked else None, part, len(names))
@@ -78,7 +78,7 @@ class Layout:
         }
 
     def layer_numbers(self, keys: Iterable[str]) -> Iterator[int]:
-        """The number of the layer for every key of a transformer layer, whatever else the key says."""
+        """The number of the layer in each key of a transformer layer, even if the rest of the key is not known."""
         prefixes = {
             theirs.split("{i}")[0] for theirs, names in self.layers.items() if names[0].startswith("transformer_layers")
         }
@@ -86,7 +86,7 @@ class Layout:
         yield from (int(found[1]) for key in keys if (found := pattern.match(key)))
 
     def name_of(self, ours: str) -> str:
-        """Their name of our layer."""
+        """The file's name of our layer."""
         return next(theirs for theirs, names in self.layers.items() if ours in names)
 
 
@@ -130,7 +130,7 @@ HUGGING_FACE = Layout(
 
 _CVG_BLOCKS = {
     "self_attn": {
-        # Head by head and channel by channel, the rows of query, key and value take turns.
+        # The rows of query, key and value alternate: three rows for each channel of each head.
         "Wqkv": tuple(f"self_attention.{name}_proj" for name in "qkv"),
         "out_proj": ("self_attention.o_proj",),
         "ffn.0": ("self_mlp.fc1",),
@@ -174,20 +174,20 @@ LAYOUTS = (HUGGING_FACE, CVG, CVG_FIRST)
 
 
 def recognise(keys: Iterable[str], *, origin: str) -> Layout:
-    """The layout that knows most of the keys.
+    """The layout that has the most of these keys.
 
     Raises:
-        WeightsError: None knows any.
+        WeightsError: No layout has any of them.
     """
     keys = set(keys)
     known = {layout.name: len(keys & layout.targets(_ONE_LAYER).keys()) for layout in LAYOUTS}
-    # The keys of cvg's two styles differ in the layers alone, and those of the first layer tell.
+    # The keys of cvg's two styles differ only in the layers; those of the first layer are enough to decide.
     best = max(LAYOUTS, key=lambda layout: known[layout.name])
     if known[best.name]:
         return best
     found = f"keys {', '.join(sorted(keys)[:5])}{', ...' if len(keys) > 5 else ''}" if keys else "no tensors"
     needed = "; ".join(f"{layout.title}: {layout.name_of(_CROSS_KEY).format(i=0)}.weight" for layout in LAYOUTS)
-    raise WeightsError(f"{origin} holds {found}; none is a LightGlue's. A state dict is needed ({needed}, ...)")
+    raise WeightsError(f"{origin} holds {found}; none belongs to a LightGlue. A state dict is needed ({needed}, ...)")
 
 
 _ONE_LAYER = LightGlueConfig(num_hidden_layers=1, input_projection=True)

@@ -1,7 +1,7 @@
-"""The layers of LightGlue: positions as rotations, self and cross attention, the head that assigns, the confidence.
+"""The layers of LightGlue: positional encoding, self and cross attention, match assignment, confidence.
 
-Source: Lindenberger, Sarlin, Pollefeys, "LightGlue: Local Feature Matching at Light Speed" (2023), section 3; names of
-the submodules are those of Hugging Face's port, so that weights map one to one.
+Source: Lindenberger, Sarlin, Pollefeys, "LightGlue: Local Feature Matching at Light Speed" (2023), section 3. The
+submodules have the names of Hugging Face's port, so that weights map one to one.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from superpoint_jax.lightglue.attention import attend
 from superpoint_jax.lightglue.config import AttentionKernel, LightGlueConfig
 
 Rotation = tuple[Float[Array, "b _k 1 f"], Float[Array, "b _k 1 f"]]
-"""Cosine and sine by which the channel pairs of each keypoint are rotated, the same in every head."""
+"""Cosine and sine of the angles that rotate each keypoint's pairs of channels; they are the same for every head."""
 
 
 class PositionalEncoder(nnx.Module):
-    """Positions as angles: a learned linear map of (x, y), one angle per pair of channels of a head."""
+    """Turns positions into angles by a learned linear map of (x, y), with one angle per pair of channels of a head."""
 
     def __init__(self, config: LightGlueConfig, rngs: nnx.Rngs) -> None:
         self.projector = linear(
@@ -36,7 +36,7 @@ class PositionalEncoder(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head attention. Without a projection of its own for the query, the key's serves both."""
+    """Multi-head attention. If it is tied, query and key have the same projection."""
 
     def __init__(self, config: LightGlueConfig, rngs: nnx.Rngs, *, tied: bool) -> None:
         size = config.descriptor_dim
@@ -54,7 +54,7 @@ class Attention(nnx.Module):
         source_mask: Bool[Array, "b j"],
         rotation: Rotation | None = None,
     ) -> Float[Array, "b i d"]:
-        """What each state reads from the source. With a `rotation`, states and source are the same image's."""
+        """The values that each state reads from the source. With a `rotation`, both must belong to the same image."""
         query, key = self._heads((self.q_proj or self.k_proj)(states)), self._heads(self.k_proj(source))
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
@@ -66,12 +66,12 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """What is added to a state, from the state and what it read."""
+    """Computes the update of a state from the state and the values that it read."""
 
     def __init__(self, config: LightGlueConfig, rngs: nnx.Rngs) -> None:
         size = config.descriptor_dim
         self.fc1 = linear(2 * size, 2 * size, rngs)
-        # The fast variance, a difference of two large numbers, would cost digits that parity needs.
+        # The fast variance is a difference of two large numbers, and would lose digits that parity needs.
         self.layer_norm = nnx.LayerNorm(2 * size, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
         self.fc2 = linear(2 * size, size, rngs)
 
@@ -82,7 +82,7 @@ class Mlp(nnx.Module):
 
 
 class TransformerLayer(nnx.Module):
-    """Each image attends to itself, with positions, then to the other one, without."""
+    """One layer: each image attends to itself, with positions, and then to the other image, without positions."""
 
     def __init__(self, config: LightGlueConfig, rngs: nnx.Rngs) -> None:
         self.self_attention = Attention(config, rngs, tied=False)
@@ -99,7 +99,7 @@ class TransformerLayer(nnx.Module):
         *,
         dtype: str,
     ) -> tuple[Float[Array, "b i d"], Float[Array, "b j d"]]:
-        """The states of both images after the layer. They stay float32; what is added is computed in `dtype`."""
+        """The states of both images after the layer, in float32. The updates are computed in `dtype`."""
         sides = []
         for states, mask, rotation in zip((states_a, states_b), masks, rotations, strict=True):
             x = states.astype(dtype)
@@ -113,36 +113,36 @@ class TransformerLayer(nnx.Module):
 
 
 class MatchAssignment(nnx.Module):
-    """The head: how similar two states are, and how likely each one has a partner at all. Float32."""
+    """The head: the similarity of two states, and the probability that a keypoint has a partner. Float32."""
 
     def __init__(self, config: LightGlueConfig, rngs: nnx.Rngs) -> None:
         self.final_projection = linear(config.descriptor_dim, config.descriptor_dim, rngs)
         self.matchability = linear(config.descriptor_dim, 1, rngs)
 
     def similarity(self, states_a: Float[Array, "b i d"], states_b: Float[Array, "b j d"]) -> Float[Array, "b i j"]:
-        """Product of the projected states, each divided by the fourth root of their length."""
+        """The product of the projected states, each divided by the fourth root of their length."""
         scale = states_a.shape[-1] ** -0.25
         a, b = (self.final_projection(states) * scale for states in (states_a, states_b))
         return jnp.einsum("bid,bjd->bij", a, b, precision=lax.Precision.HIGHEST)
 
     def matchability_logits(self, states: Float[Array, "b k d"]) -> Float[Array, "b k"]:
-        """Logit of the probability that a keypoint has a partner."""
+        """The logit of the probability that a keypoint has a partner."""
         return self.matchability(states)[..., 0]
 
 
 class TokenConfidence(nnx.Module):
-    """How sure a layer is that what it would decide for a keypoint is what the last layer decides."""
+    """The confidence that a keypoint's result after this layer is the same as after the last layer."""
 
     def __init__(self, config: LightGlueConfig, rngs: nnx.Rngs) -> None:
         self.token = linear(config.descriptor_dim, 1, rngs)
 
     def __call__(self, states: Float[Array, "b k d"]) -> Float[Array, "b k"]:
-        """Probabilities. No gradient reaches the states."""
+        """The confidences, from 0 to 1. No gradient reaches the states."""
         return jax.nn.sigmoid(self.token(lax.stop_gradient(states))[..., 0])
 
 
 def rotate(x: Float[Array, "b k h c"], rotation: Rotation) -> Float[Array, "b k h c"]:
-    """Channels 2 i and 2 i + 1 rotated as a point of the plane by angle i; in float32, given back in x's type."""
+    """The channels in the type of x, with each pair (2 i, 2 i + 1) rotated as a point by angle i, in float32."""
     cosine, sine = rotation
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
@@ -151,7 +151,7 @@ def rotate(x: Float[Array, "b k h c"], rotation: Rotation) -> Float[Array, "b k 
 
 
 def linear(features_in: int, features_out: int, rngs: nnx.Rngs, **options: Any) -> nnx.Linear:
-    """A linear map whose parameters follow the type of what it is given; exact in float32 on every platform."""
+    """A linear map that computes in the type of its input, and is exact in float32 on every platform."""
     return nnx.Linear(
         features_in,
         features_out,
@@ -163,5 +163,5 @@ def linear(features_in: int, features_out: int, rngs: nnx.Rngs, **options: Any) 
 
 
 def _in_type_of_input(arrays: Any, /, *, dtype: Any = None, inexact: bool = True) -> Any:
-    """Parameters follow the type of the activations, so that the compute type is chosen where the states are cast."""
+    """The arrays in the type of the first, the activations, so that a cast of the states sets the compute type."""
     return tuple(None if array is None else array.astype(arrays[0].dtype) for array in arrays)

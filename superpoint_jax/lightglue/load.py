@@ -1,4 +1,4 @@
-"""`LightGlue.from_pretrained`: a checkpoint into a network with the configuration that belongs to it."""
+"""`LightGlue.from_pretrained`: turns a checkpoint into a network with the configuration that belongs to it."""
 
 from __future__ import annotations
 
@@ -18,32 +18,31 @@ from superpoint_jax.weights.config_json import parse_json
 from superpoint_jax.weights.sources import Contents, Source, read_single, read_source
 
 BUNDLED = "data/lightglue.safetensors"
-"""The matcher in the package: float16 on disk, Hugging Face's layout."""
+"""File of the matcher in the package: float16, in Hugging Face's layout."""
 
 
 def from_pretrained(source: Source | None = None, *, revision: str | None = None, **options: Any) -> LightGlue:
     """The network with the weights of a source, float32.
 
-    Every layer runs, whatever the results published with the weights were computed with: pass `depth_confidence=0.95`
-    for pairs to end early. Points are not pruned on the way: in arrays of a fixed size that saves nothing.
+    Every layer runs by default, even if the published results stopped early: pass `depth_confidence=0.95` to stop early
+    too. Points are not pruned between layers, because that saves nothing in arrays of a fixed size.
 
     Args:
         source: None for the matcher in the package; a folder with config.json and model.safetensors (or
             pytorch_model.bin); a .safetensors, .bin or .pth file in Hugging Face's layout or one of cvg's two, or a
-            training checkpoint of glue-factory, which are recognised from their keys; or the id of a repository on the
-            Hugging Face hub. The SuperPoint inside Hugging Face's is what `superpoint_jax.from_pretrained` reads from
-            the same source.
+            training checkpoint of glue-factory, which are recognised by their keys; or the id of a repository on the
+            Hugging Face hub. If the source also holds a SuperPoint, `superpoint_jax.from_pretrained` reads it.
         revision: Branch, tag or commit on the hub.
-        **options: Fields of `LightGlueConfig`, in place of those that belong to the weights.
+        **options: Fields of `LightGlueConfig` that replace those that belong to the weights.
 
     Raises:
-        WeightsError: A file that is empty, damaged or no LightGlue's; one message names every tensor that is missing,
-            unexpected or misshapen. A `ValueError`.
+        WeightsError: A file is empty, damaged or does not hold a LightGlue; one message names every tensor that is
+            missing, unexpected or of a wrong shape. A `ValueError`.
         HubError: The hub does not have it or cannot be reached. An `OSError`.
-        FileNotFoundError: No such file or folder.
-        ValueError: An option out of range, or a revision of a local path.
-        ImportError: A pickle, and torch is not installed.
-        TypeError: An option that does not exist, or a source that is no path or name.
+        FileNotFoundError: There is no such file or folder.
+        ValueError: An option is out of range, or `revision` is given for a local path.
+        ImportError: The file is a pickle, and torch is not installed.
+        TypeError: An option does not exist, or the source is neither a path nor a name.
     """
     if source is not None and not isinstance(source, str | os.PathLike):
         raise TypeError(f"source is a {type(source).__name__}; a path or a name is needed (see from_state_dict)")
@@ -59,7 +58,7 @@ def from_pretrained(source: Source | None = None, *, revision: str | None = None
 
 
 def stated_fields(contents: Contents) -> Mapping[str, Any]:
-    """The fields of `LightGlueConfig` that config.json or the metadata of the file state."""
+    """The fields of `LightGlueConfig` in config.json, or in the metadata of the file."""
     if contents.config is not None:
         return from_config_json(contents.config, origin=str(contents.config_path))
     where = f"the metadata of {contents.path}"
@@ -71,6 +70,6 @@ def _bundled() -> Contents:
     with importlib.resources.as_file(resource) as path:
         if not path.exists():
             raise WeightsError(
-                "this version has no matcher of its own in the package; give a checkpoint (file, folder or hub id)"
+                "the package of this version contains no matcher; give a checkpoint (file, folder or hub id)"
             )
         return read_single(path)

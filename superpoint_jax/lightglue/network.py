@@ -1,4 +1,4 @@
-"""LightGlue: the keypoints of two images in, which of them are the same out.
+"""LightGlue: takes the keypoints of two images and returns their matches.
 
 Source: Lindenberger, Sarlin, Pollefeys, "LightGlue: Local Feature Matching at Light Speed" (2023).
 """
@@ -37,16 +37,16 @@ Threshold = float | Float[Array, ""]
 
 
 class LightGlue(nnx.Module):
-    """The network that matches.
+    """A network that matches the keypoints of two images.
 
-    A pytree: pass it as an argument to plain `jax.jit`, `jax.vmap` or `jax.grad`. Its leaves are the parameters, those
-    of all layers stacked along a first axis, and the thresholds; its tree definition is the architecture.
+    It is a pytree: pass it as an argument to plain `jax.jit`, `jax.vmap` or `jax.grad`. Its leaves are the parameters
+    (those of all layers are stacked along a first axis) and the thresholds; its tree definition is the architecture.
 
     Attributes:
-        rules: The configuration but for the thresholds, which are values and no rules. Static.
-        filter_threshold: Smallest score of a match, float32 [].
-        depth_confidence: Part of the keypoints that must be confident for the layers to end, float32 []; None where
-            every layer runs.
+        rules: The configuration without the thresholds, which are leaves. Static.
+        filter_threshold: The score of a match must be greater than this, float32 [].
+        depth_confidence: A pair stops when more than this fraction of its keypoints is confident, float32 []; None runs
+            every layer.
     """
 
     def __init__(self, config: LightGlueConfig, *, rngs: nnx.Rngs) -> None:
@@ -60,13 +60,13 @@ class LightGlue(nnx.Module):
         count = config.num_hidden_layers
         self.transformer_layers = _stacked(partial(TransformerLayer, config), count, rngs)
         self.match_assignment_layers = _stacked(partial(MatchAssignment, config), count, rngs)
-        # The last layer ends in any case.
+        # The last layer needs no confidence, because no layer follows.
         self.token_confidence = _stacked(partial(TokenConfidence, config), count - 1, rngs)
 
     @property
     def config(self) -> LightGlueConfig:
-        """What it is and how it decides. Where the model is traced, use `rules` and the thresholds."""
-        # The shortest decimal that is this float32: 0.1 and not 0.10000000149011612.
+        """The configuration. While jax traces the model, use `rules` and the thresholds instead."""
+        # The shortest decimal that rounds to this float32: 0.1, not 0.10000000149011612.
         values = {
             name: float(str(np.asarray(leaf[...])))
             for name in ("filter_threshold", "depth_confidence")
@@ -84,7 +84,7 @@ class LightGlue(nnx.Module):
             source: A folder, a file or the id of a repository on the Hugging Face hub; None for the matcher in the
                 package.
             revision: Branch, tag or commit on the hub.
-            **options: Fields of `LightGlueConfig` in place of those that belong to the weights: `filter_threshold`,
+            **options: Fields of `LightGlueConfig` that replace those that belong to the weights: `filter_threshold`,
                 `depth_confidence`, `attention`, `dtype`.
         """
         from superpoint_jax.lightglue.load import from_pretrained
@@ -92,11 +92,11 @@ class LightGlue(nnx.Module):
         return from_pretrained(source, revision=revision, **options)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, extractor: SuperPoint | None = None) -> Path:
-        """The folder, now with config.json and the weights: see `superpoint_jax.lightglue.save`.
+        """The folder, which now holds config.json and the weights: see `superpoint_jax.lightglue.save`.
 
         Args:
-            folder: Made if need be.
-            extractor: The SuperPoint that finds the keypoints. With it, transformers opens the folder.
+            folder: Created if it does not exist.
+            extractor: The SuperPoint that finds the keypoints. With it, transformers can open the folder.
         """
         from superpoint_jax.lightglue.save import save_pretrained
 
@@ -111,23 +111,24 @@ class LightGlue(nnx.Module):
         depth_confidence: Threshold | None = None,
         dtype: str | None = None,
     ) -> Matches:
-        """The partner in b of each keypoint in a; scores are probabilities. `superpoint_jax.match` calls it.
+        """The partner in b of each keypoint in a; scores are probabilities. `superpoint_jax.match` calls this method.
 
-        Batches of B pairs, or one image on either side against B on the other; without a batch axis on both, the result
-        has none. K may differ between a and b. Padding rows take no part: the answer for a pair is the same alone, in a
-        batch or with more padding. Jitted, and composes under `jit`, `vmap`, `scan` and (through the scores) `grad`; a
-        new threshold compiles nothing.
+        a and b are batches of B pairs, or one side is a batch of one image and is matched with all B images of the
+        other. If neither has a batch axis, the result has none. K may differ between a and b. Padding rows are ignored:
+        the result for a pair does not depend on the other pairs of the batch or on the amount of padding. The method is
+        jitted, and composes under `jit`, `vmap`, `scan` and (through the scores) `grad`; a new threshold compiles
+        nothing.
 
         Args:
-            a: Of the extractor that the weights belong to. `image_sizes` must be those that the coordinates refer to.
-            b: The same.
-            min_score: Smallest score of a match, which must be greater; the model's `filter_threshold` by default.
-            depth_confidence: The layers end for a pair as soon as more than this part of its keypoints is confident; 1
-                runs them all. The model's by default.
-            dtype: Compute type; the model's by default.
+            a: Keypoints of the extractor that the weights belong to. The coordinates must refer to `image_sizes`.
+            b: The same for the other image.
+            min_score: The score of a match must be greater than this; by default the model's `filter_threshold`.
+            depth_confidence: A pair runs no further layers as soon as more than this fraction of its keypoints is
+                confident; 1 runs every layer. By default the model's.
+            dtype: Compute type; by default the model's.
 
         Raises:
-            ValueError: Shapes that do not go together, descriptors of another length, or an unknown `dtype`.
+            ValueError: The shapes do not fit together, the descriptors have another length, or `dtype` is not known.
         """
         self._check(a, b)
         if a.mask.ndim == 1:
@@ -140,9 +141,9 @@ class LightGlue(nnx.Module):
     def __call__(
         self, a: Keypoints, b: Keypoints, *, depth_confidence: Threshold | None = None, dtype: str | None = None
     ) -> Assignment:
-        """The probabilities of all pairs of keypoints, as `match` takes them; a and b are batches.
+        """The probabilities of all pairs of keypoints, which `match` makes matches of; a and b must be batches.
 
-        Not jitted. The arguments are those of `match`.
+        It is not jitted. The arguments are those of `match`.
         """
         self._check(a, b)
         if a.mask.ndim == 1:
@@ -158,9 +159,9 @@ class LightGlue(nnx.Module):
     def states(
         self, a: Keypoints, b: Keypoints, *, dtype: str | None = None
     ) -> tuple[Float[Array, "l b i d"], Float[Array, "l b j d"]]:
-        """The states of both images after each layer, for a loss of every layer; a and b are batches.
+        """The states of both images after each layer, for a loss on every layer; a and b must be batches.
 
-        Under a mesh of explicit axes, call it within `jax.shard_map`.
+        Under a mesh with explicit axes, call it within `jax.shard_map`.
         """
         self._check(a, b)
         rules = self.rules if dtype is None else self.rules.replace(dtype=dtype)
@@ -247,8 +248,8 @@ def _until_confident(
 ) -> tuple[tuple[Array, Array], Int[Array, " b"]]:
     """The states of each pair after its last layer, and the index of that layer.
 
-    A scan whose layers are skipped when every pair of the batch has stopped. Not a `while_loop`, which has no
-    derivative in reverse. (Under `vmap` nothing is skipped; the answer is the same.)
+    It is a scan that skips layers when every pair of the batch has stopped. A `while_loop` has no derivative in reverse
+    mode. Under `vmap` no layer is skipped; the result is the same.
     """
     last = rules.num_hidden_layers - 1
     total = jnp.maximum(sum(jnp.sum(mask, axis=-1, dtype=jnp.float32) for mask in pair.masks), 1)
@@ -270,7 +271,7 @@ def _until_confident(
         states, stops = carry
         return lax.cond(jnp.any(stops == last), run, lambda *given: given[2:], *layer, states, stops), None
 
-    # Made of a state, so that under `shard_map` it varies over the mesh as the states do.
+    # Computed from a state, so that under `shard_map` it varies over the mesh as the states do.
     stops = jnp.full_like(pair.states[0][:, 0, 0], last, jnp.int32)
     indices = jnp.arange(rules.num_hidden_layers, dtype=jnp.int32)
     (states, stops), _ = lax.scan(step, (pair.states, stops), (model.transformer_layers, indices))
@@ -278,5 +279,5 @@ def _until_confident(
 
 
 def _stacked(make: Callable[..., Any], count: int, rngs: nnx.Rngs) -> Any:
-    """`count` modules as one, every parameter with a first axis over them: what a scan takes apart."""
+    """`count` modules as one module, whose parameters have a first axis over them, for a scan."""
     return jax.vmap(lambda key: make(nnx.Rngs(key)))(jax.random.split(rngs.params(), count))

@@ -1,4 +1,4 @@
-"""Two batches of images as the layers of LightGlue take them."""
+"""Prepares two batches of images for the layers of LightGlue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from superpoint_jax.sharding import vary_like
 
 
 class Image(NamedTuple):
-    """What the network looks at in a batch of images."""
+    """The fields of `Keypoints` that the network uses, for a batch of images."""
 
     keypoints: Float[Array, "b k 2"]
     descriptors: Float[Array, "b k d"]
@@ -24,13 +24,13 @@ class Image(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """First states, and what stays the same in all layers; the first of each two belongs to a.
+    """The first states, and the inputs that are the same for all layers; in each tuple, a comes before b.
 
     Attributes:
-        states: Float32.
-        masks: Of the states.
-        rotations: Positions of the keypoints.
-        orders: Row of the keypoints that each row was taken from; None where they keep their order.
+        states: First states, float32.
+        masks: Masks of the states; False for padding rows.
+        rotations: Positions of the keypoints, as rotations.
+        orders: For each row of the states, the row of the keypoints that it belongs to; None if the order is the same.
     """
 
     states: tuple[Float[Array, "b i d"], Float[Array, "b j d"]]
@@ -41,7 +41,7 @@ class Pair(NamedTuple):
     def restored(
         self, states: tuple[Float[Array, "*l b i d"], Float[Array, "*l b j d"]]
     ) -> tuple[Float[Array, "*l b i d"], Float[Array, "*l b j d"]]:
-        """Later states in the order of the keypoints."""
+        """The states of any layer in the order of the keypoints."""
         if self.orders is None:
             return states
         a, b = (_take(x, jnp.argsort(order, axis=-1)) for x, order in zip(states, self.orders, strict=True))
@@ -56,14 +56,14 @@ def prepare(
     *,
     sort: bool,
 ) -> Pair:
-    """The pairs of two batches, either of which may be one image against all of the other.
+    """The pairs of two batches; a batch of one image is paired with all images of the other batch.
 
     Args:
         a: First images.
         b: Second images.
-        encoder: From positions to rotations.
-        projection: From descriptors to states; None where they are the states.
-        sort: Valid rows come first.
+        encoder: Turns positions into rotations.
+        projection: Turns descriptors into states; None if the descriptors are the states.
+        sort: Move the valid rows to the front.
     """
     count = max(len(a.mask), len(b.mask))
     a, b = (Image(*(jnp.broadcast_to(leaf, (count, *leaf.shape[1:])) for leaf in image)) for image in (a, b))
@@ -72,7 +72,7 @@ def prepare(
         orders = jnp.argsort(~a.mask, axis=-1, stable=True), jnp.argsort(~b.mask, axis=-1, stable=True)
         a, b = _sorted(a, orders[0]), _sorted(b, orders[1])
     (states_a, rotation_a), (states_b, rotation_b) = (_first(image, encoder, projection) for image in (a, b))
-    # What the loop over the layers makes of a state varies over a mesh as both images and the parameters do.
+    # After a layer, the states vary over a mesh as both images and the parameters do, so the first states must too.
     for reference in (a.mask, b.mask, encoder.projector.kernel[...]):
         states_a, states_b = vary_like((states_a, states_b), reference)
     return Pair((states_a, states_b), (a.mask, b.mask), (rotation_a, rotation_b), orders)
@@ -81,7 +81,7 @@ def prepare(
 def _first(
     image: Image, encoder: PositionalEncoder, projection: Callable[[Array], Array] | None
 ) -> tuple[Array, Rotation]:
-    # Whatever stands in padding rows: NaN times a weight of zero would be NaN.
+    # Padding rows may hold NaN, and NaN times a weight of zero would be NaN.
     valid = image.mask[..., None]
     descriptors = jnp.where(valid, image.descriptors.astype(jnp.float32), 0)
     positions = jnp.where(valid, normalize_positions(image.keypoints, image.image_sizes), 0)
@@ -89,22 +89,22 @@ def _first(
 
 
 def normalize_positions(keypoints_xy: Float[Array, "b k 2"], image_sizes: Int[Array, "b 2"]) -> Float[Array, "b k 2"]:
-    """Pixels to positions: the middle of the image becomes 0, and half of its longer side 1.
+    """Positions of keypoints in pixels: the middle of the image is 0, and half of its longer side is 1.
 
-    Source: what cvg's code, glue-factory and transformers have in common (tests/parity/test_lightglue.py). Transformers
-    takes one size for all images of a batch, that of the array which they are padded into.
+    Source: cvg's code, glue-factory and transformers, which agree (tests/parity/test_lightglue.py). For all images of a
+    batch transformers uses one size, that of the padded array.
     """
     sizes = jnp.maximum(image_sizes[:, None, ::-1].astype(jnp.float32), 1)
     return (keypoints_xy.astype(jnp.float32) - sizes / 2) / (jnp.max(sizes, axis=-1, keepdims=True) / 2)
 
 
 def image_of(keypoints: Keypoints) -> Image:
-    """The part of the keypoints that the network looks at."""
+    """The fields of the keypoints that the network uses."""
     return Image(keypoints.keypoints, keypoints.descriptors, keypoints.mask, keypoints.image_sizes)
 
 
 def longer(a: Image, b: Image) -> Bool[Array, "b k"]:
-    """The mask of the side that is a batch, where the other may be one image against all of it."""
+    """The mask of the side with more images; the other side may be one image that is matched with all of them."""
     return a.mask if len(a.mask) >= len(b.mask) else b.mask
 
 

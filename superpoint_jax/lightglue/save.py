@@ -1,4 +1,4 @@
-"""`LightGlue.save_pretrained`: a network into a folder that this library reads back, and transformers where it can."""
+"""`LightGlue.save_pretrained`: writes a network into a folder that this library opens, and transformers if it can."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ PROCESSOR = {
     "rescale_factor": 1 / 255,
     "do_grayscale": True,
 }
-"""Transformers' own defaults, which the checkpoint on the hub has."""
+"""The defaults of transformers, which are also those of the checkpoint on the hub."""
 
 
 def save_pretrained(model: LightGlue, folder: str | os.PathLike[str], *, extractor: SuperPoint | None = None) -> Path:
-    """The folder, now with config.json and the weights; replaces a matcher saved there before.
+    """The folder, which now holds config.json and the weights. A matcher that was saved there before is replaced.
 
-    `LightGlue.from_pretrained(folder)` gives the same network back. Transformers' `LightGlueForKeypointMatching` holds
-    the SuperPoint that it matches for, so it opens the folder only where the `extractor` is given; then
-    `superpoint_jax.from_pretrained(folder)` gives the extractor back. Without one the file has a name and a
-    `model_type` of its own, which transformers refuses to open. Transformers knows neither this library's `dtype` nor
+    `LightGlue.from_pretrained(folder)` gives the same network back. Transformers' `LightGlueForKeypointMatching`
+    contains a SuperPoint, so transformers can open the folder only if `extractor` is given; then
+    `superpoint_jax.from_pretrained(folder)` gives the extractor back. Without one, the file name and the `model_type`
+    are our own, and transformers refuses to open the folder. Transformers does not read this library's `dtype` and
     `depth_confidence`: there every layer runs.
 
     Args:
         model: Any LightGlue.
-        folder: Made if need be.
-        extractor: A SuperPoint without batch norm, which transformers cannot express.
+        folder: Created if it does not exist.
+        extractor: A SuperPoint without batch norm, because transformers cannot express batch norm.
 
     Raises:
         NotADirectoryError: `folder` is a file.
-        ValueError: Transformers could not express the network with this extractor.
+        ValueError: Transformers cannot express the network with this extractor.
     """
     folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir():
@@ -64,7 +64,7 @@ def save_pretrained(model: LightGlue, folder: str | os.PathLike[str], *, extract
     folder.mkdir(parents=True, exist_ok=True)
     name, stale = (OWN_FILE, TRANSFORMERS_FILE) if extractor is None else (TRANSFORMERS_FILE, OWN_FILE)
     _write(folder / name, tensors, to_metadata(config))
-    (folder / stale).unlink(missing_ok=True)  # Else the next reader might take the weights of the model before.
+    (folder / stale).unlink(missing_ok=True)  # Otherwise a reader might find the weights of an earlier model.
     _write_json(folder / CONFIG_FILE, contents)
     if extractor is not None:
         _write_json(folder / PROCESSOR_FILE, PROCESSOR)
@@ -74,9 +74,9 @@ def save_pretrained(model: LightGlue, folder: str | os.PathLike[str], *, extract
 def save_weights(
     model: LightGlue, path: str | os.PathLike[str], *, dtype: Literal["float32", "float16"] = "float32"
 ) -> Path:
-    """One safetensors file that stands alone: the configuration is in its metadata, and `from_pretrained` reads it.
+    """The path of one safetensors file, which `from_pretrained` reads; its metadata holds the configuration.
 
-    float16 halves it and is upcast to float32 on loading.
+    float16 halves the size of the file; the weights become float32 again on loading.
     """
     path = Path(path).expanduser()
     tensors = {key: np.asarray(value, np.dtype(dtype)) for key, value in state_dict(model).items()}
@@ -92,15 +92,15 @@ def _check_extractor(model: LightGlue, extractor: SuperPoint) -> None:
         raise ValueError(f"the extractor's descriptors have length {length}; this LightGlue takes {config.input_dim}")
     if config.input_projection and config.input_dim == config.descriptor_dim:
         raise ValueError(
-            f"this LightGlue projects {length} numbers to as many, which transformers cannot express; save without an "
-            f"extractor"
+            f"this LightGlue projects descriptors of length {length} to states of the same length, which transformers "
+            f"cannot express; save without an extractor"
         )
 
 
 def _write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     from safetensors.numpy import save
 
-    # Not save_file, whose files nobody else may read.
+    # Not `save_file`, which makes files that only their owner may read.
     path.write_bytes(save({key: np.ascontiguousarray(value) for key, value in tensors.items()}, metadata=metadata))
 
 

@@ -1,4 +1,4 @@
-"""Which keypoint of one image is which of another."""
+"""Matching: finds which keypoints of two images belong together."""
 
 from superpoint_jax.matching.matcher import Matcher as Matcher
 from superpoint_jax.matching.matches import Matches as Matches

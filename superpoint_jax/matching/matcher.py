@@ -1,4 +1,4 @@
-"""What a network that matches has to be, so that `match` takes it."""
+"""The interface of a network that `match` takes as its `matcher`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from superpoint_jax.matching.matches import Matches
 
 @runtime_checkable
 class Matcher(Protocol):
-    """Anything with this method; `superpoint_jax.LightGlue` is one."""
+    """Any object with this method, for example `superpoint_jax.LightGlue`."""
 
     def match(self, a: Keypoints, b: Keypoints, *, min_score: float | Float[Array, ""] | None = None) -> Matches:
         """The partner in b of each keypoint in a.
 
-        Batches of B pairs, or one image on either side against B on the other; without a batch axis on both, the result
-        has none. `min_score` is the smallest score of a match, the matcher's own where it is None.
+        a and b are batches of B pairs, or one side is a batch of one image and is matched with all B images of the
+        other. If neither has a batch axis, the result has none. `min_score` is the smallest score of a match; None uses
+        the matcher's own.
         """
         ...

@@ -1,4 +1,4 @@
-"""Matches: which keypoint of image a is which of image b. Every matcher returns it."""
+"""`Matches`, the result of every matcher: the keypoint of image b that belongs to each keypoint of image a."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from superpoint_jax.features import AnyArray, Indexable, pytree
 @pytree
 @dataclass(frozen=True)
 class Matches(Indexable):
-    """For each keypoint of image a its partner in image b.
+    """The partner in image b of each keypoint of image a.
 
     Attributes:
         indices: Row of the partner in b; -1 where there is none.
-        scores: Cosine similarity of the two descriptors, or with a temperature the dual-softmax probability, or what a
-            matcher gives for probability; 0 where there is no partner.
+        scores: Cosine similarity of the two descriptors; with a temperature, the dual-softmax probability; with a
+            matcher, its probability. 0 where there is no partner.
         mask: True where there is a partner.
     """
 
@@ -31,7 +31,10 @@ class Matches(Indexable):
         return self.mask.ndim > 1
 
     def to_list(self) -> list[dict[str, np.ndarray]]:
-        """The matches alone as numpy arrays, a dictionary a pair: indices [M,2] (row in a, row in b), scores [M]."""
+        """The matches without empty rows, one dictionary per pair: indices [M,2] (row in a, row in b), scores [M].
+
+        The values are numpy arrays.
+        """
         indices, scores, mask = map(np.asarray, (self.indices, self.scores, self.mask))
         if mask.ndim != 2:
             raise ValueError(f"to_list needs a batch of pairs [B,K]; mask has shape {mask.shape}. Index with a slice")
@@ -42,5 +45,5 @@ class Matches(Indexable):
 
 
 def no_matches(shape: tuple[int, ...]) -> Matches:
-    """Matches of this shape without any."""
+    """Matches of this shape in which no keypoint has a partner."""
     return Matches(indices=jnp.full(shape, -1, jnp.int32), scores=jnp.zeros(shape), mask=jnp.zeros(shape, bool))

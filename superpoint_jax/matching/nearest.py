@@ -1,6 +1,6 @@
-"""Which keypoint of one image is which of another: nearest neighbours of descriptors. Pure functions, mask-aware.
+"""Matching by nearest neighbours of descriptors: pure functions that ignore padding rows.
 
-Similarities are computed a block of columns at a time, so memory grows with K and not with K x K.
+Similarities are computed for one block of columns at a time, so memory grows with K and not with K x K.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from superpoint_jax.matching.pairs import batch_of_one, check_pairs, first_max, 
 from superpoint_jax.sharding import placed_like
 
 BLOCK_BYTES = {"cpu": 2**20}
-"""Similarities held at a time, by backend: on a CPU, what stays in the cache of a core."""
+"""Bytes of similarities in memory at one time, by backend. On a CPU this fits in the cache of a core."""
 BLOCK_BYTES_OTHERWISE = 64 * 2**20
-"""On an accelerator, enough to fill it."""
+"""The same for other backends: enough work to fill an accelerator."""
 MIN_WIDTH = 32
-"""Columns of a block at least: the products of narrower ones are slow."""
+"""Smallest number of columns of a block. The products of narrower blocks are slow."""
 
 
 def match(
@@ -41,29 +41,30 @@ def match(
     temperature: float | Float[Array, ""] | None = None,
     min_score: float | Float[Array, ""] | None = None,
 ) -> Matches:
-    """The partner in b of each keypoint in a: its nearest neighbour by descriptor, if that passes every test asked for.
+    """The partner in b of each keypoint in a: the nearest neighbour of its descriptor, if it passes the given tests.
 
-    Or, with a `matcher`, the partner that this network finds.
+    With a `matcher`, it is the partner that this network finds.
 
-    Batches of B pairs, or one image on either side against B on the other; without a batch axis on both, the result has
-    none. K may differ between a and b. Equally near neighbours: the lowest row. Padding rows take no part. Jitted, and
-    composes under `jit`, `vmap`, `scan` and (through the scores) `grad`; a new threshold compiles nothing.
+    a and b are batches of B pairs, or one side is a batch of one image and is matched with all B images of the other.
+    If neither has a batch axis, the result has none. K may differ between a and b. If neighbours are equally near, the
+    one with the lowest row is taken. Padding rows are ignored. The function is jitted, and composes under `jit`,
+    `vmap`, `scan` and (through the scores) `grad`; a new threshold compiles nothing.
 
     Args:
-        a: Unit-length descriptors, as `extract` gives them.
-        b: The same.
-        matcher: A network that matches, like `superpoint_jax.LightGlue`. Of the options below only `min_score` is for
-            it: the smallest probability of a match, the matcher's own by default.
-        mutual: The keypoint of a must be the nearest neighbour of its partner, too.
-        ratio: Lowe's test: the distance to the partner must be less than `ratio` times that to the second nearest of b
-            (0.8 is usual; where b has no second, the test passes).
+        a: Keypoints with descriptors of unit length, as `extract` gives them.
+        b: The same for the other image.
+        matcher: A network that matches, for example `superpoint_jax.LightGlue`. It takes only one of the options below,
+            `min_score`: the smallest probability of a match, by default the matcher's own.
+        mutual: The keypoint of a must also be the nearest neighbour of its partner.
+        ratio: Lowe's test: the distance to the partner must be less than `ratio` times the distance to the second
+            nearest keypoint of b (0.8 is usual). If b has no second keypoint, the test passes.
         max_distance: Largest L2 distance between the descriptors, sqrt(2 - 2 cosine) (0.7 in Magic Leap's demo).
-        temperature: With a value (0.1 is usual), neighbours and scores are by dual softmax: the product of the softmax
-            of similarity / temperature over b and over a. Not together with `ratio`.
-        min_score: Smallest score of a match: a cosine, or a probability where `temperature` is given.
+        temperature: With a value (0.1 is usual), neighbours and scores come from dual softmax: the product of the
+            softmax of similarity / temperature over b and over a. It can't be used together with `ratio`.
+        min_score: Smallest score of a match: a cosine, or a probability if `temperature` is given.
 
     Raises:
-        ValueError: Shapes that do not go together, or an option out of range.
+        ValueError: The shapes do not fit together, or an option is out of range.
 
     Source: D. Lowe, "Distinctive image features from scale-invariant keypoints", 2004, section 7.1 (ratio); J. Sun et
     al., "LoFTR", 2021, section 3.3 (dual softmax).
@@ -89,12 +90,12 @@ def match_pairs(
     temperature: float | Float[Array, ""] | None = None,
     min_score: float | Float[Array, ""] | None = None,
 ) -> Matches:
-    """The matches of many pairs of one set of images, row p those of image `pairs[p, 0]` in image `pairs[p, 1]`.
+    """The matches of many pairs of images from one set; entry p has those of `pairs[p, 0]` with `pairs[p, 1]`.
 
-    Without `pairs` all of them, in the order of `all_pairs`. The options are those of `match`.
+    Without `pairs`, all pairs are matched, in the order of `all_pairs`. The options are those of `match`.
 
     Raises:
-        ValueError: As `match`, and a pair that names an image which is not there.
+        ValueError: As `match`; or a pair has the number of an image that does not exist.
     """
     tests = _checked_tests(ratio, max_distance, temperature, min_score)
     if features.mask.ndim != 2:
@@ -114,7 +115,7 @@ def all_pairs(count: int) -> Int[np.ndarray, "p 2"]:
 
 
 class _Tests(NamedTuple):
-    """Thresholds that are traced, so that a new value compiles nothing; None leaves a test out."""
+    """Thresholds, which are traced, so that a new value compiles nothing; None leaves a test out."""
 
     ratio: float | Array | None
     max_distance: float | Array | None
@@ -123,7 +124,7 @@ class _Tests(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Some keypoints of b. Here and below, the leading axis counts blocks until a scan takes it off."""
+    """A block of keypoints of b. Outside of a scan, every array has a leading axis over the blocks."""
 
     descriptors: Array
     mask: Array
@@ -145,13 +146,13 @@ def _match(
     count = min(counts) and max(counts)
     if 0 in (count, rows, columns):
         return no_matches((count, rows))
-    # All pairs at a time and fewer columns for more of them: a map over the batch would not let it be sharded.
+    # All pairs are computed at one time, with narrower blocks for more pairs: a batch in `lax.map` can't be sharded.
     width = min(columns, max(MIN_WIDTH, _budget() // (rows * count)))
 
     def match_pair(a: tuple[Array, Array], b: tuple[Array, Array]) -> Matches:
         return _match_pair(*a, *b, tests, width=width, mutual=mutual)
 
-    # An image that stands against many is not copied.
+    # One image that is matched with many is not copied.
     sides = [
         ((descriptors[0], mask[0]), None) if len(mask) < count else ((descriptors, mask), 0)
         for descriptors, mask in ((descriptors_a, mask_a), (descriptors_b, mask_b))
@@ -179,8 +180,8 @@ def _match_pairs(
             i, j = pair
             return _match_pair(descriptors[i], mask[i], descriptors[j], mask[j], tests, width=width, mutual=mutual)
 
-        # One group after the other, so that memory stays small however many the pairs are. A group takes one pair of
-        # each device's share, because a loop over what is sharded would have every device do all of it.
+        # Groups are computed one after the other, so that memory stays small for any number of pairs. A group has one
+        # pair from the share of each device: in a loop over a sharded axis, every device would do all of the work.
         size = max(jax.device_count(), _budget() // (rows * width))
         groups = -(-len(pairs) // size)
         grouped = jnp.pad(pairs, ((0, -len(pairs) % size), (0, 0))).reshape(size, groups, 2)
@@ -192,7 +193,7 @@ def _match_pairs(
 
 
 def _budget() -> int:
-    """Similarities held at a time, when compiled for the default backend."""
+    """Number of similarities in memory at one time, for the default backend."""
     return BLOCK_BYTES.get(jax.default_backend(), BLOCK_BYTES_OTHERWISE) // 4
 
 
@@ -233,7 +234,7 @@ def _match_pair(
 
 
 def _split(descriptors: Float[Array, "j d"], mask: Bool[Array, " j"], width: int) -> _Block:
-    """Blocks of at most `width` keypoints, the last one padded."""
+    """Blocks of at most `width` keypoints; the last one is padded."""
     count = -(-len(mask) // width)
     width = -(-len(mask) // count)
     missing = count * width - len(mask)
@@ -248,10 +249,9 @@ def _split(descriptors: Float[Array, "j d"], mask: Bool[Array, " j"], width: int
 def _nearest(
     score: Callable[[_Block], Array], blocks: _Block, *, with_second: bool
 ) -> tuple[Array, Array, Array, Array]:
-    """(best, second best, index of the best) of each row of a, and the index of the best for each of b; first of ties.
+    """(best, second best, index of the best) for each row of a, and the index of the best for each row of b.
 
-    An index is the first place that equals the maximum: two plain reductions, which XLA vectorises on a CPU where its
-    argmax is a scalar loop.
+    Of equal scores, the first is the best.
     """
 
     def step(carry: tuple[Array, Array, Array], block: _Block) -> tuple[tuple[Array, Array, Array], Array]:
@@ -274,9 +274,9 @@ def _nearest(
 def _dual_softmax(
     similarity: Callable[[_Block], Array], blocks: _Block, temperature: float | Array
 ) -> tuple[Callable[[_Block], Array], _Block]:
-    """The logarithm of the dual-softmax probability as a function of a block, and the blocks it takes.
+    """The logarithm of the dual-softmax probability as a function of a block, and the blocks that the function takes.
 
-    A first pass sums the exponentials; the maps are not kept.
+    A first pass over the blocks sums the exponentials; the similarities are not kept.
     """
 
     def step(log_sum_a: Array, block: _Block) -> tuple[Array, Array]:
@@ -284,7 +284,7 @@ def _dual_softmax(
         return jnp.logaddexp(log_sum_a, jax.nn.logsumexp(logits, axis=1)), jax.nn.logsumexp(logits, axis=0)
 
     log_sum_a, log_sum_b = lax.scan(step, _nothing(similarity, blocks), blocks)
-    # A keypoint without any partner has the sum 0: its logarithm, minus infinity, would make NaN of what is masked.
+    # For a masked keypoint the sum is 0 and its logarithm minus infinity, which would give NaN below.
     log_sum_a = jnp.where(jnp.isfinite(log_sum_a), log_sum_a, 0)
     log_sum_b = jnp.where(jnp.isfinite(log_sum_b), log_sum_b, 0)
 
@@ -295,15 +295,16 @@ def _dual_softmax(
 
 
 def _nothing(score: Callable[[_Block], Array], blocks: _Block) -> Float[Array, " i"]:
-    """Minus infinity for each row of a: what a loop over blocks starts from.
+    """Minus infinity for each row of a: the start of a scan over blocks.
 
-    It is made like a score, so that under `shard_map` it varies over the mesh as what the loop makes of it does.
+    It is computed from a score, so that under `shard_map` it varies over the mesh in the same way as the results of the
+    scan.
     """
     return jnp.full_like(score(jax.tree.map(lambda leaf: leaf[0], blocks))[:, 0], -jnp.inf)
 
 
 def _distance(cosine: Array) -> Array:
-    """L2 distance of unit vectors; rounding may carry the cosine above 1."""
+    """L2 distance of unit vectors; rounding can make the cosine larger than 1."""
     return jnp.sqrt(jnp.maximum(2 - 2 * cosine, 0))
 
 

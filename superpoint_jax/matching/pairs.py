@@ -1,4 +1,4 @@
-"""What every matcher does with its two sides: check them, and find the best of a row."""
+"""Functions that all matchers share: checks of the two sides, padding, and the best of each row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from superpoint_jax.matching.matches import Matches
 
 
 def check_pairs(a: Keypoints, b: Keypoints) -> None:
-    """Raise a ValueError if a and b are no batches of pairs, nor one against many, nor two single images."""
+    """Raise a ValueError unless a and b are batches of pairs, one image and a batch, or two single images."""
     lengths = a.descriptors.shape[-1], b.descriptors.shape[-1]
     if lengths[0] != lengths[1]:
         raise ValueError(
@@ -31,10 +31,10 @@ def check_pairs(a: Keypoints, b: Keypoints) -> None:
 
 
 def batch_of_one(features: Keypoints) -> Keypoints:
-    """A single image with a batch axis.
+    """The keypoints of a single image with a batch axis.
 
-    Rows on the host, where `extract_images` leaves them without padding, are padded to one of few numbers, so that what
-    is done with many photos compiles seldom.
+    numpy arrays, which `extract_images` returns without padding, are padded to one of a few numbers of rows, so that
+    little is compiled for many photos.
     """
     if isinstance(features.mask, np.ndarray):
         missing = _few_sizes(len(features.mask)) - len(features.mask)
@@ -45,7 +45,7 @@ def batch_of_one(features: Keypoints) -> Keypoints:
 
 
 def rows_of(features: Keypoints, matches: Matches) -> Matches:
-    """The matches of a single image from those of `batch_of_one`: on the host where the image's keypoints are."""
+    """The matches of a single image from those of `batch_of_one`; numpy arrays if its keypoints are numpy arrays."""
     if isinstance(features.mask, np.ndarray):
         return jax.tree.map(lambda leaf: np.asarray(leaf)[0, : len(features.mask)], matches)
     return matches[0]
@@ -56,7 +56,7 @@ def _padded(array: np.ndarray, missing: int) -> np.ndarray:
 
 
 def _few_sizes(count: int) -> int:
-    """The least of 128, 192, 256, 384, 512, ... that is not below a number."""
+    """The smallest of 128, 192, 256, 384, 512, ... that is at least `count`."""
     size = 128
     while size < count:
         size *= 2
@@ -64,9 +64,9 @@ def _few_sizes(count: int) -> int:
 
 
 def first_max(values: Float[Array, "*b i j"], axis: int) -> tuple[Array, Array]:
-    """The maximum along an axis and its first place: two plain reductions, which XLA vectorises on a CPU.
+    """The maximum along an axis, and the first index where it occurs.
 
-    Its argmax is a scalar loop there.
+    On a CPU, XLA vectorises these two reductions, while its argmax is a scalar loop.
     """
     maximum = jnp.max(values, axis=axis)
     places = lax.broadcasted_iota(jnp.int32, values.shape, axis)

@@ -1,4 +1,4 @@
-"""From an image file or array to what the network takes, and from its keypoints back to the image."""
+"""Turns image files and arrays into batches for the network, and its keypoints back into pixels of the images."""
 
 from superpoint_jax.processing.coordinates import post_process_keypoint_detection as post_process_keypoint_detection
 from superpoint_jax.processing.coordinates import relative_keypoints as relative_keypoints

@@ -1,4 +1,4 @@
-"""Resize and gray on the device, for images that are there already."""
+"""Resizing and conversion to gray on the device, for images that are already there."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ def preprocess_on_device(
     method: str = "bilinear",
     antialias: bool = True,
 ) -> Float[Array, "b h2 w2 c2"]:
-    """Images resized to (height, width) `size`, float32 in [0, 1]: what the processor does on the host, jittable.
+    """Images resized to (height, width) `size`, float32 in [0, 1]; like the processor, but on the device and jittable.
 
-    Within one gray level of Pillow's filter of that name: Pillow rounds to 8 bits twice, this rounds the luma of
-    bytes alone. Aspect ratios are the caller's business; `rescale_keypoints(keypoints, size, original_size)` maps back.
+    The result is within one gray level of Pillow's filter of the same name. Pillow rounds to 8 bits twice, this only
+    the luma of bytes. It does not keep the aspect ratio: choose `size` accordingly.
+    `rescale_keypoints(keypoints, size, original_size)` maps keypoints back.
 
     Args:
-        images: 1 or 3 channels, float in [0, 1] or uint8.
-        size: (height, width); None keeps it.
-        do_grayscale: One channel, the luma (0.299, 0.587, 0.114); else the channels stay.
+        images: Images with 1 or 3 channels, float in [0, 1] or uint8.
+        size: (height, width); None does not resize.
+        do_grayscale: Return one channel, the luma (0.299, 0.587, 0.114); otherwise the channels stay.
         method: "bilinear", "cubic" or "lanczos3"; any method of `jax.image.resize`.
-        antialias: Widen the filter when shrinking, as Pillow does. Without it, detail above the new sampling rate folds
-            into false texture, which detectors like.
+        antialias: Widen the filter when shrinking, as Pillow does. Without it, fine detail turns into false texture,
+            where the detector finds false keypoints.
 
     Raises:
-        ValueError: Images of another shape or type.
+        ValueError: The images have another shape or type.
     """
     check_images(images)
     return _preprocess(images, size=size, do_grayscale=do_grayscale, method=method, antialias=antialias)
@@ -44,7 +45,7 @@ def preprocess_on_device(
 def _preprocess(
     images: Array, *, size: tuple[int, int] | None, do_grayscale: bool, method: str, antialias: bool
 ) -> Array:
-    # Gray first: resizing is linear, so the order changes nothing but the work.
+    # Gray comes first because it saves work; the result is the same, since resizing is linear.
     if do_grayscale:
         images = to_gray(images, "luma")
     elif images.dtype == jnp.uint8:

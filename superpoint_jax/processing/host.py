@@ -1,4 +1,4 @@
-"""What the processor does to one image after another, in numpy and Pillow: take, resize, gray, pad."""
+"""The steps of the processor for one image, in numpy and Pillow: read, resize, make gray, pad."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ ImageArray: TypeAlias = UInt8[np.ndarray, "_h _w _c"] | Float32[np.ndarray, "_h 
 
 
 def as_array(image: Any, *, max_pixels: int | None = None) -> ImageArray:
-    """An image of any kind that the processor takes, as [H,W,1 or 3], uint8 or float32.
+    """An image of any kind that the processor takes, as an array [H,W,1 or 3], uint8 or float32.
 
     Raises:
-        ImageError: A file that can't be read as an image.
-        ValueError: An array of another shape or type.
+        ImageError: The file can't be read as an image.
+        ValueError: The array has another shape or type.
     """
     if isinstance(image, str | Path) or hasattr(image, "read"):
         pixels = load_image(image, max_pixels=max_pixels)
-    elif hasattr(image, "getbands"):  # A Pillow image, told without importing Pillow.
+    elif hasattr(image, "getbands"):  # A Pillow image, recognized without importing Pillow.
         pixels = to_uint8(image)
     else:
         pixels = _checked(np.asarray(image))
@@ -32,8 +32,10 @@ def as_array(image: Any, *, max_pixels: int | None = None) -> ImageArray:
 
 
 def resize(image: ImageArray, size: tuple[int, int], resample: int) -> ImageArray:
-    """The image at (height, width) `size` by Pillow's filter of that number. uint8 is rounded as Pillow does; floats
-    are not."""
+    """The image resized to (height, width) `size` by Pillow's filter of this number.
+
+    uint8 is rounded as Pillow does it; floats are not rounded.
+    """
     from PIL import Image
 
     if size == image.shape[:2]:
@@ -42,15 +44,16 @@ def resize(image: ImageArray, size: tuple[int, int], resample: int) -> ImageArra
     if image.dtype == np.uint8:
         resized = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).resize(width_height, filter_)
         return np.asarray(resized).reshape(*size, image.shape[2])
-    # Pillow's float mode has one channel.
+    # Pillow's float mode has only one channel.
     channels = [Image.fromarray(np.ascontiguousarray(channel)) for channel in np.moveaxis(image, 2, 0)]
     return np.stack([np.asarray(channel.resize(width_height, filter_)) for channel in channels], axis=2)
 
 
 def to_gray(image: ImageArray, rule: GrayscaleRule) -> ImageArray:
-    """The image in gray, in its own range and type; an image that is gray already is returned as it is.
+    """The image in gray, with its own range and type; an image that is gray already is returned as it is.
 
-    Bytes stay bytes, rounded, by both rules: 0 to 255 in a float array would mean something else to the network.
+    Under both rules bytes stay bytes and are rounded: a float array from 0 to 255 would mean something else to the
+    network.
 
     Args:
         rule: "luma": one channel, 0.299 R + 0.587 G + 0.114 B, as Pillow rounds it. "huggingface": three equal
@@ -75,10 +78,10 @@ def to_gray(image: ImageArray, rule: GrayscaleRule) -> ImageArray:
 def pad_to_batch(
     images: list[np.ndarray], multiple: int
 ) -> tuple[UInt8[np.ndarray, "b h w c"] | Float32[np.ndarray, "b h w c"], Int32[np.ndarray, "b 2"]]:
-    """One array with each image in its top-left corner, its sides multiples of `multiple`; and each (height, width).
+    """One array [B,H,W,C] with each image in a top-left corner, and the (height, width) of each image.
 
-    What lies outside repeats the image's last row and column: where the sizes are forgotten, zeros would make
-    keypoints along the seam. A gray image among coloured ones gets three channels.
+    H and W are multiples of `multiple`. The padding repeats the image's last row and column: with zeros, a model that
+    is not given the sizes would find keypoints along the edge. A gray image among coloured ones gets three channels.
     """
     sizes = np.array([image.shape[:2] for image in images], np.int32)
     height, width = (int(side) for side in -(-sizes.max(axis=0) // multiple) * multiple)
@@ -93,9 +96,9 @@ def pad_to_batch(
 
 
 def check_range(pixels: np.ndarray, subject: str) -> None:
-    """Raise a ValueError unless the floats are in [0, 1], or near: filters overshoot it a little.
+    """Raise a ValueError unless the floats are in [0, 1] or slightly outside, where filters put some.
 
-    What this must catch is 0 to 255, which saturates the network, and NaN.
+    This must catch NaN, and values up to 255, which saturate the network.
     """
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= -1 and high <= 2):
@@ -103,7 +106,7 @@ def check_range(pixels: np.ndarray, subject: str) -> None:
 
 
 def _checked(array: np.ndarray) -> np.ndarray:
-    """An array of a user as [H,W] or [H,W,1 or 3], uint8 or float32."""
+    """An array from the user as [H,W] or [H,W,1 or 3], uint8 or float32."""
     if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         hint = "; move the channels last" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
         raise ValueError(f"an image has shape {array.shape}; [H,W], [H,W,1], [H,W,3] or [H,W,4] is needed{hint}")
@@ -116,7 +119,7 @@ def _checked(array: np.ndarray) -> np.ndarray:
         check_range(array, "a float image has")
     elif array.dtype != np.uint8:
         raise ValueError(f"an image has type {array.dtype}; uint8, uint16, bool, or float in [0, 1] is needed")
-    if array.ndim == 3 and array.shape[2] == 4:  # Composited on white, like files.
+    if array.ndim == 3 and array.shape[2] == 4:  # Transparent pixels are blended with white, as in files.
         white = 255 if array.dtype == np.uint8 else 1
         alpha = array[..., 3:].astype(np.float32) / white
         blend = array[..., :3] * alpha + white * (1 - alpha)

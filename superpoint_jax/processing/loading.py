@@ -1,4 +1,4 @@
-"""From an image file, or a Pillow image of any mode, to a uint8 array: gray [H,W] or RGB [H,W,3]."""
+"""Reads image files, and Pillow images of any mode, into uint8 arrays: gray [H,W] or RGB [H,W,3]."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
 ImageSource: TypeAlias = str | os.PathLike[str] | IO[bytes] | io.IOBase
 
 MAX_IMAGE_PIXELS = 2**28
-"""Images with more pixels are refused unless the caller says otherwise: 0.8 GB as RGB. Pillow's own limit is lower and
-would refuse what a satellite or a slide scanner makes."""
+"""Images with more pixels (0.8 GB as RGB) are refused unless the caller sets another limit. Pillow's own limit is lower
+and would refuse images from satellites and slide scanners."""
 
 IMAGE_SUFFIXES = (".ppm", ".pgm", ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-"""By which a folder's images are told from its other files."""
+"""Suffixes of the files in a folder that are taken for images."""
 
 _opening = threading.Lock()
 
 
 class ImageError(ValueError):
-    """What was given is no image that can be read; the message is one line and names the file."""
+    """An image can't be read; the message is one line and names the file."""
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """The image files below a folder, sorted by name.
 
     Raises:
-        ValueError: No folder, or no image in it.
+        ValueError: The folder does not exist, or holds no image file.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; a folder of photos is needed")
+        raise ValueError(f"{folder} is not a folder; a folder of photos is needed")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise ValueError(f"{folder} holds no photos ({', '.join(IMAGE_SUFFIXES)})")
@@ -51,16 +51,17 @@ def load_image(
 ) -> UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
     """The pixels of an image file, upright: uint8, gray [H,W] or RGB [H,W,3].
 
-    The rotation in the EXIF data is applied. Of an animation or a file of several pages, the first image is read.
-    `to_uint8` says what becomes of 16 bits, palettes, transparency and CMYK.
+    The rotation in the EXIF data is applied. If the file holds several images, the first is read. `to_uint8` describes
+    the conversion of 16 bits, palettes, transparency and CMYK.
 
     Args:
-        source: Path, or a binary file that can seek.
-        max_pixels: Refuse larger images before they are decoded, since a small file can hold a gigantic image. None:
-            read whatever fits in memory.
+        source: Path, or an open binary file that can seek.
+        max_pixels: Refuse larger images before they are decoded, since a small file can hold a gigantic image. None
+            sets no limit.
 
     Raises:
-        ImageError: Missing, a directory, unreadable, empty, no image, truncated or damaged, or above `max_pixels`.
+        ImageError: The file is missing, a directory, unreadable, empty, truncated, damaged or not an image, or has more
+            than `max_pixels`.
     """
     from PIL import ImageOps
 
@@ -69,10 +70,10 @@ def load_image(
         _check_pixels(image, name, max_pixels)
         try:
             image.load()
-        # Decoders raise whatever their damaged input made them trip over (OSError, SyntaxError, struct.error, ...).
+        # Decoders raise many kinds of errors on damaged input (OSError, SyntaxError, struct.error, ...).
         except Exception as error:
             raise ImageError(f"{name}: truncated or damaged: {_one_line(error)}") from error
-        with suppress(Exception):  # Damaged EXIF data, of which the pixels know nothing: not rotated.
+        with suppress(Exception):  # If the EXIF data is damaged, the image is not rotated.
             image = ImageOps.exif_transpose(image)
         try:
             return to_uint8(image)
@@ -81,10 +82,10 @@ def load_image(
 
 
 def read_size(source: ImageSource, *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> tuple[int, int]:
-    """(height, width) that `load_image` gives, from the file's header alone: the pixels may still be damaged.
+    """(height, width) of the array that `load_image` returns, read from the header only.
 
     Raises:
-        ImageError: As `load_image`, as far as the header shows it.
+        ImageError: As `load_image`, except that damaged pixels are not noticed.
     """
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "the image")
     with _open(source, name) as image:
@@ -96,7 +97,7 @@ def read_size(source: ImageSource, *, max_pixels: int | None = MAX_IMAGE_PIXELS)
 
 
 ORIENTATION_TAG = 0x0112
-"""Of EXIF; its values 5 to 8 are turned by a right angle."""
+"""The EXIF tag for the rotation. Its values 5 to 8 swap height and width."""
 
 
 def _check_pixels(image: PIL.Image.Image, name: str, max_pixels: int | None) -> None:
@@ -111,11 +112,11 @@ def _check_pixels(image: PIL.Image.Image, name: str, max_pixels: int | None) -> 
 def to_uint8(image: PIL.Image.Image) -> UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
     """A Pillow image as a uint8 array: gray [H,W] or RGB [H,W,3].
 
-    16 bits are scaled to 8 over their full range, 0..65535. Floats are in [0, 1]. Transparency is composited on white,
-    as a browser or paper shows it. Palettes and CMYK become RGB; 1 bit becomes 0 and 255. The image is not rotated.
+    16 bits are scaled to 8 over their full range, 0..65535. Floats must be in [0, 1]. Transparent pixels are blended
+    with white, as in a browser. Palettes and CMYK become RGB; 1 bit becomes 0 and 255. The image is not rotated.
 
     Raises:
-        ImageError: A colour space that Pillow can't convert, or floats outside [0, 1].
+        ImageError: Pillow can't convert the colour space, or floats are outside [0, 1].
     """
     from PIL import Image
 
@@ -134,18 +135,18 @@ def to_uint8(image: PIL.Image.Image) -> UInt8[np.ndarray, "h w"] | UInt8[np.ndar
 
 
 def _deep_gray(values: np.ndarray) -> np.ndarray:
-    """Gray of more than 8 bits as uint8, rounded."""
+    """Gray pixels of more than 8 bits as uint8, rounded."""
     if np.issubdtype(values.dtype, np.floating):
         low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high <= 1):
             raise ImageError(f"float pixels reach from {low:g} to {high:g}; [0, 1] is needed")
         return np.round(values * 255).astype(np.uint8)
-    # Pillow's 32-bit mode "I" is what 16-bit files become in some formats and versions. 65535 / 257 = 255 exactly.
+    # In some formats and versions Pillow opens 16-bit files in its 32-bit mode "I". 65535 / 257 is exactly 255.
     return np.round(np.clip(values, 0, 65535) / np.float32(257)).astype(np.uint8)
 
 
 def _open(source: ImageSource, name: str) -> PIL.Image.Image:
-    """Pillow's lazily opened image, with no limit to its size."""
+    """The image that Pillow opens without reading its pixels; its size is not limited."""
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(source, str | os.PathLike):
@@ -156,7 +157,7 @@ def _open(source: ImageSource, name: str) -> PIL.Image.Image:
             raise ImageError(f"{name}: no such file")
         if path.stat().st_size == 0:
             raise ImageError(f"{name}: the file is empty")
-    # Pillow's limit is a global of its module, with a warning below it and an error above. Ours is an argument.
+    # Pillow's limit is a global of its module. It is switched off here, because `max_pixels` is an argument.
     with _opening:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:

@@ -1,4 +1,4 @@
-"""Where a processor's options are kept: the preprocessor_config.json of a folder, or of a repository of the hub."""
+"""Finds and reads preprocessor_config.json, the file with a processor's options, in a folder or on the hub."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from superpoint_jax.hub import PREPROCESSOR_FILE, HubOptions, fetch_file, is_hub
 
 
 def config_file(source: str, **options: Unpack[HubOptions]) -> Path | None:
-    """The preprocessor_config.json of a folder, a file or a hub id; None for a weights file without one.
+    """The path of preprocessor_config.json for a folder, a file or a hub id; None for a weights file without one.
 
     Raises:
-        FileNotFoundError: No such source, or a folder or a repository without that file.
+        FileNotFoundError: The source does not exist, or is a folder or a repository without that file.
         HubError: The hub can't be reached.
     """
     path = Path(source).expanduser()
@@ -26,7 +26,7 @@ def config_file(source: str, **options: Unpack[HubOptions]) -> Path | None:
     elif is_hub_id(source):
         found = fetch_file(source, PREPROCESSOR_FILE, **options)
     else:
-        raise FileNotFoundError(f"{path} does not exist; give a folder, a file, or an id of the hub (owner/name)")
+        raise FileNotFoundError(f"{path} does not exist; give a folder, a file or a hub id (owner/name)")
     if found is None:
         raise FileNotFoundError(
             f"{source} has no {PREPROCESSOR_FILE}; choose SuperPointImageProcessor() or "
@@ -36,10 +36,10 @@ def config_file(source: str, **options: Unpack[HubOptions]) -> Path | None:
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """The options in such a file.
+    """The options in a preprocessor_config.json.
 
     Raises:
-        ValueError: It holds something else.
+        ValueError: The file does not hold a JSON object.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

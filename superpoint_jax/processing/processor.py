@@ -1,4 +1,4 @@
-"""SuperPointImageProcessor: images of any kind -> one padded batch, with Hugging Face's options and our own."""
+"""SuperPointImageProcessor: turns images of any kind into one padded batch, with Hugging Face's options and our own."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from superpoint_jax.processing.options_file import config_file, read_options
 
 FILE_NAME = PREPROCESSOR_FILE
 BILINEAR = 2
-"""Pillow's number for it, which is what Hugging Face's files hold."""
+"""Pillow's number of the bilinear filter, as stored in Hugging Face's files."""
 
 ResizeMode = Literal["exact", "fit", "shrink"]
 
 
 @jax.tree_util.register_pytree_with_keys_class
 class BatchFeature(dict):
-    """A dictionary of arrays whose entries are attributes too, and a pytree: what transformers' processors return."""
+    """A dictionary of arrays whose entries are attributes too, as transformers' processors return it; a pytree."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -49,33 +49,33 @@ class BatchFeature(dict):
 
     @classmethod
     def tree_unflatten(cls, names: tuple[str, ...], values: Any) -> Self:
-        """The same from its names and arrays, for jax."""
+        """The dictionary from its names and arrays, for jax."""
         return cls(zip(names, values, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SuperPointImageProcessor:
-    """What is done to images before the network; options are Hugging Face's where it has them.
+    """Prepares images for the network. The options are those of Hugging Face, and some of our own.
 
-    The defaults are this project's: aspect kept, the longer side at most 1024 pixels (as hloc's and LightGlue's
-    pipelines have it), luma, and sides padded to a multiple of 8, so that few distinct shapes are compiled.
+    The defaults are this project's: the aspect ratio is kept, the longer side has at most 1024 pixels (as in hloc and
+    LightGlue), colours become luma, and the sides are padded to a multiple of 8, so that few shapes are compiled.
     `SuperPointImageProcessor.huggingface()` has transformers' defaults.
 
     Attributes:
-        do_resize: Resize at all.
+        do_resize: Whether to resize.
         size: {"height": h, "width": w} in pixels; see `resize_mode`.
         resample: Pillow's number of the filter, which is antialiased: 2 bilinear, 3 bicubic, 1 Lanczos, 4 box.
         do_rescale: Multiply integers by `rescale_factor`, to float32. Without it uint8 stays uint8, which the model
-            takes just as well. Floats are in [0, 1] as everywhere in this library and are never rescaled.
-        rescale_factor: 1/255 gives [0, 1].
+            takes too. Floats are in [0, 1], as everywhere in this library, and are never rescaled.
+        rescale_factor: The factor of `do_rescale`; 1/255 gives [0, 1].
         do_grayscale: Make colours gray; see `grayscale_rule`.
-        resize_mode: "exact" gives `size`, aspect ignored, as Hugging Face does; "fit" the largest image inside `size`
-            with the aspect kept; "shrink" the same, but never enlarges.
+        resize_mode: "exact" resizes to `size` and ignores the aspect ratio, as Hugging Face does. "fit" keeps the
+            aspect ratio and gives the largest image that fits in `size`. "shrink" does the same, but never enlarges.
         pad_multiple: Height and width of the batch are multiples of this. 64 compiles fewer shapes than 8.
-        grayscale_rule: "luma" (0.299, 0.587, 0.114), one channel; or "huggingface" (0.2989, 0.5870, 0.1140), in each of
-            three channels unless the image is gray already.
-        other_fields: What else stood in the preprocessor_config.json that this was read from, to be written again.
-            Two processors that differ in nothing else are equal.
+        grayscale_rule: "luma" (0.299, 0.587, 0.114) gives one channel. "huggingface" (0.2989, 0.5870, 0.1140) gives
+            three equal channels, unless the image is gray already.
+        other_fields: The other fields of the preprocessor_config.json that the processor was read from. They are saved
+            again, and ignored when processors are compared.
     """
 
     do_resize: bool = True
@@ -106,7 +106,10 @@ class SuperPointImageProcessor:
 
     @classmethod
     def huggingface(cls, **changes: Any) -> Self:
-        """transformers' defaults: 480x640, aspect ignored, colours kept (its model then reads the red channel)."""
+        """The processor with transformers' defaults: 480x640, aspect ratio ignored, colours kept.
+
+        Of the colours, transformers' model reads only red.
+        """
         options: dict[str, Any] = dict(
             size={"height": 480, "width": 640},
             do_grayscale=False,
@@ -118,18 +121,21 @@ class SuperPointImageProcessor:
 
     @classmethod
     def for_config(cls, config: SuperPointConfig) -> Self:
-        """What belongs before a network of that configuration: what came with its weights; without that, Hugging Face's
-        processing where its rules are kept, else this project's."""
+        """The processor that belongs to a network of this configuration.
+
+        It is the one that came with the weights. Without one, it is this project's if the network converts colours to
+        luma, else Hugging Face's.
+        """
         if config.preprocessor_json:
             return cls.from_dict(json.loads(config.preprocessor_json))
         return cls() if config.channel_rule == "luma" else cls.huggingface()
 
     @classmethod
     def for_weights(cls, source: str | Path | None, config: SuperPointConfig) -> Self:
-        """What is stored beside the weights of a source; for a lone weights file, what their configuration asks for.
+        """The processor stored with the weights of a source; without one, that of the configuration.
 
         Raises:
-            ValueError: A file that holds something else.
+            ValueError: The stored file does not hold such options.
         """
         path = None if source is None else Path(source).expanduser()
         if path is not None and path.is_file() and (path.parent / FILE_NAME).exists():
@@ -138,18 +144,20 @@ class SuperPointImageProcessor:
 
     @classmethod
     def from_pretrained(cls, source: str | Path | None = None, **changes: Any) -> Self:
-        """The processing that belongs to some weights.
+        """The processor that belongs to some weights.
 
         Args:
             source: None for the weights in this package; else a folder with a preprocessor_config.json, that file, a
-                weights file beside one, or a hub id. A lone weights file that no preprocessor_config.json describes
-                (superpoint_v1.pth) gets this project's defaults.
-            **changes: Options in place of those; and those of `hub.HubOptions` for the hub: `revision`, `token`, ...
+                weights file beside one, or a hub id. A weights file without a preprocessor_config.json (for example
+                superpoint_v1.pth) gets this project's defaults.
+            **changes: Options that replace the stored ones; and options for the hub, see `hub.HubOptions`: `revision`,
+                `token`, ...
 
         Raises:
-            FileNotFoundError: No such source, or a folder or a repository without a preprocessor_config.json.
+            FileNotFoundError: The source does not exist, or is a folder or a repository without a
+                preprocessor_config.json.
             HubError: The hub can't be reached. An `OSError`.
-            ValueError: A file that holds something else.
+            ValueError: The stored file does not hold such options.
         """
         hub_options, changes = split_options(changes)
         path = None if source is None else config_file(str(source), **hub_options)
@@ -159,11 +167,12 @@ class SuperPointImageProcessor:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The options of a preprocessor_config.json. What it leaves out has Hugging Face's default; other keys say
-        nothing about SuperPoint and are kept for `to_dict`.
+        """The processor with the options of a preprocessor_config.json.
+
+        A missing option has Hugging Face's default. Keys that are not options are kept for `to_dict`.
 
         Raises:
-            ValueError: An option that this library has not, such as `do_normalize`.
+            ValueError: It asks for a step that this library does not have, such as `do_normalize`.
         """
         for name in ("do_normalize", "do_center_crop", "do_pad"):
             if values.get(name):
@@ -180,7 +189,8 @@ class SuperPointImageProcessor:
     def to_dict(self) -> dict[str, Any]:
         """The options as transformers' `AutoImageProcessor` reads them.
 
-        It keeps the aspect too, where this does; it ignores our own options, and enlarges small images.
+        transformers then keeps the aspect ratio where this processor does. It ignores our own options, and it enlarges
+        small images.
         """
         values = {"image_processor_type": "SuperPointImageProcessor", **dataclasses.asdict(self)}
         values.update(values.pop("other_fields"))
@@ -189,7 +199,7 @@ class SuperPointImageProcessor:
         return values
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write preprocessor_config.json into a folder, which is made if need be."""
+        """Write preprocessor_config.json into a folder, which is created if it does not exist."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True)
         (Path(folder) / PREPROCESSOR_FILE).write_text(text + "\n")
@@ -206,23 +216,23 @@ class SuperPointImageProcessor:
         max_pixels: int | None = MAX_IMAGE_PIXELS,
         **overrides: Any,
     ) -> BatchFeature:
-        """One batch: "pixel_values" [B,H,W,1 or 3] and "image_sizes" int32 [B,2], the (height, width) of each in it.
+        """One batch: "pixel_values" [B,H,W,1 or 3], and "image_sizes" int32 [B,2], the (height, width) of each image.
 
-        Each image lies in the top-left corner of its array. What lies outside repeats its last row and column, and the
-        model ignores it when given the sizes. A batch has three channels if one of its images has.
+        Each image is in the top-left corner of its array. The padding repeats its last row and column, and the model
+        ignores it if you pass the sizes. A batch has three channels if one of its images has three.
 
         Args:
             images: One image or a list: Pillow images, arrays [H,W] or [H,W,1, 3 or 4] (uint8, uint16, bool, or float
-                in [0, 1]), paths or open files. An array [B,H,W,C] is a list. Files are turned upright by their EXIF
-                data; Pillow images are taken as they stand, since `image.size` does not regard it either.
+                in [0, 1]), paths or open files. An array [B,H,W,C] counts as a list. Files are turned upright by their
+                EXIF data. Pillow images are not turned, because `image.size` ignores the EXIF data too.
             return_tensors: Kind of the arrays: "jax" on the default device, or "np".
             max_pixels: Refuse larger files; see `load_image`.
-            **overrides: Options in place of the processor's, for this call.
+            **overrides: Options that replace the processor's for this call.
 
         Raises:
-            ImageError: A file that can't be read as an image.
-            ValueError: An array that is no such image, or an option out of range.
-            TypeError: An option that does not exist.
+            ImageError: A file can't be read as an image.
+            ValueError: An array has another shape or type, or an option is out of range.
+            TypeError: An option does not exist.
         """
         if return_tensors not in ("jax", "np"):
             raise ValueError(f"return_tensors={return_tensors!r}; choose 'jax' or 'np', or leave it out")
@@ -242,7 +252,7 @@ class SuperPointImageProcessor:
         return post_process_keypoint_detection(outputs, target_sizes, rule=rule)
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) that an image of that size is resized to."""
+        """(height, width) after the resize of an image of this height and width."""
         bounds = self.size["height"], self.size["width"]
         if not self.do_resize:
             return height, width
@@ -251,17 +261,20 @@ class SuperPointImageProcessor:
         scale = min(bounds[0] / height, bounds[1] / width)
         if self.resize_mode == "shrink" and scale >= 1:
             return height, width
-        # A long strip is not shrunk below the one cell that the network needs.
+        # The shorter side of a long strip is not shrunk below one cell, which the network needs.
         resized = [max(round(side * scale), min(side, CELL_PX)) for side in (height, width)]
         return resized[0], resized[1]
 
     def _one(self, image: np.ndarray) -> np.ndarray:
-        """[H,W,1 or 3]. By Hugging Face's gray rule: resized, rescaled, gray, as in transformers' Pillow backend."""
+        """One processed image [H,W,1 or 3].
+
+        Under Hugging Face's gray rule, gray is the last step, as in transformers' Pillow backend.
+        """
         if self.do_grayscale and self.grayscale_rule == "luma":
-            image = to_gray(image, "luma")  # Bytes stay bytes, as where Pillow or OpenCV read a photo in gray.
+            image = to_gray(image, "luma")  # Bytes stay bytes, as when Pillow or OpenCV reads a photo in gray.
         image = resize(image, self.target_size(*image.shape[:2]), self.resample)
         if self.do_rescale and image.dtype == np.uint8:
-            # A table of the 256 products, rounded once from float64 as transformers does.
+            # A table of the 256 products, each computed in float64 and rounded once, as in transformers.
             image = (np.arange(256) * self.rescale_factor).astype(np.float32)[image]
         if self.do_grayscale and self.grayscale_rule == "huggingface":
             image = to_gray(image, "huggingface")
@@ -269,10 +282,10 @@ class SuperPointImageProcessor:
 
 
 def as_list(images: Any) -> list[Any]:
-    """The images one by one: of a list, of an array [B,H,W,C], or the only one.
+    """A list of images, from a list, an array [B,H,W,C], or one image.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no image.
     """
     if isinstance(images, list | tuple):
         items = list(images)

@@ -1,4 +1,4 @@
-"""Weights in and out: Hugging Face, Magic Leap, rpautrat and our own."""
+"""Loading and saving weights of Hugging Face, Magic Leap, rpautrat and this project."""
 
 from superpoint_jax.hub import HubError as HubError
 from superpoint_jax.weights.assembly import from_state_dict as from_state_dict

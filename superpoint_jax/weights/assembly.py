@@ -1,4 +1,4 @@
-"""State dicts and models: one strict assembler, and the way back."""
+"""Builds models from state dicts, strictly, and state dicts from models."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ StateDict = Mapping[str, np.ndarray]
 def state_dict(model: SuperPoint) -> dict[str, np.ndarray]:
     """The parameters as numpy float32 under Hugging Face's names, kernels [out, in, height, width].
 
-    Batch norm, which Hugging Face's SuperPoint has not, is named alike: `encoder.conv_blocks.0.norm_a.running_mean`.
-    `from_state_dict` is the inverse.
+    Hugging Face's SuperPoint has no batch norm; ours is named in the same style, for example
+    `encoder.conv_blocks.0.norm_a.running_mean`. `from_state_dict` is the inverse.
     """
     values = dict(nnx.to_flat_state(nnx.state(model)))
     return {
@@ -37,13 +37,13 @@ def from_state_dict(
     """The model with these float32 weights, in any of the published layouts (see `superpoint_jax.weights.keys`).
 
     Args:
-        tensors: Name: array, kernels [out, in, height, width].
-        config: What the model is; a preset's name, whose sizes are then read off the tensors; or None for the preset
-            that reproduces the results published with weights of that layout.
-        origin: Where they come from, for messages.
+        tensors: Arrays by name, kernels [out, in, height, width].
+        config: The configuration of the model; or a preset's name, with the sizes of the tensors; or None for the
+            preset that reproduces the results published with weights of this layout.
+        origin: Where the tensors come from, for messages.
 
     Raises:
-        WeightsError: Tensors missing, unexpected or misshapen: one message names them all.
+        WeightsError: Tensors are missing, unexpected or have a wrong shape; one message names them all.
     """
     layout = recognise(tensors, origin=origin)
     if not isinstance(config, SuperPointConfig):
@@ -52,7 +52,10 @@ def from_state_dict(
 
 
 def sizes_of(tensors: StateDict, layout: Layout) -> dict[str, Any]:
-    """The sizes of `SuperPointConfig` as most of the tensors of a layer have its outputs; defaults without any."""
+    """The sizes of `SuperPointConfig`, read from the tensors; a size without tensors has its default.
+
+    If the tensors of one layer disagree about its number of outputs, the most frequent number counts.
+    """
     paths = layout.paths(batch_norm=True)
     normalised = set(paths) - set(layout.paths(batch_norm=False))
     default = SuperPointConfig()
@@ -81,12 +84,12 @@ def sizes_of(tensors: StateDict, layout: Layout) -> dict[str, Any]:
 def assemble(
     tensors: StateDict, layout: Layout, config: SuperPointConfig, *, origin: str, magic_leap: bool = False
 ) -> SuperPoint:
-    """The model of a configuration with the tensors of a layout, complete and of the right shapes.
+    """The model of a configuration, with tensors in a layout, which must be complete and have the right shapes.
 
     `magic_leap` marks weights that Magic Leap's licence applies to.
 
     Raises:
-        WeightsError: It names every tensor that is missing, unexpected, misshapen or not of floats.
+        WeightsError: The message names every tensor that is missing, unexpected, of a wrong shape or not of floats.
     """
     graph, state = nnx.split(nnx.eval_shape(lambda: SuperPoint(config, rngs=nnx.Rngs(0))))
     variables = dict(nnx.to_flat_state(state))

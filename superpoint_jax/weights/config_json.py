@@ -1,7 +1,7 @@
-"""`SuperPointConfig` to and from what lies beside the weights: config.json, or a safetensors file's metadata.
+"""Converts `SuperPointConfig` to and from config.json and the metadata of a safetensors file.
 
-config.json has Hugging Face's fields where transformers looks for them. The options that it has no name for are in an
-object of their own, which transformers carries along and ignores.
+config.json has Hugging Face's fields where transformers looks for them. Options that transformers has no name for are
+in an object of their own, which transformers keeps and ignores.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from superpoint_jax.config import SuperPointConfig
 from superpoint_jax.weights.errors import WeightsError
 
 OWN = "superpoint_jax"
-"""Our object in config.json, our entry of the metadata, and our `model_type`."""
+"""Name of our object in config.json, of our entry in the metadata, and of our `model_type`."""
 
 ORIGIN = "superpoint_jax_origin"
-"""Layout that converted weights came from, where it matters after the conversion (see `licence`)."""
+"""Name of the entry with the layout that converted weights had before, where it still matters (see `licence`)."""
 
 HUGGING_FACE_FIELDS = (
     "encoder_hidden_sizes",
@@ -34,7 +34,7 @@ HUGGING_FACE_FIELDS = (
 
 
 CARRIED = ("preprocessor_json", "extra_json")
-"""Options that only carry files along. They are those files' contents, so no object of ours repeats them."""
+"""Options that only hold the contents of other files, so our object in config.json does not repeat them."""
 
 THEIR_ARCHITECTURE = "SuperPointForKeypointDetection"
 _WRITTEN = ("architectures", "model_type", "dtype", OWN, ORIGIN)
@@ -48,7 +48,7 @@ def canonical_json(contents: Any) -> str:
 def to_config_json(config: SuperPointConfig) -> dict[str, Any]:
     """The contents of config.json.
 
-    `model_type` is transformers' "superpoint" where transformers can express the network, else our own.
+    `model_type` is transformers' "superpoint" if transformers can express the network, else our own.
     """
     fields = dataclasses.asdict(config)
     own = config.batch_norm
@@ -58,7 +58,7 @@ def to_config_json(config: SuperPointConfig) -> dict[str, Any]:
         **extra,
         "architectures": architectures,
         "model_type": OWN if own else "superpoint",
-        # Of the file, for transformers, under its new name and its old; the compute type is among our own options.
+        # The type of the stored weights, under transformers' new and old name. The compute type is in our own object.
         "dtype": "float32",
         **({"torch_dtype": "float32"} if "torch_dtype" in extra else {}),
         **{name: fields[name] for name in HUGGING_FACE_FIELDS},
@@ -67,14 +67,14 @@ def to_config_json(config: SuperPointConfig) -> dict[str, Any]:
 
 
 def from_config_json(contents: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
-    """The fields of `SuperPointConfig` that a config.json states, ours or Hugging Face's. The others are carried along.
+    """The fields of `SuperPointConfig` in a config.json, ours or Hugging Face's; all other entries go to `extra_json`.
 
     Raises:
-        WeightsError: It is another model's, or states an option that this version does not know.
+        WeightsError: The file belongs to another model, or states an option that this version does not know.
     """
     model_type = contents.get("model_type", "superpoint")
     if model_type not in ("superpoint", OWN):
-        raise WeightsError(f"{origin} is of a {model_type!r} model; a 'superpoint' is needed")
+        raise WeightsError(f"{origin} belongs to a {model_type!r} model; a 'superpoint' is needed")
     fields = {name: contents[name] for name in HUGGING_FACE_FIELDS if name in contents}
     extra = {name: value for name, value in contents.items() if name not in {*HUGGING_FACE_FIELDS, *_WRITTEN}}
     if contents.get("architectures", [THEIR_ARCHITECTURE]) != [THEIR_ARCHITECTURE] and model_type != OWN:
@@ -84,7 +84,7 @@ def from_config_json(contents: Mapping[str, Any], *, origin: str) -> dict[str, A
 
 
 def to_metadata(config: SuperPointConfig) -> dict[str, str]:
-    """What a safetensors file of ours says of itself, so that it can stand alone."""
+    """The metadata of our safetensors files; with it, a file needs no config.json."""
     return {"format": "pt", OWN: json.dumps(dataclasses.asdict(config))}  # transformers asks for a "format"
 
 
@@ -97,16 +97,16 @@ def parse_json(text: str, *, origin: str) -> Any:
     """The parsed text.
 
     Raises:
-        WeightsError: It is no JSON.
+        WeightsError: The text is not JSON.
     """
     try:
         return json.loads(text)
     except ValueError as error:
-        raise WeightsError(f"{origin} is no JSON ({error})") from error
+        raise WeightsError(f"{origin} is not JSON ({error})") from error
 
 
 def make_config(preset: str, fields: Mapping[str, Any], *, origin: str) -> SuperPointConfig:
-    """The preset with the stored fields in place of its own.
+    """The preset, with the stored fields instead of its own.
 
     Raises:
         WeightsError: A field has a value that no SuperPoint has.
@@ -133,7 +133,7 @@ def _known(fields: dict[str, Any], origin: str) -> dict[str, Any]:
 
 
 def _as_type_of(default: Any, value: Any) -> Any:
-    """JSON has no tuples, and writes 1.0 as 1 in some hands."""
+    """The value as a tuple or a float if the default is one: JSON has no tuples, and some writers write 1.0 as 1."""
     if isinstance(default, tuple) and isinstance(value, list):
         return tuple(value)
     return float(value) if isinstance(default, float) and isinstance(value, int) else value

@@ -1,4 +1,4 @@
-"""Any readable weights into the folder that needs no torch."""
+"""Converts any readable weights into a folder that needs no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from superpoint_jax.weights.save import save_pretrained
 def convert(
     source: str | os.PathLike[str] | None, folder: str | os.PathLike[str], *, revision: str | None = None
 ) -> Path:
-    """The folder, now with the weights of the source as `save_pretrained` writes them.
+    """The folder, which now holds the weights of the source, as `save_pretrained` writes them.
 
     The configuration is the one that reproduces the results published with the weights. Raises what `from_pretrained`
     and `save_pretrained` raise.

@@ -1,7 +1,7 @@
-"""What can be wrong with weights."""
+"""The error for wrong weights."""
 
 from __future__ import annotations
 
 
 class WeightsError(ValueError):
-    """The weights are damaged, of another network, or do not fit the configuration."""
+    """The weights are damaged, belong to another network, or do not fit the configuration."""

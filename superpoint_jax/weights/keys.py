@@ -1,7 +1,7 @@
-"""Names of the published weight files as data: which of their layers is which of ours.
+"""The layer names of the published weight files, and the layers of this library that they stand for.
 
-Inside the library a layer is named by its path in `SuperPoint`, which is Hugging Face's name. A layer holds
-`PARAMETERS["conv"]` or `PARAMETERS["norm"]`, named as PyTorch names them.
+Inside the library the name of a layer is its path in `SuperPoint`, which is also Hugging Face's name. A layer has the
+parameters `PARAMETERS["conv"]` or `PARAMETERS["norm"]`.
 
 Source: docs/variants.md.
 """
@@ -19,10 +19,10 @@ PARAMETERS: Mapping[str, Mapping[str, str]] = {
     "conv": {"weight": "kernel", "bias": "bias"},
     "norm": {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"},
 }
-"""What PyTorch calls a parameter: what Flax calls it."""
+"""PyTorch's name of each parameter, and Flax's name of it."""
 
 BOOKKEEPING = "num_batches_tracked"
-"""A counter that PyTorch keeps beside running statistics; nothing computes with it."""
+"""A counter that PyTorch stores with the running statistics; nothing computes with it."""
 
 _CONVS = (
     *(f"encoder.conv_blocks.{block}.conv_{half}" for block in range(4) for half in "ab"),
@@ -34,13 +34,13 @@ _NORMS = tuple("norm_".join(name.rsplit("conv_", 1)) for name in _CONVS)
 
 @dataclass(frozen=True)
 class Layout:
-    """How one family of files names its layers.
+    """The names of the layers in one family of files.
 
     Attributes:
-        name: Also the preset of `SuperPointConfig` that reproduces the results published with these weights.
-        title: Whose it is, for messages.
-        layers: Their name of a layer: ours.
-        batch_norm: Whether the files hold batch norm; None where they may or may not.
+        name: Name of the layout, and of the preset that reproduces the results published with these weights.
+        title: The owner of the layout, for messages.
+        layers: The file's name of each layer, and our name of it.
+        batch_norm: Whether the files hold batch norm; None if some do and some do not.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Layout:
     batch_norm: bool | None
 
     def paths(self, *, batch_norm: bool) -> dict[str, Path]:
-        """Every key that a complete file has: the path of that parameter in `SuperPoint`."""
+        """Every key of a complete file, with the path of that parameter in `SuperPoint`."""
         return {
             f"{theirs}.{torch_name}": (*_path(ours), flax_name)
             for theirs, ours in self.layers.items()
@@ -69,7 +69,7 @@ def _path(layer: str) -> Path:
 HUGGING_FACE = Layout(
     name="huggingface",
     title="Hugging Face",
-    # Batch norm is ours: transformers' SuperPoint has none, and its files hold the convolutions alone.
+    # Only this library's files have batch norm; transformers' SuperPoint has only convolutions.
     layers={name: name for name in (*_CONVS, *_NORMS)},
     batch_norm=None,
 )
@@ -114,10 +114,10 @@ LAYOUTS = (HUGGING_FACE, MAGIC_LEAP, RPAUTRAT)
 
 
 def recognise(keys: Iterable[str], *, origin: str) -> Layout:
-    """The layout that knows most of the keys.
+    """The layout that has the most of these keys.
 
     Raises:
-        WeightsError: None knows any.
+        WeightsError: No layout has any of them.
     """
     keys = list(keys)
     known = {layout.name: sum(key in layout.paths(batch_norm=True) for key in keys) for layout in LAYOUTS}
@@ -126,4 +126,4 @@ def recognise(keys: Iterable[str], *, origin: str) -> Layout:
         return best
     found = f"keys {', '.join(sorted(keys)[:5])}{', ...' if len(keys) > 5 else ''}" if keys else "no tensors"
     needed = "; ".join(f"{layout.title}: {next(iter(layout.layers))}.weight, ..." for layout in LAYOUTS)
-    raise WeightsError(f"{origin} holds {found}; none is a SuperPoint's. A flat state dict is needed ({needed})")
+    raise WeightsError(f"{origin} holds {found}; none belongs to a SuperPoint. A flat state dict is needed ({needed})")

@@ -16,9 +16,9 @@ MAGIC_LEAP_HUB_ID = "magic-leap-community/superpoint"
 
 @cache
 def show_notice_once() -> None:
-    """Log the notice, once per process.
+    """Log the notice once per process.
 
-    Logged (to the logger "superpoint_jax", as a warning, which Python prints to stderr unless told otherwise) and not
-    warned of, because programs that turn warnings into errors must still run.
+    It goes to the logger "superpoint_jax" with the level WARNING, which Python prints to stderr by default. It is not a
+    Python warning, because programs that turn warnings into errors must still run.
     """
     logging.getLogger("superpoint_jax").warning(NOTICE)

@@ -1,4 +1,4 @@
-"""`from_pretrained`: a source of weights into a model with the configuration that belongs to it."""
+"""`from_pretrained`: turns a source of weights into a model with the configuration that belongs to it."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from superpoint_jax.weights.preprocessing import read_preprocessor_json, without
 from superpoint_jax.weights.sources import Contents, Source, read_single, read_source
 
 BUNDLED = "data/superpoint_jax.safetensors"
-"""The weights in the package: float16 on disk, Hugging Face's layout."""
+"""File of the weights in the package: float16, in Hugging Face's layout."""
 
 INSIDE_A_MATCHER = ("keypoint_detector.", "keypoint_detector_config")
-"""Prefix of the tensors, and name of the configuration, of the SuperPoint in a file of transformers' LightGlue."""
+"""For the SuperPoint inside transformers' LightGlue: the prefix of its tensors, and the name of its configuration."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a source of weights holds.
+    """The contents of a source of weights.
 
     Attributes:
-        tensors: As the file names and stores them.
-        layout: How it names them.
-        preset: That reproduces the results published with it.
-        fields: Options stored with the weights, over those of the preset.
-        origin: Where it was found, for messages.
+        tensors: The tensors, as the file names and stores them.
+        layout: The layout of the file.
+        preset: The preset that reproduces the results published with the weights.
+        fields: Options stored with the weights, which replace those of the preset.
+        origin: The source, for messages.
         from_magic_leap: Whether Magic Leap's licence applies.
     """
 
@@ -55,30 +55,31 @@ def from_pretrained(
     config: SuperPointConfig | str | None = None,
     **options: Any,
 ) -> SuperPoint:
-    """The model with the weights of a source, float32, configured as the results published with them were computed.
+    """The model with the weights of a source, float32, with the configuration of the results published with them.
 
-    Weights of Magic Leap are for non-commercial research only; a notice says so, once per process, through the logger
-    "superpoint_jax".
+    Weights of Magic Leap are for non-commercial research only; a notice about this is logged once per process, to the
+    logger "superpoint_jax".
 
     Args:
         source: None for the weights in the package; a folder with config.json and model.safetensors (or
             pytorch_model.bin); a .safetensors, .bin or .pth file in Hugging Face's, Magic Leap's, rpautrat's or our own
-            layout, which is recognised from its keys; or the id of a repository on the Hugging Face hub. From a
-            LightGlue of transformers, the SuperPoint inside it is read. A path that exists is a path. A file is read
-            alone: pass its folder to have config.json read.
-        config: In place of the one that belongs to the weights; or a preset's name, which leaves the sizes to them.
-        **options: Fields of `SuperPointConfig`, in place of the configuration's; and of `hub.HubOptions`, for the hub:
-            `revision` (a branch, a tag or a commit), `token`, `cache_dir`, `local_files_only`, `force_download`,
-            `subfolder` (of a folder here, too).
+            layout, which is recognised by its keys; or the id of a repository on the Hugging Face hub. From
+            transformers' LightGlue, the SuperPoint inside it is read. If a path with this name exists, the source is a
+            path, not a hub id. With a file, config.json is not read: pass the folder to have it read.
+        config: The configuration, instead of the one that belongs to the weights; or a preset's name, with the sizes of
+            the weights.
+        **options: Fields of `SuperPointConfig` that replace those of the configuration; and options for the hub, see
+            `hub.HubOptions`: `revision` (a branch, a tag or a commit), `token`, `cache_dir`, `local_files_only`,
+            `force_download`, `subfolder` (which works for a local folder too).
 
     Raises:
-        WeightsError: A file that is empty, damaged or no SuperPoint's; one message names every tensor that is missing,
-            unexpected or misshapen. A `ValueError`.
+        WeightsError: A file is empty, damaged or does not hold a SuperPoint; one message names every tensor that is
+            missing, unexpected or of a wrong shape. A `ValueError`.
         HubError: The hub does not have it or cannot be reached. An `OSError`.
-        FileNotFoundError: No such file or folder.
-        ValueError: An unknown preset, an option out of range, or a revision of a local path.
-        ImportError: A pickle, and torch is not installed.
-        TypeError: An option that does not exist, or a source that is no path or name.
+        FileNotFoundError: There is no such file or folder.
+        ValueError: The preset is not known, an option is out of range, or `revision` is given for a local path.
+        ImportError: The file is a pickle, and torch is not installed.
+        TypeError: An option does not exist, or the source is neither a path nor a name.
     """
     if source is not None and not isinstance(source, str | os.PathLike):
         raise TypeError(f"source is a {type(source).__name__}; a path or a name is needed (see from_state_dict)")
@@ -96,7 +97,7 @@ def build(checkpoint: Checkpoint, *, config: SuperPointConfig | str | None = Non
         fields = {**sizes_of(checkpoint.tensors, checkpoint.layout), **checkpoint.fields}
         config = make_config(checkpoint.preset, fields, origin=checkpoint.origin)
     elif isinstance(config, str):
-        # Other rules, other processing; what the files say beside is none of the rules.
+        # The stored processing does not fit the rules of another preset; the extra fields of config.json still do.
         names = CARRIED if config == checkpoint.preset else ("extra_json",)
         carried = {name: checkpoint.fields[name] for name in names if name in checkpoint.fields}
         config = SuperPointConfig.preset(config, **sizes_of(checkpoint.tensors, checkpoint.layout), **carried)
@@ -111,7 +112,7 @@ def build(checkpoint: Checkpoint, *, config: SuperPointConfig | str | None = Non
 
 
 def read(source: Source | None = None, **options: Unpack[HubOptions]) -> Checkpoint:
-    """What a source holds; see `from_pretrained`."""
+    """The contents of a source; see `from_pretrained`."""
     if source is None:
         return _read_bundled()
     contents = read_source(source, **options).part(*INSIDE_A_MATCHER)
@@ -123,7 +124,7 @@ def _read_bundled() -> Checkpoint:
     resource = importlib.resources.files("superpoint_jax.weights").joinpath(BUNDLED)
     with importlib.resources.as_file(resource) as path:
         if not path.exists():
-            raise WeightsError(f"this installation lacks the weights of the package ({path}); install it again")
+            raise WeightsError(f"the weights of the package are missing ({path}); install superpoint-jax again")
         return _checkpoint(read_single(path), preset="superpoint_jax")
 
 
@@ -149,9 +150,9 @@ def _checkpoint(contents: Contents, *, preset: str | None = None, from_magic_lea
 
 
 def _is_magic_leaps(layout: Layout, origin: Any, *, ours: bool) -> bool:
-    """Whether the licence is to be shown: in doubt yes.
+    """Whether Magic Leap's licence applies, or may apply.
 
-    transformers cannot train a SuperPoint, so what it wrote holds the weights that Magic Leap published, unless this
-    library wrote it first.
+    transformers cannot train a SuperPoint, so its files hold the weights that Magic Leap published, unless this library
+    wrote them first.
     """
     return MAGIC_LEAP.name in (layout.name, origin) or (layout is HUGGING_FACE and not ours)

@@ -1,4 +1,4 @@
-"""`save_pretrained`: a model into a folder that this library reads back, and transformers where it can."""
+"""`save_pretrained`: writes a model into a folder that this library opens, and transformers too if it can."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ OWN_FILE = "superpoint_jax.safetensors"
 def save_pretrained(
     model: SuperPoint, folder: str | os.PathLike[str], *, processor: SuperPointImageProcessor | None = None
 ) -> Path:
-    """The folder, now with config.json, preprocessor_config.json and the weights; replaces a model saved there before.
+    """The folder, which now holds config.json, preprocessor_config.json and the weights.
 
-    `from_pretrained(folder)` gives the same model back. transformers' `SuperPointForKeypointDetection` opens it too and
-    computes the same network, then decodes by its own rules (those of the "huggingface" preset): it knows no others.
+    A model that was saved there before is replaced. `from_pretrained(folder)` gives the same model back. transformers'
+    `SuperPointForKeypointDetection` opens it too and computes the same network, but it decodes by its own rules (those
+    of the "huggingface" preset).
 
-    A model with batch norm is something that transformers cannot express. It is saved all the same, but as
-    "superpoint_jax.safetensors" with the `model_type` "superpoint_jax", which transformers refuses to open: under its
-    own names it would drop the batch norm and compute something else.
+    transformers cannot express batch norm. A model with batch norm is saved as "superpoint_jax.safetensors" with the
+    `model_type` "superpoint_jax", so that transformers refuses to open it: under its own names, transformers would drop
+    the batch norm and compute something else.
 
-    What stood in the config.json and the preprocessor_config.json that the model was loaded with is written again, each
-    field of them, whether anything here stands for it or not.
+    Every field of the config.json and the preprocessor_config.json that the model was loaded with is written again,
+    even if this library does not use it.
 
     Args:
         model: Any SuperPoint.
-        folder: Made if need be.
-        processor: What is to be done to images, in place of what came with the weights.
+        folder: Created if it does not exist.
+        processor: The image processor to save, instead of the one that came with the weights.
 
     Raises:
         NotADirectoryError: `folder` is a file.
@@ -57,7 +58,7 @@ def save_network(model: SuperPoint, folder: str | os.PathLike[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     name, stale = (OWN_FILE, TRANSFORMERS_FILE) if model.config.batch_norm else (TRANSFORMERS_FILE, OWN_FILE)
     save_weights(model, folder / name)
-    (folder / stale).unlink(missing_ok=True)  # Else the next reader might take the weights of the model before.
+    (folder / stale).unlink(missing_ok=True)  # Otherwise a reader might find the weights of an earlier model.
     _write_json(folder / CONFIG_FILE, {**to_config_json(model.config), **_origin(model)})
     return folder
 
@@ -68,21 +69,21 @@ def save_weights(
     *,
     dtype: Literal["float32", "float16"] = "float32",
 ) -> Path:
-    """One safetensors file that stands alone: the configuration is in its metadata, and `from_pretrained` reads it.
+    """The path of one safetensors file, which `from_pretrained` reads; its metadata holds the configuration.
 
-    float16 halves it and is upcast to float32 on loading.
+    float16 halves the size of the file; the weights become float32 again on loading.
     """
     from safetensors.numpy import save
 
     path = Path(path).expanduser()
     tensors = {key: np.ascontiguousarray(value, np.dtype(dtype)) for key, value in state_dict(model).items()}
-    # Not save_file, whose files nobody else may read.
+    # Not `save_file`, which makes files that only their owner may read.
     path.write_bytes(save(tensors, metadata={**to_metadata(model.config), **_origin(model)}))
     return path
 
 
 def _origin(model: SuperPoint) -> dict[str, str]:
-    """Brings the licence notice back on loading."""
+    """An entry for config.json and the metadata, which makes the licence notice appear again on loading."""
     return {} if model.origin is None else {ORIGIN: model.origin}
 
 

@@ -1,4 +1,4 @@
-"""What a source of weights holds, as it stores it: a file, a folder, or a repository of the hub."""
+"""Reads a source of weights, without changes: a file, a folder, or a repository of the hub."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Source = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Contents:
-    """What was found.
+    """The contents of a source of weights.
 
     Attributes:
-        tensors: As the file names and stores them.
-        metadata: Of a safetensors file.
-        config: What config.json says; None for a file alone, and for a folder without.
-        path: Of the weight file.
-        config_path: Of config.json, for messages.
-        origin: What the user asked for, for messages.
-        folder: The folder, where it is not a file alone.
+        tensors: The tensors, as the file names and stores them.
+        metadata: Metadata of a safetensors file.
+        config: Contents of config.json; None for a single file, and for a folder without config.json.
+        path: Path of the weight file.
+        config_path: Path of config.json, for messages.
+        origin: The source as the user gave it, for messages.
+        folder: The folder; None for a single file.
     """
 
     tensors: Mapping[str, np.ndarray]
@@ -41,7 +41,7 @@ class Contents:
     folder: Path | None = None
 
     def part(self, prefix: str, config_key: str) -> Self:
-        """The model inside that has a prefix of its own, and its configuration; all of it where none has the prefix."""
+        """The tensors whose names have the prefix, and their configuration; everything if no name has it."""
         tensors = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
         if not tensors:
             return self
@@ -50,18 +50,18 @@ class Contents:
 
 
 def read_source(source: Source, **options: Unpack[HubOptions]) -> Contents:
-    """What a file, a folder or a repository of the hub holds. A path that exists is a path.
+    """The contents of a file, a folder or a repository of the hub. A path that exists is not taken for a hub id.
 
     Raises:
-        WeightsError: A file that is empty, damaged or no weight file.
+        WeightsError: The file is empty, damaged or not a weight file.
         HubError: The hub does not have it or cannot be reached.
-        FileNotFoundError: No such file or folder.
-        ValueError: A revision of a local path.
+        FileNotFoundError: There is no such file or folder.
+        ValueError: `revision` is given for a local path.
     """
     path = Path(source).expanduser()
     if path.exists():
         if (revision := options.get("revision")) is not None:
-            raise ValueError(f"revision={revision!r} is for ids of the hub; {path} is a local path")
+            raise ValueError(f"revision={revision!r} is for hub ids; {path} is a local path")
         return read_folder(path / (options.get("subfolder") or "")) if path.is_dir() else read_single(path)
     if not (isinstance(source, str) and is_hub_id(source)):
         raise FileNotFoundError(f"{path} does not exist; give a weight file, a folder, or a hub id (owner/name)")
@@ -69,20 +69,20 @@ def read_source(source: Source, **options: Unpack[HubOptions]) -> Contents:
 
 
 def read_single(path: Path) -> Contents:
-    """What one file holds."""
+    """The contents of one file."""
     tensors, metadata = read_file(path)
     return Contents(tensors, metadata, None, path, path.with_name(CONFIG_FILE), str(path))
 
 
 def read_folder(folder: Path, *, origin: str | None = None) -> Contents:
-    """What the weight file of a folder holds, and its config.json."""
+    """The contents of a folder: its weight file and its config.json."""
     path, config_path = _weight_file(folder), folder / CONFIG_FILE
     tensors, metadata = read_file(path)
     config = None
     if config_path.exists():
         config = parse_json(config_path.read_text(encoding="utf-8"), origin=str(config_path))
         if not isinstance(config, dict):
-            raise WeightsError(f"{config_path} holds no JSON object; Hugging Face's config.json is needed")
+            raise WeightsError(f"{config_path} does not hold a JSON object; Hugging Face's config.json is needed")
     return Contents(tensors, metadata, config, path, config_path, origin or str(folder), folder)
 
 

@@ -1,4 +1,4 @@
-"""The check that every assembler of weights stands on: complete, nothing more, of the right shapes, of floats."""
+"""The check of tensors before a model is built: none missing, none unexpected, the right shapes, floats."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from superpoint_jax.weights.errors import WeightsError
 def check_tensors(
     tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], *, origin: str, network: str
 ) -> None:
-    """Raise a WeightsError that names every tensor that is missing, unexpected, misshapen or not of floats.
+    """Raise a WeightsError that names every tensor that is missing, unexpected, of a wrong shape or not of floats.
 
     Args:
-        tensors: What the file holds.
-        shapes: Every key that is needed, with its shape.
-        origin: Where the tensors come from.
-        network: What they have to be, in words.
+        tensors: The tensors of the file.
+        shapes: The shape of every tensor that is needed, by key.
+        origin: Where the tensors come from, for the message.
+        network: The network that needs them, in words, for the message.
     """
     common = [key for key in shapes if key in tensors]
     problems = {
@@ -30,7 +30,7 @@ def check_tensors(
             for key in common
             if tensors[key].shape != shapes[key]
         ],
-        # jnp, because ml_dtypes' bfloat16 is no subtype of numpy's floats.
+        # jnp's issubdtype, because for numpy's, bfloat16 of ml_dtypes is not a float.
         "not of floats": [
             f"{key} is {tensors[key].dtype}" for key in common if not jnp.issubdtype(tensors[key].dtype, jnp.floating)
         ],

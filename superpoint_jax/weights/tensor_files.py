@@ -1,4 +1,4 @@
-"""One weight file into numpy arrays. safetensors need no torch; pickles are opened with `weights_only=True` alone."""
+"""Reads weight files into numpy arrays. safetensors need no torch; pickles are opened only with `weights_only=True`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from superpoint_jax.weights.errors import WeightsError
 _LFS_POINTER = b"version https://git-lfs"
 
 TRAINING_KEY = "model"
-"""Where glue-factory's training checkpoints have the weights, beside the optimizer and figures."""
+"""Key of the weights in glue-factory's training checkpoints, which also hold the optimizer and metrics."""
 
 
 def read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors of a file as it stores them, and its metadata. The content decides what it is, not the suffix.
+    """The tensors of a file as it stores them, and its metadata. The content decides the format, not the suffix.
 
     Raises:
-        WeightsError: Empty, truncated, or no weight file.
-        ImportError: A pickle, and torch is not installed.
-        OSError: It cannot be read.
+        WeightsError: The file is empty, truncated, or not a weight file.
+        ImportError: The file is a pickle, and torch is not installed.
+        OSError: The file cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(64)
@@ -37,7 +37,7 @@ def read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if head.startswith(_LFS_POINTER):
         raise WeightsError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`, or download the file")
     raise WeightsError(
-        f"{path} is no weight file, or damaged: it starts with {head[:12]!r}, which is neither safetensors nor a "
+        f"{path} is damaged or not a weight file: it starts with {head[:12]!r}, which is neither safetensors nor a "
         f"PyTorch checkpoint; download it again"
     )
 
@@ -51,7 +51,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     except SafetensorError as error:
         raise WeightsError(f"{path} is truncated or damaged ({error}); download it again") from error
     except (AttributeError, TypeError) as error:  # Types that numpy lacks, like float8.
-        raise WeightsError(f"{path} holds tensors that numpy cannot ({error}); save them as float32") from error
+        raise WeightsError(f"{path} holds a type of tensor that numpy lacks ({error}); save it as float32") from error
 
 
 def _read_pickle(path: Path) -> dict[str, np.ndarray]:
@@ -60,18 +60,18 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     except ImportError as error:
         raise ImportError(
             f"{path} is a PyTorch pickle, which only torch opens: pip install 'superpoint-jax[pickle]'. Or convert it "
-            f"once where torch is installed (superpoint-jax convert): safetensors need no torch"
+            f"on a machine that has torch (superpoint-jax convert): safetensors need no torch"
         ) from error
     try:
         with warnings.catch_warnings():
-            # It reads other protocols than its own, or raises; that it says so too is of no use to the caller.
+            # torch reads other pickle protocols, or raises an error; its warning does not help the caller.
             warnings.filterwarnings("ignore", "Detected pickle protocol")
             with torch.serialization.safe_globals(_number_globals()):
                 contents = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} is damaged, or holds objects other than tensors, which could run code and are not opened; save "
-            f"its state dict alone (torch.save(model.state_dict(), ...))"
+            f"only the state dict (torch.save(model.state_dict(), ...))"
         ) from error
     except Exception as error:  # A damaged pickle or archive can raise nearly anything.
         reason = str(error).strip().split("\n")[0]
@@ -80,7 +80,7 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
 
 
 def _number_globals() -> list[Any]:
-    """What a numpy number in a pickle is made of, which runs no code: training checkpoints hold some as figures."""
+    """The globals of a numpy number in a pickle, which run no code. The metrics in training checkpoints need them."""
     scalar = np.float64(0).__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
     kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
@@ -97,7 +97,7 @@ def _to_numpy(contents: Any, path: Path) -> dict[str, np.ndarray]:
     other = [str(key) for key, value in contents.items() if not isinstance(value, torch.Tensor)]
     if other:
         raise WeightsError(
-            f"{path} holds {', '.join(other[:5])}{', ...' if len(other) > 5 else ''}, which are no tensors; a flat "
+            f"{path} holds {', '.join(other[:5])}{', ...' if len(other) > 5 else ''}, which are not tensors; a flat "
             f"state dict is needed (torch.save(checkpoint[...], ...) of the part that holds the weights)"
         )
     # numpy has no bfloat16, and float32 holds every value of the shorter types.

@@ -21,27 +21,27 @@ transformers = pytest.importorskip("transformers")
 
 PAGE = Path(__file__).parents[2] / "docs" / "from_huggingface.md"
 ROWS = {
-    "`torch.no_grad()` keeps": "test_no_gradients_are_recorded",
+    "`torch.no_grad()` switches": "test_no_gradients_are_recorded",
     "the model takes torch": "test_torch_in_torch_out_else_jax",
     "`return_tensors` is": "test_kinds_of_arrays",
     "pixel_values are": "test_channels_last_and_bytes",
-    "`data_format` says": "test_data_format",
+    "`data_format` has": "test_data_format",
     "the number of rows": "test_rows_under_jit",
     "options of the configuration": "test_options_are_read_at_every_call",
     "`max_keypoints=0`": "test_no_keypoints_wanted",
     "unknown arguments": "test_unknown_arguments",
-    "values from 0 to 255": "test_values_from_0_to_255",
+    "floats from 0 to 255": "test_values_from_0_to_255",
     "floats in [0, 1]": "test_floats_are_divided_again",
     "an unknown filter": "test_an_unknown_filter",
     "before torchvision 0.27": "test_lanczos",
-    "a palette's numbers": "test_a_palette",
+    "the indices of a palette": "test_a_palette",
     "gray and coloured": "test_gray_among_coloured",
-    "addresses of images": "test_addresses",
+    "images are downloaded": "test_addresses",
     "`AutoModel` refuses": "test_auto_model",
     "`proxies` is": "test_proxies",
     '`dtype="float16"`': "test_float16",
     "random weights": "test_random_weights",
-    "equal scores": "test_equal_scores",
+    "among equal scores": "test_equal_scores",
     "there is no training": "test_training",
     "a model is a": "test_a_model_is_a_pytree",
 }
@@ -151,7 +151,7 @@ def test_floats_are_divided_again(photos):
 
 def test_an_unknown_filter(photos):
     Pil()(photos["coffee"], resample="sharp")
-    with pytest.raises(ValueError, match="resample='sharp' is no filter of Pillow"):
+    with pytest.raises(ValueError, match="resample='sharp' is not a filter of Pillow"):
         hf.SuperPointImageProcessorPil()(photos["coffee"], resample="sharp")
 
 
