@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from superpoint_jax import openvino
@@ -28,6 +29,8 @@ class BulkOptions(Matching):
         dtype: Compute type; the model's own by default.
         engine: What computes the network; see `superpoint_jax.openvino.choose`.
         descriptors: Type in which descriptors are kept.
+        masks: Folder of masks by COLMAP's rule: `a/b.jpg.png` for the image `a/b.jpg`. There are no keypoints where a
+            mask is 0. Images without a mask are extracted whole.
         batch: Images per batch; by default 1 per device on a CPU and 32 per device otherwise.
         part: Images per part, about. When a run is killed, at most one part is lost and done again.
         max_shapes: Largest number of array shapes; each is compiled once.
@@ -46,6 +49,7 @@ class BulkOptions(Matching):
     dtype: ComputeDtype | None = None
     engine: openvino.Engine = "auto"
     descriptors: Literal["float16", "float32"] = "float16"
+    masks: Path | None = None
     batch: int | None = None
     part: int = 256
     max_shapes: int = 8
@@ -56,6 +60,8 @@ class BulkOptions(Matching):
 
     def __post_init__(self) -> None:
         self.check()
+        if self.masks is not None and not self.masks.is_dir():
+            raise ValueError(f"masks={str(self.masks)!r}: no such folder")
         if self.max_keypoints < 1 and self.max_keypoints != -1:
             raise ValueError(f"max_keypoints={self.max_keypoints}; at least 1 is needed, or -1 for all")
         check_resize(self.resize, upscale=self.upscale)

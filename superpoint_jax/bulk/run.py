@@ -24,7 +24,7 @@ from superpoint_jax.bulk.options import BulkReport as BulkReport
 from superpoint_jax.bulk.outputs import output_for
 from superpoint_jax.bulk.pairs import PairCount, read_pairs
 from superpoint_jax.bulk.parts import Parts
-from superpoint_jax.bulk.reading import Reader
+from superpoint_jax.bulk.reading import Read, Reader
 from superpoint_jax.bulk.sources import find_images
 from superpoint_jax.bulk.writing import Writer, full_disk_explained
 from superpoint_jax.features import Keypoints
@@ -32,6 +32,7 @@ from superpoint_jax.model import SuperPoint
 from superpoint_jax.photos.batches import default_batch, extract_batch
 from superpoint_jax.photos.pixels import prepared
 from superpoint_jax.photos.plan import Batch, Plan, Shape, make_plan, names_of
+from superpoint_jax.photos.regions import find_mask
 from superpoint_jax.processing import SuperPointImageProcessor
 
 BATCHES_AHEAD = 3
@@ -98,7 +99,9 @@ def extract_files(
     failures: dict[str, str] = {}
     with (
         Parts(target.parts_folder, target.options, lock=lock) as parts,
-        Reader(images.root, processor, workers=options.workers, max_pixels=options.max_pixels) as reader,
+        Reader(
+            images.root, processor, workers=options.workers, max_pixels=options.max_pixels, masks=options.masks
+        ) as reader,
     ):
         done = target.done() | parts.done()
         # The plan covers all images, so that it is the same in every shard and after every interruption.
@@ -114,6 +117,9 @@ def extract_files(
         before = len(done.intersection(images.names))
         _tell_plan(tell, plan, before=before)
         tell(network.description)
+        if options.masks is not None:
+            masked = sum(find_mask(options.masks, name) is not None for name in images.names)
+            tell(f"{masked} of {len(images.names)} images have a mask in {options.masks}")
         work = Work(images.root, target.parts_folder, target.options, processor, options)
         if executor is None:
             extracted = run_parts(mine, network, reader, parts, originals, options, failures, progress)
@@ -184,14 +190,20 @@ class PlacedNetwork:
         self.config_options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         model.config.replace(**self.config_options)  # Refuses options out of range before any work.
 
-    def __call__(self, pixels: Sequence[np.ndarray], shape: Shape) -> Keypoints:
-        """Keypoints of at most `rows` images, in arrays of this shape. The result is dispatched, not waited for."""
+    def __call__(
+        self, pixels: Sequence[np.ndarray], shape: Shape, regions: Sequence[np.ndarray | None] | None = None
+    ) -> Keypoints:
+        """Keypoints of at most `rows` images, in arrays of this shape. The result is dispatched, not waited for.
+
+        Each image may have a region, as the network sees it, in which keypoints may be.
+        """
         return extract_batch(
             self._model,
             pixels,
             shape,
             self.rows,
             place=partial(jax.device_put, device=self._split),
+            regions=regions,
             **self.config_options,
         )
 
@@ -236,18 +248,19 @@ def run_parts(
         for part in plan:
             for batch in part:
                 handles = next(stream)
-                pixels = []
+                read: list[tuple[str, Read]] = []
                 for name, handle in zip(batch.names, handles, strict=True):
                     found = handle()
                     if isinstance(found, str):
                         failures[name] = found
                         bar.update()
                     else:
-                        pixels.append((name, found))
-                if not pixels:
+                        read.append((name, found))
+                if not read:
                     continue
-                names = [name for name, _ in pixels]
-                found = network([image for _, image in pixels], batch.shape)
+                names = [name for name, _ in read]
+                regions = None if options.masks is None else [one.region for _, one in read]
+                found = network([one.pixels for _, one in read], batch.shape, regions)
                 writer.add(names, [originals[name] for name in names], found)
             writer.end_part()
         return writer.finish()
@@ -275,6 +288,7 @@ def _identity(
     return {
         "weights": digest.hexdigest()[:16],
         "descriptors": options.descriptors,
+        **({} if options.masks is None else {"masks": str(options.masks.resolve())}),
         **{f"config.{name}": getattr(config, name) for name in fields},
         **{f"processor.{name}": value for name, value in processor.to_dict().items() if name != "pad_multiple"},
     }

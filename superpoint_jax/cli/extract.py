@@ -24,6 +24,7 @@ def extract(
     output: Output,
     extraction: tyro.conf.OmitArgPrefixes[Extraction] = Extraction(),
     descriptors: Literal["float16", "float32"] = "float16",
+    masks: OptionalPath = None,
     matching: tyro.conf.OmitArgPrefixes[Matching] = Matching(),
     root: OptionalPath = None,
     batch: int | None = None,
@@ -51,6 +52,8 @@ def extract(
             Parquet files.
         extraction: How keypoints are found.
         descriptors: Type in which descriptors are kept.
+        masks: Folder with a mask for each photo by COLMAP's rule: FOLDER/a/b.jpg.png for a/b.jpg. No keypoint lies
+            where a mask is black (0). Photos without a mask are used whole.
         matching: Which photos are matched for a COLMAP database, and what a match has to pass.
         root: The folder that names are relative to; by default the given folder, the folder of the list, or the part of
             the pattern before its first wildcard.
@@ -79,6 +82,7 @@ def extract(
             engine=extraction.engine,
             descriptors=descriptors,
             **dataclasses.asdict(matching),
+            masks=masks,
             batch=batch,
             part=part,
             max_shapes=max_shapes,
