@@ -163,10 +163,11 @@ def detect(
     *,
     config: SuperPointConfig,
     keypoint_threshold: Threshold | None = None,
+    region: Bool[Array, "b _h _w"] | None = None,
 ) -> tuple[Float[Array, "b k 2"], Float[Array, "b k"], Bool[Array, "b k"], Int[Array, " b"]]:
     """Keypoints from keypoint logits: (keypoints_xy, scores, mask, num_detected); see `select_keypoints`."""
     scores = score_map(logits, rule=config.score_rule)
-    return select_keypoints(scores, image_sizes, config=config, keypoint_threshold=keypoint_threshold)
+    return select_keypoints(scores, image_sizes, config=config, keypoint_threshold=keypoint_threshold, region=region)
 
 
 def select_keypoints(
@@ -175,6 +176,7 @@ def select_keypoints(
     *,
     config: SuperPointConfig,
     keypoint_threshold: Threshold | None = None,
+    region: Bool[Array, "b _h _w"] | None = None,
 ) -> tuple[Float[Array, "b k 2"], Float[Array, "b k"], Bool[Array, "b k"], Int[Array, " b"]]:
     """Keypoints from a score map: (keypoints_xy, scores, mask, num_detected).
 
@@ -185,7 +187,7 @@ def select_keypoints(
     image, replaces that of the configuration and may be traced.
     """
     shape = (scores.shape[1], scores.shape[2])
-    kept = keypoint_mask(scores, image_sizes, config=config, keypoint_threshold=keypoint_threshold)
+    kept = keypoint_mask(scores, image_sizes, config=config, keypoint_threshold=keypoint_threshold, region=region)
     num_detected = jnp.sum(kept, axis=(1, 2), dtype=jnp.int32)
 
     k = capacity(shape, config)
@@ -213,8 +215,13 @@ def keypoint_mask(
     *,
     config: SuperPointConfig,
     keypoint_threshold: Threshold | None = None,
+    region: Bool[Array, "b _h _w"] | None = None,
 ) -> Bool[Array, "b h w"]:
-    """True where the score map has a keypoint: above the threshold, not suppressed, not at the border."""
+    """True where the score map has a keypoint: above the threshold, not suppressed, not at the border, in the region.
+
+    The region, which may be larger than the score map, is the last test: what lies outside it still suppresses its
+    neighbours, so that the keypoints inside are those that the image has without a region.
+    """
     scores = lax.stop_gradient(scores)
     shape = (scores.shape[1], scores.shape[2])
     threshold = config.keypoint_threshold if keypoint_threshold is None else keypoint_threshold
@@ -227,7 +234,8 @@ def keypoint_mask(
     else:
         kept = suppress_three_pass(jnp.where(exists, scores, -jnp.inf), config.nms_radius)
         kept = above(kept) & (kept > 0)
-    return kept & border_mask(shape, image_sizes, config.border_removal_distance, rule=config.border_rule)
+    kept &= border_mask(shape, image_sizes, config.border_removal_distance, rule=config.border_rule)
+    return kept if region is None else kept & region[:, : shape[0], : shape[1]]
 
 
 def refine_soft_argmax(

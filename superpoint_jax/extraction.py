@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,17 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from superpoint_jax.config import CELL_PX, NETWORK_FIELDS, SuperPointConfig
 from superpoint_jax.description import sample_descriptors
 from superpoint_jax.detection import Threshold, checked_threshold, detect
-from superpoint_jax.enlargement import enlarge
+from superpoint_jax.enlargement import enlarge, enlarged_shape
 from superpoint_jax.features import DenseFeatures, Keypoints
 from superpoint_jax.model import SuperPoint, check_images, to_gray
 from superpoint_jax.openvino import CompiledSuperPoint
 from superpoint_jax.processing.coordinates import rescale_keypoints
 from superpoint_jax.processing.host import check_range
+from superpoint_jax.regions import check_region, enlarged_region
 from superpoint_jax.sharding import placed_like
 
 
@@ -30,6 +32,7 @@ def extract(
     images: Float[Array | np.ndarray, "b h w c"] | UInt8[Array | np.ndarray, "b h w c"],
     *,
     image_sizes: Int[Array | np.ndarray, "b 2"] | None = None,
+    region: Bool[Array | np.ndarray, "b h w"] | None = None,
     keypoint_threshold: Threshold | None = None,
     output_hidden_states: bool = False,
     **options: Any,
@@ -47,6 +50,10 @@ def extract(
             there are no keypoints.
         image_sizes: True (height, width) of each image, in the top-left corner of its array. The values outside are
             ignored.
+        region: Mask of where keypoints may be, in pixels of the array passed in; it may be traced. A keypoint is kept
+            if its pixel is True (before any refinement). That happens before the cut to K rows, so that the rows are
+            filled from the region. `num_detected` counts the keypoints in the region. The network still sees the whole
+            image, so the keypoints are those that the image has there without a region.
         keypoint_threshold: Smallest score of a keypoint, one for all images or one per image [B]; by default the
             model's. It may be traced, and a new value needs no compilation.
         output_hidden_states: Also return the output of each encoder block.
@@ -60,20 +67,34 @@ def extract(
     """
     check_images(images, image_sizes)
     check_values(images)
-    rules = model.rules.replace(**options)
-    for name in NETWORK_FIELDS:
-        given, fixed = getattr(rules, name), getattr(model.rules, name)
-        if given != fixed:
-            raise ValueError(f"{name}={given} can't be set here: this model has {fixed}; build another SuperPoint")
+    if region is not None:
+        check_region(region, images.shape)
+    rules = rules_of(model, options)
     threshold = model.keypoint_threshold[...] if keypoint_threshold is None else keypoint_threshold
     return _extract(
         model,
         images,
         image_sizes,
+        region,
         checked_threshold(threshold, images.shape[0]),
         rules=rules,
         output_hidden_states=output_hidden_states,
     )
+
+
+def rules_of(model: SuperPoint | CompiledSuperPoint, options: Mapping[str, Any]) -> SuperPointConfig:
+    """The rules of the model with other options.
+
+    Raises:
+        ValueError: An option is out of range or fixed by the weights.
+        TypeError: An option does not exist.
+    """
+    rules = model.rules.replace(**options)
+    for name in NETWORK_FIELDS:
+        given, fixed = getattr(rules, name), getattr(model.rules, name)
+        if given != fixed:
+            raise ValueError(f"{name}={given} can't be set here: this model has {fixed}; build another SuperPoint")
+    return rules
 
 
 def check_values(images: Any) -> None:
@@ -92,25 +113,33 @@ def decode(
     *,
     config: SuperPointConfig,
     keypoint_threshold: Threshold | None = None,
+    region: Bool[Array, "b _h _w"] | None = None,
 ) -> Keypoints:
     """Keypoints from the dense features of images of (height, width) `image_sizes`, by the rules of the configuration.
 
     Cells whose features are not finite have no keypoint and a descriptor of zero. A `keypoint_threshold` replaces that
-    of the configuration, and may be traced.
+    of the configuration, and may be traced. A `region`, at the size that the network saw, says where keypoints may be.
     """
 
-    def decoded(dense: DenseFeatures, image_sizes: Array, keypoint_threshold: Threshold | None) -> Keypoints:
-        return _decode(dense, image_sizes, keypoint_threshold, config=config)
+    def decoded(
+        dense: DenseFeatures, image_sizes: Array, keypoint_threshold: Threshold | None, region: Array | None
+    ) -> Keypoints:
+        return _decode(dense, image_sizes, keypoint_threshold, region, config=config)
 
-    return placed_like(dense.logits, decoded)(dense, image_sizes, keypoint_threshold)
+    return placed_like(dense.logits, decoded)(dense, image_sizes, keypoint_threshold, region)
 
 
 def _decode(
-    dense: DenseFeatures, image_sizes: Array, keypoint_threshold: Threshold | None, *, config: SuperPointConfig
+    dense: DenseFeatures,
+    image_sizes: Array,
+    keypoint_threshold: Threshold | None,
+    region: Array | None,
+    *,
+    config: SuperPointConfig,
 ) -> Keypoints:
-    dense = _finite(dense)
+    dense = finite_features(dense)
     keypoints, scores, mask, num_detected = detect(
-        dense.logits, image_sizes, config=config, keypoint_threshold=keypoint_threshold
+        dense.logits, image_sizes, config=config, keypoint_threshold=keypoint_threshold, region=region
     )
     # A small image may have fewer pixels than there are rows.
     used = min(keypoints.shape[1], math.prod(dense.logits.shape[1:3]) * CELL_PX**2)
@@ -129,7 +158,8 @@ def _decode(
     )
 
 
-def _finite(dense: DenseFeatures) -> DenseFeatures:
+def finite_features(dense: DenseFeatures) -> DenseFeatures:
+    """The dense features, where cells that are not finite have no keypoint and a descriptor of zero."""
     finite = jnp.isfinite(dense.logits).all(-1, keepdims=True) & jnp.isfinite(dense.descriptors).all(-1, keepdims=True)
     nothing = jnp.full(dense.logits.shape[-1], -jnp.inf).at[-1].set(0)[None, None, None]
     return dataclasses.replace(
@@ -144,11 +174,39 @@ def _extract(
     model: SuperPoint | CompiledSuperPoint,
     images: Array | np.ndarray,
     image_sizes: Array | np.ndarray | None,
+    region: Array | np.ndarray | None,
     keypoint_threshold: Threshold,
     *,
     rules: SuperPointConfig,
     output_hidden_states: bool,
 ) -> Keypoints:
+    dense, given, seen = dense_features(
+        model, images, image_sizes, rules=rules, output_hidden_states=output_hidden_states
+    )
+    if region is not None:
+        region = jnp.asarray(region)
+        if rules.enlarge != 1:
+            shape = enlarged_shape((images.shape[1], images.shape[2]), rules.enlarge)
+            region = placed_like(dense.logits, partial(enlarged_region, shape=shape))(region, given, seen)
+    found = decode(dense, seen, config=rules, keypoint_threshold=keypoint_threshold, region=region)
+    if rules.enlarge == 1:
+        return found
+    keypoints_xy = jnp.where(found.mask[..., None], rescale_keypoints(found.keypoints, seen, given), 0)
+    return dataclasses.replace(found, keypoints=keypoints_xy, image_sizes=given)
+
+
+def dense_features(
+    model: SuperPoint | CompiledSuperPoint,
+    images: Array | np.ndarray,
+    image_sizes: Array | np.ndarray | None,
+    *,
+    rules: SuperPointConfig,
+    output_hidden_states: bool = False,
+) -> tuple[DenseFeatures, Int[Array, "b 2"], Int[Array, "b 2"]]:
+    """The output of the network, and (height, width) of the images as they are given and as the network sees them.
+
+    The two sizes differ if the rules enlarge the images.
+    """
     # Converted here and not in the model, because the model only knows its own rule.
     images = to_gray(images, rules.channel_rule)
     whole = jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
@@ -162,8 +220,4 @@ def _extract(
         dtype=rules.dtype,
         output_hidden_states=output_hidden_states,
     )
-    found = decode(dense, seen, config=rules, keypoint_threshold=keypoint_threshold)
-    if rules.enlarge == 1:
-        return found
-    keypoints_xy = jnp.where(found.mask[..., None], rescale_keypoints(found.keypoints, seen, given), 0)
-    return dataclasses.replace(found, keypoints=keypoints_xy, image_sizes=given)
+    return dense, given, seen

@@ -232,6 +232,31 @@ def check_extract_over_meshes():
             assert_manual(extract, expected, *arguments, replicated=(network(),))
 
 
+def check_extract_in_a_region():
+    """Under transformations, over meshes, and enlarged."""
+    size = (240, 320)
+    images, sizes = batch(size), image_sizes(size)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    region = jnp.asarray(np.stack([columns < 150, rows < 120, (rows + columns) % 90 < 60, rows > 30]))
+    for options in ({}, {"enlarge": 1.5}):
+
+        def within(model, images, region, sizes, options=options):
+            return extract(model, images, sizes, region=region, **options)
+
+        expected = within(network(), images, region, sizes)
+        hlo = assert_automatic(within, expected, images, region, sizes, replicated=(network(),))
+        assert convolution_batches(hlo) <= {1}, "each device computes its own images"
+        assert_explicit(within, expected, images, region, sizes, replicated=(network(),))
+        assert_manual(within, expected, images, region, sizes, replicated=(network(),))
+        one_by_one = jax.vmap(lambda *each, call=within: call(network(), *(leaf[None] for leaf in each))[0])
+        assert_same_keypoints(one_by_one(images, region, sizes), expected)
+    _, out = jax.lax.scan(lambda n, mask: (n + 1, extract(network(), images, region=mask).scores), 0, region[None])
+    np.testing.assert_allclose(out[0], extract(network(), images, region=region).scores, atol=2e-5)
+    gradient = jax.grad(lambda x: jnp.sum(extract(network(), x, region=region).scores))(images)
+    assert np.isfinite(gradient).all()
+    assert np.asarray(gradient).any()
+
+
 def check_gradient_over_meshes():
     images, _ = batch((240, 320)), network()
 

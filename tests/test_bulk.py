@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import itertools
 import json
 from collections import Counter
 
@@ -16,9 +17,11 @@ import superpoint_jax as sp
 from superpoint_jax.bulk import BulkOptions, extract_files, writing
 from superpoint_jax.bulk import parts as parts_module
 from superpoint_jax.bulk.hloc import ImageFeatures, names_in, read_features, write_features
+from superpoint_jax.bulk.pairs import read_pairs
 from superpoint_jax.bulk.parts import Conflict, Parts
 from superpoint_jax.bulk.sources import find_images
 from superpoint_jax.photos.plan import choose_shapes, make_plan, names_of
+from tests.room import render_views
 
 OPTIONS = BulkOptions(
     max_keypoints=30, batch=4, part=4, max_shapes=3, workers=0, devices=1, engine="xla", descriptors="float32"
@@ -386,8 +389,9 @@ def test_a_colmap_database_has_keypoints_with_its_origin_and_matches(folder, mod
     pycolmap = pytest.importorskip("pycolmap")
 
     _run(folder, tmp_path / "f.h5", model, processor)
-    options = dataclasses.replace(OPTIONS, matches="sequential")
-    _run(folder, tmp_path / "f.db", model, processor, options)
+    options = dataclasses.replace(OPTIONS, matches="sequential", ratio=0.95)
+    report = _run(folder, tmp_path / "f.db", model, processor, options)
+    assert report.pairs_tried == 45  # All of ten images, because each is within ten of every other.
     database = pycolmap.Database.open(tmp_path / "f.db")
     images = {image.name: image for image in database.read_all_images()}
     expected = _contents(tmp_path / "f.h5")
@@ -401,11 +405,132 @@ def test_a_colmap_database_has_keypoints_with_its_origin_and_matches(folder, mod
     a, b = names[:2]
     found = database.read_matches(images[a].image_id, images[b].image_id)
     similarity = expected[a].descriptors @ expected[b].descriptors.T
-    rows = np.flatnonzero(similarity.argmax(0)[similarity.argmax(1)] == np.arange(len(similarity)))
-    np.testing.assert_array_equal(found, np.stack([rows, similarity.argmax(1)[rows]], axis=1))
+    nearest = similarity.argmax(1)
+    distances = np.sqrt(np.maximum(2 - 2 * np.sort(similarity, axis=1), 0))
+    passed = distances[:, -1] < 0.95 * distances[:, -2]
+    mutual = similarity.argmax(0)[nearest] == np.arange(len(similarity))
+    rows = np.flatnonzero(mutual & passed)
+    assert 0 < len(rows) < mutual.sum()
+    np.testing.assert_array_equal(found, np.stack([rows, nearest[rows]], axis=1))
     database.close()
     with pytest.raises(Conflict, match="a database is not extended"):
         _run(folder, tmp_path / "f.db", model, processor, options)
+
+
+@pytest.fixture(scope="module")
+def views_and_others(photos, tmp_path_factory):
+    """Four views of one room, v0.png to v3.png, in a folder with four unrelated photos."""
+    folder = tmp_path_factory.mktemp("views") / "photos"
+    render_views(folder, photos)
+    for i in range(8):
+        path = folder / f"{i}.png"
+        path.rename(folder / f"v{i}.png") if i < 4 else path.unlink()
+    for name in ("camera", "chelsea", "rocket", "motorcycle"):
+        Image.fromarray(photos[name]).save(folder / f"{name}.png")
+    return folder
+
+
+def _verified(path) -> dict[tuple[str, str], int]:
+    """The number of verified matches of each pair of images that has a two-view geometry in a database."""
+    import pycolmap
+
+    database = pycolmap.Database.open(path)
+    names = {image.image_id: image.name for image in database.read_all_images()}
+    pairs, counts = database.read_two_view_geometry_num_inliers()
+    database.close()
+    ids = map(pycolmap.pair_id_to_image_pair, pairs)
+    return {tuple(sorted((names[a], names[b]))): count for (a, b), count in zip(ids, counts, strict=True)}
+
+
+def test_only_views_of_one_scene_become_verified_pairs(views_and_others, processor, tmp_path):
+    pytest.importorskip("pycolmap")
+    options = BulkOptions(max_keypoints=600, matches="exhaustive", workers=0, devices=1, engine="xla")
+    ours = sp.from_pretrained()
+    report = _run(views_and_others, tmp_path / "f.db", ours, processor, options)
+    assert (report.pairs_tried, report.pairs_verified) == (28, 6)
+    verified = _verified(tmp_path / "f.db")
+    assert set(verified) == set(itertools.combinations([f"v{i}.png" for i in range(4)], 2))
+    assert min(verified.values()) >= 15
+    # With a demand that no pair meets, none is written; the next views of the room have most matches, below 600.
+    strict = dataclasses.replace(options, min_verified=601)
+    assert _run(views_and_others, tmp_path / "strict.db", ours, processor, strict).pairs_verified == 0
+    assert _verified(tmp_path / "strict.db") == {}
+    # Without any test, as it once was, photos that share nothing are verified too.
+    loose = dataclasses.replace(options, ratio=None)
+    assert _run(views_and_others, tmp_path / "loose.db", ours, processor, loose).pairs_verified > 6
+
+
+def test_a_list_of_pairs_says_what_is_matched(folder, model, processor, tmp_path):
+    pycolmap = pytest.importorskip("pycolmap")
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("sub/a.png a.png\n\n# a comment\n0.png 1.png\na.png sub/a.png\n")
+    options = dataclasses.replace(OPTIONS, pairs=pairs, ratio=None)
+    assert _run(folder, tmp_path / "f.db", model, processor, options).pairs_tried == 2
+    database = pycolmap.Database.open(tmp_path / "f.db")
+    ids = {image.name: image.image_id for image in database.read_all_images()}
+    assert database.num_matched_image_pairs() == 2
+    assert len(database.read_matches(ids["sub/a.png"], ids["a.png"])) > 0
+    assert len(database.read_matches(ids["0.png"], ids["1.png"])) > 0
+    database.close()
+
+
+def test_names_with_spaces_are_paired(tmp_path):
+    (tmp_path / "pairs.txt").write_text("my photo 1.jpg my photo 2.jpg\n")
+    assert read_pairs(tmp_path / "pairs.txt", ["my photo 1.jpg", "my photo 2.jpg"]) == [
+        ("my photo 1.jpg", "my photo 2.jpg")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.png b.jpg\na.png gone.png\n", "line 2: there is no image 'gone.png'"),
+        ("x.png y.png\n", "line 1: there is no image 'x.png' and no image 'y.png'"),
+        ("a.png\n", "line 1: 'a.png' is one name; two names of images are needed"),
+        ("a.png a.png\n", "line 1: 'a.png' is paired with itself"),
+        ("a.png b.jpg 0.png\n", "line 1: there is no image 'a.png b.jpg 0.png'"),
+        ("# nothing\n", "no pairs"),
+    ],
+)
+def test_a_wrong_list_of_pairs_is_told_before_the_work(text, message, folder, model, processor, tmp_path):
+    (tmp_path / "pairs.txt").write_text(text)
+    options = dataclasses.replace(OPTIONS, pairs=tmp_path / "pairs.txt")
+    with pytest.raises(ValueError, match=message):
+        _run(folder, tmp_path / "f.db", model, processor, options)
+    assert not (tmp_path / "f.db.parts").exists()
+
+
+def test_a_pair_with_an_image_that_can_not_be_read_is_left_out(folder, model, processor, tmp_path):
+    pytest.importorskip("pycolmap")
+    (folder / "bad.png").write_bytes(b"no image")
+    (tmp_path / "pairs.txt").write_text("a.png b.jpg\na.png bad.png\n")
+    options = dataclasses.replace(OPTIONS, pairs=tmp_path / "pairs.txt")
+    report = _run(folder, tmp_path / "f.db", model, processor, options)
+    assert (report.pairs_tried, list(report.failures)) == (1, ["bad.png"])
+
+
+def test_the_command_says_how_many_pairs_were_verified(folder, model, tmp_path, capsys):
+    pytest.importorskip("pycolmap")
+    from superpoint_jax.cli import main
+
+    sp.save_pretrained(model, tmp_path / "weights")
+    arguments = ["extract", str(folder), "-o", str(tmp_path / "f.db"), "--weights", str(tmp_path / "weights")]
+    arguments += ["--max-keypoints", "20", "--workers", "0", "--devices", "1", "--json", str(tmp_path / "report.json")]
+    for wrong, message in (
+        (["--ratio", "2"], "ratio=2.0; above 0 and at most 1 is needed"),
+        (["--min-verified", "0"], "min_verified=0; at least 1"),
+        (["--min-score", "2"], "min_score=2.0; a cosine"),
+        (["--max-distance", "0"], "max_distance=0.0; a positive number"),
+        (["--matches", "sequential", "--pairs", "p.txt"], "exclude each other"),
+        (["--pairs", str(tmp_path / "gone.txt")], "No such file"),
+    ):
+        assert main([*arguments, *wrong]) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+        assert message in line
+    assert main([*arguments, "--matches", "exhaustive", "--max-distance", "0.7", "--min-score", "0.8"]) == 0
+    assert "45 pairs of images tried, 0 verified (with at least 15 matches" in capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["pairs_tried"], report["pairs_verified"]) == (45, 0)
 
 
 def test_the_command_reports_what_failed(folder, bad_files, model, tmp_path, capsys):

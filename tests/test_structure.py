@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ROOMS = [
     {"config", "features", "hub", "sharding"},
-    {"model", "openvino", "detection", "description", "enlargement", "processing", "matching", "geometry"},
+    {"model", "openvino", "detection", "description", "enlargement", "regions", "processing", "matching", "geometry"},
     {"estimation", "example", "stitching", "torch_lightglue", "tracking", "video"},
     {"extraction", "weights"},
     {"photos", "records", "lightglue"},

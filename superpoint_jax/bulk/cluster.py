@@ -104,7 +104,10 @@ class PartExtractor:
         self.work, model = pickle.loads(content)
         self.node = ray.get_runtime_context().get_node_id()[:8]
         self.network = PlacedNetwork(model, self.work.options)
-        self.reader = Reader(self.work.root, self.work.processor, workers=0, max_pixels=self.work.options.max_pixels)
+        options = self.work.options
+        self.reader = Reader(
+            self.work.root, self.work.processor, workers=0, max_pixels=options.max_pixels, masks=options.masks
+        )
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """The number of images extracted from a part, and the failures."""

@@ -2,44 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import itertools
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from superpoint_jax.bulk.hloc import ImageFeatures, read_features
+from superpoint_jax.bulk.pairs import Matching, PairCount, pairs_of
 from superpoint_jax.features import Keypoints
-from superpoint_jax.matching import all_pairs, match
+from superpoint_jax.matching import match
 
-Pairs = Literal["none", "exhaustive", "sequential"]
-SEQUENCE = 10
-"""In sequential pairs, each image is matched with this many next ones."""
 PAIRS_AT_A_TIME = 8
 
 
-def write_database(path: Path, root: Path, features: Mapping[str, Path], *, pairs: Pairs = "none") -> None:
-    """Write a new database with cameras, images, keypoints, and verified matches of the pairs.
+def write_database(
+    path: Path,
+    root: Path,
+    features: Mapping[str, Path],
+    *,
+    matching: Matching | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
+) -> PairCount:
+    """Write a new database with cameras, images, keypoints, and verified matches; return how many pairs there are.
 
     Cameras come from the EXIF data of the images or are guessed by pycolmap. Keypoints are moved by half a pixel,
-    because COLMAP's pixel centres are at 0.5. Matches are mutual nearest neighbours; pycolmap verifies them
-    geometrically.
+    because COLMAP's pixel centres are at 0.5. Matches are mutual nearest neighbours that pass the tests of `matching`.
+    pycolmap verifies them geometrically, with a fixed seed, and only pairs with at least `min_verified` verified
+    matches have a two-view geometry in the database.
 
     Args:
         path: File to write; it must not exist.
         root: The folder that names are relative to.
         features: For each image name, the HDF5 file in hloc's layout that contains its features.
-        pairs: Which images are matched: none, every image with every other, or each with the next ones by name.
+        matching: Which images are matched, and the tests; by default none are.
+        pairs: The names of the images that are matched, instead of what `matching` says. Pairs with an image that has
+            no features are left out.
 
     Raises:
         ImportError: pycolmap or h5py is not installed.
+        ValueError: There are no features, or pycolmap can't open an image.
     """
     import pycolmap
 
+    matching = matching or Matching()
     names = sorted(features)
     if not names:
         raise ValueError("no image could be read: there is nothing to put into a database")
+    chosen: Iterable[tuple[str, str]] = pairs_of(names, matching.matches)
+    if pairs is not None:
+        chosen = ((a, b) for a, b in pairs if a in features and b in features)
     # Otherwise pycolmap logs every step on standard error.
     pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
     pycolmap.Database.open(path).close()
@@ -52,34 +68,51 @@ def write_database(path: Path, root: Path, features: Mapping[str, Path], *, pair
                 raise ValueError(f"pycolmap can't open {root / name}; leave it out, or choose another kind of output")
             (one,) = read_features(features[name], [name])
             database.write_keypoints(ids[name], one.keypoints_xy + np.float32(0.5))
-        matched = []
-        chosen = pairs_of(len(names), pairs)
-        for start in range(0, len(chosen), PAIRS_AT_A_TIME):
-            group = chosen[start : start + PAIRS_AT_A_TIME]
-            for (i, j), found in zip(
-                group, match_files(features, [(names[i], names[j]) for i, j in group]), strict=True
-            ):
-                if len(found):
-                    database.write_matches(ids[names[i]], ids[names[j]], found)
-                    matched.append((names[i], names[j]))
+        tried = _write_matches(database, ids, features, chosen, matching)
     finally:
         database.close()
-    if matched:
-        pycolmap.geometric_verification(path)
+    return PairCount(tried, _verify(path, matching.min_verified) if tried else 0)
 
 
-def pairs_of(count: int, pairs: Pairs) -> list[tuple[int, int]]:
-    """Indices of the images that are matched."""
-    if pairs == "none":
-        return []
-    every = [(int(i), int(j)) for i, j in all_pairs(count)]
-    return [(i, j) for i, j in every if pairs == "exhaustive" or j - i <= SEQUENCE]
+def _write_matches(
+    database: Any,
+    ids: Mapping[str, int],
+    features: Mapping[str, Path],
+    pairs: Iterable[tuple[str, str]],
+    matching: Matching,
+) -> int:
+    """Write the matches of the pairs and return how many pairs there are."""
+    pairs, tried = iter(pairs), 0
+    while group := list(itertools.islice(pairs, PAIRS_AT_A_TIME)):
+        tried += len(group)
+        for (a, b), found in zip(group, match_files(features, group, matching), strict=True):
+            if len(found):
+                database.write_matches(ids[a], ids[b], found)
+    return tried
 
 
-def match_files(features: Mapping[str, Path], pairs: Sequence[tuple[str, str]]) -> list[np.ndarray]:
-    """For each pair the rows of its mutual nearest neighbours, uint32 [M,2]."""
+def _verify(path: Path, min_verified: int) -> int:
+    """Verify all matches of a database, and return how many pairs have enough verified ones; the others are removed."""
+    import pycolmap
+
+    options = pycolmap.TwoViewGeometryOptions()
+    options.min_num_inliers = min_verified
+    options.ransac.random_seed = 0
+    pycolmap.geometric_verification(path, two_view_geometry_options=options)
+    # COLMAP also writes an entry for each pair that it refused. pycolmap can only delete one after the other.
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("DELETE FROM two_view_geometries WHERE rows < ?", (min_verified,))
+        return database.execute("SELECT COUNT(*) FROM two_view_geometries").fetchone()[0]
+
+
+def match_files(
+    features: Mapping[str, Path], pairs: Sequence[tuple[str, str]], matching: Matching | None = None
+) -> list[np.ndarray]:
+    """For each pair the rows of its mutual nearest neighbours that pass the tests of `matching`, uint32 [M,2]."""
+    tests = matching or Matching()
     sides = [_stacked([read_features(features[pair[side]], [pair[side]])[0] for pair in pairs]) for side in (0, 1)]
-    return [found["indices"].astype(np.uint32) for found in match(*sides).to_list()]
+    found = match(*sides, ratio=tests.ratio, max_distance=tests.max_distance, min_score=tests.min_score)
+    return [one["indices"].astype(np.uint32) for one in found.to_list()]
 
 
 def _stacked(images: list[ImageFeatures]) -> Keypoints:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import abc
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from superpoint_jax.bulk.colmap import Pairs, write_database
+from superpoint_jax.bulk.colmap import write_database
 from superpoint_jax.bulk.hloc import names_in, read_features
+from superpoint_jax.bulk.pairs import Matching, PairCount
 from superpoint_jax.bulk.parts import Conflict, Parts, replacing
 
 OPTIONS = "superpoint_jax"
@@ -43,8 +44,8 @@ class Output(abc.ABC):
         """Names of the images that the output already contains."""
 
     @abc.abstractmethod
-    def finish(self, parts: Parts, root: Path) -> None:
-        """Make the output from the parts, and remove the parts."""
+    def finish(self, parts: Parts, root: Path) -> PairCount:
+        """Make the output from the parts, and remove the parts; return how many pairs of images were matched."""
 
     def _need(self, module: str, extra: str) -> None:
         import importlib.util
@@ -88,7 +89,7 @@ class HlocFile(Output):
         """Names in the file."""
         return set(names_in(self.path)) if self.path.exists() else set()
 
-    def finish(self, parts: Parts, root: Path) -> None:
+    def finish(self, parts: Parts, root: Path) -> PairCount:
         """Copy the parts into one file, together with what the file already contains."""
         import h5py
 
@@ -102,6 +103,7 @@ class HlocFile(Output):
                             if name not in file:
                                 part.copy(name, file, name)
         parts.remove()
+        return PairCount(0, 0)
 
 
 class ParquetFolder(Output):
@@ -130,7 +132,7 @@ class ParquetFolder(Output):
         tables = (pyarrow.parquet.read_table(file, columns=["name"]) for file in self._files())
         return {name for table in tables for name in table["name"].to_pylist()}
 
-    def finish(self, parts: Parts, root: Path) -> None:
+    def finish(self, parts: Parts, root: Path) -> PairCount:
         """Turn each part into a Parquet file and then remove the part: at most one part is on the disk twice."""
         import pyarrow.parquet
 
@@ -146,6 +148,7 @@ class ParquetFolder(Output):
                 number += 1
             path.unlink()
         parts.remove()
+        return PairCount(0, 0)
 
     def _files(self) -> list[Path]:
         return sorted(self.path.glob("part-*.parquet")) if self.path.is_dir() else []
@@ -182,7 +185,8 @@ def _table(path: Path, names: list[str], options: Mapping[str, Any]) -> Any:
 class ColmapDatabase(Output):
     """A COLMAP database with cameras, images, keypoints and, on request, matches. Descriptors are not stored in it."""
 
-    pairs: Pairs = "none"
+    matching = Matching()
+    pairs: Sequence[tuple[str, str]] | None = None
 
     def check(self, root: Path) -> None:
         """Refuse a database that exists."""
@@ -194,19 +198,26 @@ class ColmapDatabase(Output):
         """Nothing, because the database is only made at the end."""
         return set()
 
-    def finish(self, parts: Parts, root: Path) -> None:
+    def finish(self, parts: Parts, root: Path) -> PairCount:
         """Write the database from the parts, and remove the parts; see `colmap.write_database`."""
         names = {name: path for path in parts.paths() for name in names_in(path)}
         with replacing(self.path) as temporary:
-            write_database(temporary, root, names, pairs=self.pairs)
+            count = write_database(temporary, root, names, matching=self.matching, pairs=self.pairs)
         parts.remove()
+        return count
 
 
-def output_for(path: Path, options: Mapping[str, Any], *, pairs: Pairs = "none") -> Output:
+def output_for(
+    path: Path,
+    options: Mapping[str, Any],
+    *,
+    matching: Matching | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
+) -> Output:
     """The output of the kind given by the suffix: .h5 or .hdf5, .db, or none for Parquet.
 
     Raises:
-        ValueError: Another suffix.
+        ValueError: Another suffix, or matching for an output that is not a COLMAP database.
     """
     # Converted to what will be read back: tuples become lists in JSON.
     options = json.loads(json.dumps(options))
@@ -216,9 +227,11 @@ def output_for(path: Path, options: Mapping[str, Any], *, pairs: Pairs = "none")
             f"{path}: .h5 (hloc's HDF5), .db (COLMAP) or no suffix (a folder of Parquet files) is needed, "
             f"not {path.suffix}"
         )
-    if pairs != "none" and path.suffix.lower() != ".db":
-        raise ValueError(f"{path}: matches={pairs!r} needs a COLMAP database (.db)")
+    matching = matching or Matching()
+    if matching.wanted and path.suffix.lower() != ".db":
+        wanted = f"matches={matching.matches!r}" if matching.pairs is None else f"pairs={str(matching.pairs)!r}"
+        raise ValueError(f"{path}: {wanted} needs a COLMAP database (.db)")
     output = kinds[path.suffix.lower()](path, options)
     if isinstance(output, ColmapDatabase):
-        output.pairs = pairs
+        output.matching, output.pairs = matching, pairs
     return output

@@ -7,21 +7,33 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from superpoint_jax.photos.pixels import network_size, read_pixels
+from superpoint_jax.photos.regions import find_mask, read_region
 from superpoint_jax.processing.loading import MAX_IMAGE_PIXELS, ImageError, read_size
 from superpoint_jax.processing.processor import SuperPointImageProcessor
+from superpoint_jax.regions import resized_region
 
 T = TypeVar("T")
 CHUNK = 64
 """Number of file headers that a process reads per task."""
 
 
+class Read(NamedTuple):
+    """An image as the network sees it: its pixels [h,w,1 or 3], and where keypoints may be [h,w] if it has a mask."""
+
+    pixels: np.ndarray
+    region: np.ndarray | None
+
+
 class Reader:
-    """Reads the photos of a folder in `workers` other processes, or in this one if that is 0. A context manager."""
+    """Reads the photos of a folder in `workers` other processes, or in this one if that is 0. A context manager.
+
+    With a folder of `masks`, also the mask of each photo that has one.
+    """
 
     def __init__(
         self,
@@ -30,8 +42,9 @@ class Reader:
         *,
         workers: int | None = None,
         max_pixels: int | None = MAX_IMAGE_PIXELS,
+        masks: Path | None = None,
     ) -> None:
-        self.root, self.processor, self.max_pixels = root, processor, max_pixels
+        self.root, self.processor, self.max_pixels, self.masks = root, processor, max_pixels, masks
         count = workers if workers is not None else min(8, os.cpu_count() or 1)
         # Spawned, because this process runs jax's threads and must not be forked.
         context = multiprocessing.get_context("spawn")
@@ -48,9 +61,9 @@ class Reader:
         for result in results:
             yield from result
 
-    def start(self, name: str) -> Callable[[], np.ndarray | str]:
-        """A function that waits for the pixels [h,w,1 or 3] of an image or for the error; reading starts at once."""
-        arguments = (self.root / name, self.processor, self.max_pixels)
+    def start(self, name: str) -> Callable[[], Read | str]:
+        """A function that waits for an image as the network sees it or for the error; reading starts at once."""
+        arguments = (self.root, name, self.processor, self.max_pixels, self.masks)
         if self._pool is None:
             return lambda: _pixels(*arguments)
         future = self._pool.submit(_pixels, *arguments)
@@ -71,7 +84,7 @@ def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _result(future: Future[np.ndarray | str]) -> np.ndarray | str:
+def _result(future: Future[Read | str]) -> Read | str:
     return future.result()
 
 
@@ -99,8 +112,16 @@ def _sizes(
     return found
 
 
-def _pixels(path: Path, processor: SuperPointImageProcessor, max_pixels: int | None) -> np.ndarray | str:
+def _pixels(
+    root: Path, name: str, processor: SuperPointImageProcessor, max_pixels: int | None, masks: Path | None
+) -> Read | str:
+    path = root / name
     try:
-        return read_pixels(path, processor, max_pixels=max_pixels)
+        pixels = read_pixels(path, processor, max_pixels=max_pixels)
+        mask = None if masks is None else find_mask(masks, name)
+        if mask is None:
+            return Read(pixels, None)
+        region = read_region(mask, read_size(path, max_pixels=max_pixels), str(path))
+        return Read(pixels, resized_region(region, pixels.shape[:2]))
     except ValueError as error:
         return str(error)

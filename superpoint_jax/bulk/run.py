@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,100 +19,24 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from superpoint_jax import openvino
-from superpoint_jax.bulk.colmap import Pairs
+from superpoint_jax.bulk.options import BulkOptions as BulkOptions
+from superpoint_jax.bulk.options import BulkReport as BulkReport
 from superpoint_jax.bulk.outputs import output_for
+from superpoint_jax.bulk.pairs import PairCount, read_pairs
 from superpoint_jax.bulk.parts import Parts
-from superpoint_jax.bulk.reading import Reader
+from superpoint_jax.bulk.reading import Read, Reader
 from superpoint_jax.bulk.sources import find_images
 from superpoint_jax.bulk.writing import Writer, full_disk_explained
-from superpoint_jax.config import CELL_PX, ComputeDtype
 from superpoint_jax.features import Keypoints
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.photos.batches import default_batch, extract_batch
-from superpoint_jax.photos.pixels import check_resize, prepared
+from superpoint_jax.photos.pixels import prepared
 from superpoint_jax.photos.plan import Batch, Plan, Shape, make_plan, names_of
+from superpoint_jax.photos.regions import find_mask
 from superpoint_jax.processing import SuperPointImageProcessor
-from superpoint_jax.processing.loading import MAX_IMAGE_PIXELS
-
-if TYPE_CHECKING:
-    pass
 
 BATCHES_AHEAD = 3
 """Number of batches that are decoded while one is extracted."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BulkOptions:
-    """Options of a run.
-
-    Attributes:
-        max_keypoints: At most this many keypoints per image are kept, those with the best scores; -1 keeps all.
-        keypoint_threshold: Smallest score of a keypoint; the model's own by default.
-        nms_radius: Radius of the suppression, in pixels; the model's own by default.
-        resize: Images are reduced to this longer side, in pixels; 0 never reduces. By default the processor's size.
-        upscale: Images whose longer side is below `resize` are also enlarged to it.
-        enlarge: Factor by which images are enlarged before the network; by default the model's own.
-        dtype: Compute type; the model's own by default.
-        engine: What computes the network; see `superpoint_jax.openvino.choose`.
-        descriptors: Type in which descriptors are kept.
-        matches: Only for a COLMAP database: which images are matched; see `colmap.write_database`.
-        batch: Images per batch; by default 1 per device on a CPU and 32 per device otherwise.
-        part: Images per part, about. When a run is killed, at most one part is lost and done again.
-        max_shapes: Largest number of array shapes; each is compiled once.
-        multiple: Heights and widths of arrays are multiples of this, in pixels.
-        workers: Number of processes that decode; by default one per core, at most 8; 0 decodes in this process.
-        devices: Number of devices of this process that are used; all by default.
-        max_pixels: Larger files are refused before they are decoded.
-    """
-
-    max_keypoints: int = 1024
-    keypoint_threshold: float | None = None
-    nms_radius: int | None = None
-    resize: int | None = None
-    upscale: bool = False
-    enlarge: float | None = None
-    dtype: ComputeDtype | None = None
-    engine: openvino.Engine = "auto"
-    descriptors: Literal["float16", "float32"] = "float16"
-    matches: Pairs = "none"
-    batch: int | None = None
-    part: int = 256
-    max_shapes: int = 8
-    multiple: int = 64
-    workers: int | None = None
-    devices: int | None = None
-    max_pixels: int = MAX_IMAGE_PIXELS
-
-    def __post_init__(self) -> None:
-        if self.max_keypoints < 1 and self.max_keypoints != -1:
-            raise ValueError(f"max_keypoints={self.max_keypoints}; at least 1 is needed, or -1 for all")
-        check_resize(self.resize, upscale=self.upscale)
-        least = dict(part=1, max_shapes=1, multiple=CELL_PX, max_pixels=1)
-        least |= {name: 1 for name in ("batch", "devices") if getattr(self, name) is not None}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name}={getattr(self, name)}; at least {value} is needed")
-
-
-@dataclass(frozen=True)
-class BulkReport:
-    """What a run did.
-
-    Attributes:
-        extracted: Number of images that this run extracted.
-        before: Number of images that earlier runs had extracted.
-        failures: For each image that could not be read, the reason by name.
-        shapes: Number of images extracted in arrays of each (height, width).
-        padding: Fraction of the pixels that was padding.
-        finished: Whether the output is complete; after one of several shards it is not.
-    """
-
-    extracted: int
-    before: int
-    failures: Mapping[str, str]
-    shapes: Mapping[Shape, int]
-    padding: float
-    finished: bool
 
 
 def extract_files(
@@ -162,9 +86,10 @@ def extract_files(
     options = options or BulkOptions()
     processor = prepared(processor, options.resize, upscale=options.upscale)
     images = find_images(source, root=root)
+    named = None if options.pairs is None else read_pairs(options.pairs, images.names)
     network = PlacedNetwork(model, options)
     identity = _identity(model, network.config_options, processor, options)
-    target = output_for(Path(output), identity, pairs=options.matches)
+    target = output_for(Path(output), identity, matching=options, pairs=named)
     target.check(images.root)
     index, count = shard or (jax.process_index(), jax.process_count())
     if not 0 <= index < count:
@@ -174,7 +99,9 @@ def extract_files(
     failures: dict[str, str] = {}
     with (
         Parts(target.parts_folder, target.options, lock=lock) as parts,
-        Reader(images.root, processor, workers=options.workers, max_pixels=options.max_pixels) as reader,
+        Reader(
+            images.root, processor, workers=options.workers, max_pixels=options.max_pixels, masks=options.masks
+        ) as reader,
     ):
         done = target.done() | parts.done()
         # The plan covers all images, so that it is the same in every shard and after every interruption.
@@ -190,15 +117,19 @@ def extract_files(
         before = len(done.intersection(images.names))
         _tell_plan(tell, plan, before=before)
         tell(network.description)
+        if options.masks is not None:
+            masked = sum(find_mask(options.masks, name) is not None for name in images.names)
+            tell(f"{masked} of {len(images.names)} images have a mask in {options.masks}")
         work = Work(images.root, target.parts_folder, target.options, processor, options)
         if executor is None:
             extracted = run_parts(mine, network, reader, parts, originals, options, failures, progress)
         else:
             extracted, failed = executor(work, model, [part for part in mine if part], originals, progress)
             failures |= failed
+        matched = PairCount(0, 0)
         if count == 1:
             with full_disk_explained(target.path):
-                target.finish(parts, images.root)
+                matched = target.finish(parts, images.root)
     return BulkReport(
         extracted=extracted,
         before=before,
@@ -206,6 +137,8 @@ def extract_files(
         shapes=plan.shapes,
         padding=plan.padding,
         finished=count == 1,
+        pairs_tried=matched.tried,
+        pairs_verified=matched.verified,
     )
 
 
@@ -257,14 +190,20 @@ class PlacedNetwork:
         self.config_options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         model.config.replace(**self.config_options)  # Refuses options out of range before any work.
 
-    def __call__(self, pixels: Sequence[np.ndarray], shape: Shape) -> Keypoints:
-        """Keypoints of at most `rows` images, in arrays of this shape. The result is dispatched, not waited for."""
+    def __call__(
+        self, pixels: Sequence[np.ndarray], shape: Shape, regions: Sequence[np.ndarray | None] | None = None
+    ) -> Keypoints:
+        """Keypoints of at most `rows` images, in arrays of this shape. The result is dispatched, not waited for.
+
+        Each image may have a region, as the network sees it, in which keypoints may be.
+        """
         return extract_batch(
             self._model,
             pixels,
             shape,
             self.rows,
             place=partial(jax.device_put, device=self._split),
+            regions=regions,
             **self.config_options,
         )
 
@@ -309,18 +248,19 @@ def run_parts(
         for part in plan:
             for batch in part:
                 handles = next(stream)
-                pixels = []
+                read: list[tuple[str, Read]] = []
                 for name, handle in zip(batch.names, handles, strict=True):
                     found = handle()
                     if isinstance(found, str):
                         failures[name] = found
                         bar.update()
                     else:
-                        pixels.append((name, found))
-                if not pixels:
+                        read.append((name, found))
+                if not read:
                     continue
-                names = [name for name, _ in pixels]
-                found = network([image for _, image in pixels], batch.shape)
+                names = [name for name, _ in read]
+                regions = None if options.masks is None else [one.region for _, one in read]
+                found = network([one.pixels for _, one in read], batch.shape, regions)
                 writer.add(names, [originals[name] for name in names], found)
             writer.end_part()
         return writer.finish()
@@ -348,6 +288,7 @@ def _identity(
     return {
         "weights": digest.hexdigest()[:16],
         "descriptors": options.descriptors,
+        **({} if options.masks is None else {"masks": str(options.masks.resolve())}),
         **{f"config.{name}": getattr(config, name) for name in fields},
         **{f"processor.{name}": value for name, value in processor.to_dict().items() if name != "pad_multiple"},
     }

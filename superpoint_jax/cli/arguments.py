@@ -13,10 +13,11 @@ import tyro
 
 import superpoint_jax as sp
 from superpoint_jax import openvino
-from superpoint_jax.cli.errors import told
+from superpoint_jax.cli.errors import CommandError, told
 from superpoint_jax.config import ComputeDtype
 from superpoint_jax.photos.batches import extract_batch
 from superpoint_jax.photos.pixels import prepared, read_pixels
+from superpoint_jax.photos.regions import find_mask
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 OptionalOutput = Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")]
@@ -93,14 +94,38 @@ class Network:
     resize: int | None
     upscale: bool = False
 
-    def __call__(self, images: Sequence[Any]) -> list[sp.Keypoints]:
+    def __call__(self, images: Sequence[Any], regions: Sequence[Path | None] | None = None) -> list[sp.Keypoints]:
         """The keypoints of images; see `superpoint_jax.extract_images`."""
         with told():
             return sp.extract_images(
-                self.network, images, processor=self.processor, resize=self.resize, upscale=self.upscale
+                self.network,
+                images,
+                regions=regions,
+                processor=self.processor,
+                resize=self.resize,
+                upscale=self.upscale,
             )
 
     def frame(self, pixels: np.ndarray) -> sp.Keypoints:
         """The keypoints of a frame at its own size, with a fixed number of rows."""
         seen = read_pixels(pixels, prepared(self.processor, 0))
         return extract_batch(self.network, [seen], seen.shape[:2], 1)[0]
+
+
+def masks_of(images: Sequence[Path], folder: Path | None) -> list[Path | None]:
+    """The mask of each photo in a folder by COLMAP's rule, or None.
+
+    The name of a photo within the folder is its path, or the end of its path. If no photo has a mask, stderr says so.
+    """
+    if folder is None:
+        return [None] * len(images)
+    if not folder.is_dir():
+        raise CommandError(f"{folder}: no such folder")
+    found = []
+    for image in images:
+        parts = [part for part in image.parts if part not in (image.anchor, "..")]
+        ends = (find_mask(folder, "/".join(parts[i:])) for i in range(len(parts)))
+        found.append(next((mask for mask in ends if mask is not None), None))
+    if not any(found):
+        print(f"no photo has a mask in {folder}; that of {images[0]} is {folder / images[0].name}.png", file=sys.stderr)
+    return found

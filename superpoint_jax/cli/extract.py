@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 import tyro
@@ -9,7 +10,7 @@ import tyro
 import superpoint_jax as sp
 from superpoint_jax.bulk import BulkOptions, extract_files
 from superpoint_jax.bulk.cluster import RayExecutor
-from superpoint_jax.bulk.colmap import Pairs
+from superpoint_jax.bulk.pairs import Matching
 from superpoint_jax.cli.arguments import Extraction, OptionalPath, Output
 from superpoint_jax.cli.errors import CommandError, complain, told
 from superpoint_jax.cli.saving import save_json
@@ -23,7 +24,8 @@ def extract(
     output: Output,
     extraction: tyro.conf.OmitArgPrefixes[Extraction] = Extraction(),
     descriptors: Literal["float16", "float32"] = "float16",
-    matches: Pairs = "none",
+    masks: OptionalPath = None,
+    matching: tyro.conf.OmitArgPrefixes[Matching] = Matching(),
     root: OptionalPath = None,
     batch: int | None = None,
     part: int = 256,
@@ -50,7 +52,9 @@ def extract(
             Parquet files.
         extraction: How keypoints are found.
         descriptors: Type in which descriptors are kept.
-        matches: Only for a COLMAP database: match every photo with every other, or each with the next 10 by name.
+        masks: Folder with a mask for each photo by COLMAP's rule: FOLDER/a/b.jpg.png for a/b.jpg. No keypoint lies
+            where a mask is black (0). Photos without a mask are used whole.
+        matching: Which photos are matched for a COLMAP database, and what a match has to pass.
         root: The folder that names are relative to; by default the given folder, the folder of the list, or the part of
             the pattern before its first wildcard.
         batch: Images per batch; by default 1 on a CPU and 32 otherwise.
@@ -77,7 +81,8 @@ def extract(
             dtype=extraction.dtype,
             engine=extraction.engine,
             descriptors=descriptors,
-            matches=matches,
+            **dataclasses.asdict(matching),
+            masks=masks,
             batch=batch,
             part=part,
             max_shapes=max_shapes,
@@ -104,6 +109,11 @@ def extract(
         complain(CommandError(f"and {len(report.failures) - FAILURES_SHOWN} more; --json lists all"))
     where = f"-> {output}" if report.finished else f"in {output}.parts; run once without --shard to finish"
     print(f"{report.extracted} images extracted, {report.before} before, {len(report.failures)} failed {where}")
+    if report.pairs_tried:
+        print(
+            f"{report.pairs_tried} pairs of images tried, {report.pairs_verified} verified (with at least "
+            f"{options.min_verified} matches that agree on a geometry)"
+        )
     content = {
         "extracted": report.extracted,
         "before": report.before,
@@ -111,6 +121,8 @@ def extract(
         "shapes": [{"height": h, "width": w, "images": count} for (h, w), count in report.shapes.items()],
         "padding": report.padding,
         "finished": report.finished,
+        "pairs_tried": report.pairs_tried,
+        "pairs_verified": report.pairs_verified,
     }
     save_json(content, json)
     return 2 if report.failures else 0

@@ -10,7 +10,7 @@ import tyro
 
 import superpoint_jax as sp
 from superpoint_jax import visualization
-from superpoint_jax.cli.arguments import Extraction, OptionalOutput, OptionalPath
+from superpoint_jax.cli.arguments import Extraction, OptionalOutput, OptionalPath, masks_of
 from superpoint_jax.cli.errors import CommandError, told
 from superpoint_jax.cli.saving import check_outputs, save_json, save_picture
 from superpoint_jax.processing import load_image
@@ -28,6 +28,7 @@ def match(
     threshold_px: float = 3.0,
     ratio: float | None = None,
     max_distance: float | None = None,
+    masks: OptionalPath = None,
     extraction: tyro.conf.OmitArgPrefixes[Extraction] = Extraction(),
     max_lines: int = 200,
     json: OptionalPath = None,
@@ -47,6 +48,8 @@ def match(
         ratio: Lowe's ratio test, for example 0.8: the distance to the nearest descriptor must be less than this times
             the distance to the second nearest.
         max_distance: Largest L2 distance between two descriptors.
+        masks: Folder with a mask for each photo by COLMAP's rule: FOLDER/b.jpg.png or FOLDER/a/b.jpg.png for a/b.jpg.
+            No keypoint lies where a mask is black (0).
         extraction: How keypoints are found.
         max_lines: Draw at most this many lines, those of the best inliers, so that the photos stay visible.
         json: Write the result to this file: "images" (objects with "image", "width", "height", and "keypoints", their
@@ -57,7 +60,8 @@ def match(
         raise CommandError(f"max_lines={max_lines}; 0 or more is needed")
     images = image_a, image_b
     check_outputs([path for path in (output, json) if path is not None], images)
-    features = a, b = extraction.load()(images)
+    regions = masks_of(images, masks)
+    features = a, b = extraction.load()(images, regions if any(regions) else None)
     with told():
         matches = sp.match(a, b, ratio=ratio, max_distance=max_distance)
         estimate = _estimate(a, b, matches, model, threshold_px)

@@ -29,6 +29,7 @@ def extract_batch(
     rows: int,
     *,
     place: Callable[[np.ndarray], Any] = jnp.asarray,
+    regions: Sequence[np.ndarray | None] | None = None,
     **options: Any,
 ) -> Keypoints:
     """Keypoints of images [h,w,c], in their pixels, with a fixed number of rows. They are dispatched, not waited for.
@@ -40,6 +41,7 @@ def extract_batch(
         rows: Number of images in the array; the images beyond those given are empty, and their keypoints have no
             meaning.
         place: Function that moves an array to the devices.
+        regions: For each image a bool array [h,w], True where keypoints may be, or None.
         **options: Options of `extract`.
     """
     images = np.zeros((rows, *shape, pixels[0].shape[2]), pixels[0].dtype)
@@ -47,6 +49,8 @@ def extract_batch(
     for row, image in enumerate(pixels):
         images[row, : image.shape[0], : image.shape[1]] = image
         sizes[row] = image.shape[:2]
+    if regions is not None:
+        options["region"] = place(_padded_regions(regions, sizes, (rows, *shape)))
     wanted = options.pop("max_keypoints", None)
     capacity = network.rules.max_keypoints if wanted is None else wanted
     return extract(
@@ -56,6 +60,15 @@ def extract_batch(
         max_keypoints=min(capacity, shape[0] * shape[1]),  # -1, for all keypoints, stays -1.
         **options,
     )
+
+
+def _padded_regions(regions: Sequence[np.ndarray | None], sizes: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """The regions [rows,H,W] of a batch, everything for an image without one."""
+    array = np.ones(shape, bool)
+    for row, (region, (height, width)) in enumerate(zip(regions, sizes, strict=False)):
+        if region is not None:
+            array[row, :height, :width] = region
+    return array
 
 
 def per_image(found: Keypoints, originals: Sequence[Shape]) -> list[Keypoints]:

@@ -7,22 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from superpoint_jax.features import Keypoints
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.openvino import CompiledSuperPoint
 from superpoint_jax.photos.batches import default_batch, extract_batch, per_image
 from superpoint_jax.photos.pixels import network_size, prepared, read_pixels, size_of
-from superpoint_jax.photos.plan import make_plan
+from superpoint_jax.photos.plan import Shape, make_plan
+from superpoint_jax.photos.regions import check_regions, read_region
 from superpoint_jax.processing.host import as_array
 from superpoint_jax.processing.loading import MAX_IMAGE_PIXELS
 from superpoint_jax.processing.processor import SuperPointImageProcessor, as_list
+from superpoint_jax.regions import resized_region
 
 
 def extract_images(
     model: SuperPoint | CompiledSuperPoint,
     images: Any,
     *,
+    regions: Sequence[Any] | None = None,
     processor: SuperPointImageProcessor | None = None,
     resize: int | None = None,
     upscale: bool = False,
@@ -46,6 +50,9 @@ def extract_images(
         images: A list of paths, open files, Pillow images or arrays ([H,W], or [H,W,C] with 1, 3 or 4 channels; uint8,
             uint16, bool, or float in [0, 1]). A single image or an array [B,H,W,C] is also accepted. Files are turned
             upright by their EXIF data; Pillow images are used as they are.
+        regions: For each image a mask of where keypoints may be, or None: an array, path or Pillow image of the image's
+            size, where 0 (or False) is masked. A keypoint is kept if it lies in a pixel that is not masked, before the
+            cut to `max_keypoints`.
         processor: Preprocessing of the images. By default that of the model's configuration, which comes from the
             preprocessor_config.json of the folder that the model was loaded from, if there was one.
         resize: Images are reduced to this longer side, in pixels; 0 never reduces. By default the processor's size
@@ -58,7 +65,8 @@ def extract_images(
         **options: Any option of `extract`: `max_keypoints`, `keypoint_threshold`, `nms_radius`, `dtype`, ...
 
     Raises:
-        ImageError: A file can't be read as an image, or an image is too small; the message names it.
+        ImageError: A file can't be read as an image, an image is too small, or a region has another size; the message
+            names it.
         ValueError: An array is not an image, or an option is out of range.
         TypeError: An option does not exist.
     """
@@ -69,9 +77,10 @@ def extract_images(
         for image in as_list(images)
     ]
     originals = [size_of(image, max_pixels=max_pixels) for image in sources]
-    sizes = {
-        index: network_size(original, processor, _name(sources, index)) for index, original in enumerate(originals)
-    }
+    names = [_name(sources, index) for index in range(len(sources))]
+    if regions is not None:
+        check_regions(regions, originals, names)
+    sizes = {index: network_size(original, processor, names[index]) for index, original in enumerate(originals)}
     rows = default_batch(jax.default_backend()) if batch is None else batch
     if rows < 1:
         raise ValueError(f"batch={batch}; at least 1 is needed")
@@ -80,9 +89,19 @@ def extract_images(
     for part in plan.parts:
         for group in part:
             pixels = [read_pixels(sources[index], processor, max_pixels=max_pixels) for index in group.names]
-            keypoints = extract_batch(model, pixels, group.shape, min(rows, plan.shapes[group.shape]), **options)
+            allowed = None
+            if regions is not None:
+                allowed = [_region(regions[i], originals[i], sizes[i], names[i]) for i in group.names]
+            keypoints = extract_batch(
+                model, pixels, group.shape, min(rows, plan.shapes[group.shape]), regions=allowed, **options
+            )
             found |= zip(group.names, per_image(keypoints, [originals[i] for i in group.names]), strict=True)
     return [found[index] for index in range(len(sources))]
+
+
+def _region(region: Any, original: Shape, seen: Shape, name: str) -> np.ndarray | None:
+    """The region of an image as the network sees it."""
+    return None if region is None else resized_region(read_region(region, original, name), seen)
 
 
 def _name(sources: Sequence[Any], index: int) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import os
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -63,6 +64,40 @@ def load_image(
         ImageError: The file is missing, a directory, unreadable, empty, truncated, damaged or not an image, or has more
             than `max_pixels`.
     """
+    with _decoded(source, max_pixels) as (image, name):
+        try:
+            return to_uint8(image)
+        except ImageError as error:
+            raise ImageError(f"{name}: {error}") from error
+
+
+def load_mask(
+    source: ImageSource | PIL.Image.Image, *, max_pixels: int | None = MAX_IMAGE_PIXELS
+) -> Shaped[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
+    """The values of a mask, upright: gray [H,W] of whatever type the file has, so that no value becomes 0, or RGB.
+
+    A Pillow image is used as it is. Palettes become RGB.
+
+    Raises:
+        ImageError: As `load_image`.
+    """
+    if not isinstance(source, str | os.PathLike) and hasattr(source, "getbands"):
+        return _mask_values(cast("PIL.Image.Image", source))
+    with _decoded(cast(ImageSource, source), max_pixels) as (image, name):
+        try:
+            return _mask_values(image)
+        except ImageError as error:
+            raise ImageError(f"{name}: {error}") from error
+
+
+def _mask_values(image: PIL.Image.Image) -> np.ndarray:
+    deep = image.mode in ("F", "I") or image.mode.startswith("I;16")
+    return np.array(image) if deep else to_uint8(image)
+
+
+@contextmanager
+def _decoded(source: ImageSource, max_pixels: int | None) -> Iterator[tuple[PIL.Image.Image, str]]:
+    """The decoded, upright image of a file, and the name of the file."""
     from PIL import ImageOps
 
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "the image")
@@ -75,10 +110,7 @@ def load_image(
             raise ImageError(f"{name}: truncated or damaged: {_one_line(error)}") from error
         with suppress(Exception):  # If the EXIF data is damaged, the image is not rotated.
             image = ImageOps.exif_transpose(image)
-        try:
-            return to_uint8(image)
-        except ImageError as error:
-            raise ImageError(f"{name}: {error}") from error
+        yield image, name
 
 
 def read_size(source: ImageSource, *, max_pixels: int | None = MAX_IMAGE_PIXELS) -> tuple[int, int]:
