@@ -18,6 +18,7 @@ from superpoint_jax.matching import Matches as Matches
 from superpoint_jax.matching import match as match
 from superpoint_jax.matching import match_pairs as match_pairs
 from superpoint_jax.model import SuperPoint as SuperPoint
+from superpoint_jax.own_keypoints import describe as describe
 from superpoint_jax.photos import extract_images as extract_images
 from superpoint_jax.processing import ImageError as ImageError
 from superpoint_jax.processing import SuperPointImageProcessor as SuperPointImageProcessor

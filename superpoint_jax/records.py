@@ -1,11 +1,15 @@
-"""Keypoints and matches as objects for JSON, as the command line and the page write them."""
+"""Keypoints and matches as objects for JSON, as the command line and the page write them, and keypoints from files."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from superpoint_jax.estimation import Estimate
 from superpoint_jax.features import Keypoints
@@ -34,6 +38,52 @@ def keypoints_record(name: str, found: Keypoints, *, with_descriptors: bool = Fa
     if with_descriptors:
         record["descriptors"] = np.asarray(found.descriptors)[mask].tolist()
     return record
+
+
+def read_keypoints(path: Path) -> Float[np.ndarray, "n 2"]:
+    """The places (x, y) in a file: JSON as `keypoints_record` makes it, alone or in a list of one, or a list of pairs.
+
+    A file with another suffix than .json is text, with x and y on each line, separated by white space or a comma. Empty
+    lines and lines that begin with # are left out.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: There are no places, or one is not two finite numbers.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix.lower() == ".json" else _lines(text)
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are of this kind.
+        raise ValueError(f"{path}: {error}") from error
+    if isinstance(values, list) and len(values) == 1 and isinstance(values[0], dict):
+        (values,) = values
+    if isinstance(values, dict):
+        values = values.get("keypoints")
+    elif isinstance(values, list) and values and isinstance(values[0], dict):
+        raise ValueError(f"{path}: keypoints of {len(values)} photos; those of one are needed")
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"{path}: no keypoints; a list [[x, y], ...] is needed")
+    for row, value in enumerate(values, 1):
+        if not isinstance(value, list) or len(value) != 2 or not all(map(_is_finite, value)):
+            raise ValueError(f"{path}: keypoint {row} is {value}; two finite numbers, x and y, are needed")
+    return np.array(values, np.float64)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _lines(text: str) -> list[list[float]]:
+    """The numbers on each line of a text."""
+    lines = ((number, line.replace(",", " ").split()) for number, line in enumerate(text.splitlines(), 1))
+    found = []
+    for number, parts in lines:
+        if parts and not parts[0].startswith("#"):
+            try:
+                found.append([float(part) for part in parts])
+            except ValueError as error:
+                raise ValueError(f"line {number}: {' '.join(parts)!r} is not x and y") from error
+    return found
 
 
 def matches_record(

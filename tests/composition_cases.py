@@ -257,6 +257,27 @@ def check_extract_in_a_region():
     assert np.asarray(gradient).any()
 
 
+def check_describe():
+    """At places of the caller's, under transformations and over meshes."""
+    size = (240, 320)
+    images, sizes = batch(size), image_sizes(size)
+    places = jax.random.uniform(jax.random.key(0), (BATCH, 50, 2)) * 320
+    mask = jnp.arange(50)[None] < jnp.array([[50], [40], [30], [20]])
+    for options in ({}, {"enlarge": 1.5}):
+
+        def described(model, images, places, mask, sizes, options=options):
+            return sp.describe(model, images, places, mask, image_sizes=sizes, **options)
+
+        expected = described(network(), images, places, mask, sizes)
+        arguments = images, places, mask, sizes
+        hlo = assert_automatic(described, expected, *arguments, replicated=(network(),))
+        assert convolution_batches(hlo) <= {1}, "each device computes its own images"
+        assert_explicit(described, expected, *arguments, replicated=(network(),))
+        assert_manual(described, expected, *arguments, replicated=(network(),))
+        one_by_one = jax.vmap(lambda *each, call=described: call(network(), *(leaf[None] for leaf in each))[0])
+        assert_same_keypoints(one_by_one(*arguments), expected)
+
+
 def check_gradient_over_meshes():
     images, _ = batch((240, 320)), network()
 

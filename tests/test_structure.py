@@ -19,7 +19,7 @@ ROOMS = [
     {"model", "openvino", "detection", "description", "enlargement", "regions", "processing", "matching", "geometry"},
     {"estimation", "example", "stitching", "torch_lightglue", "tracking", "video"},
     {"extraction", "weights"},
-    {"photos", "records", "lightglue"},
+    {"own_keypoints", "photos", "records", "lightglue"},
     {"huggingface", "training", "bulk", "evaluation", "visualization", "export"},
     {"app"},
     {"cli"},

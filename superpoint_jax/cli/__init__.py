@@ -20,6 +20,7 @@ from superpoint_jax.cli.app import app
 from superpoint_jax.cli.compilations import keep_compilations
 from superpoint_jax.cli.convert import convert
 from superpoint_jax.cli.demo import demo
+from superpoint_jax.cli.describe import describe
 from superpoint_jax.cli.detect import detect
 from superpoint_jax.cli.errors import CommandError, complain, told
 from superpoint_jax.cli.export import export
@@ -31,6 +32,7 @@ from superpoint_jax.cli.track import track
 
 COMMANDS = {
     "detect": detect,
+    "describe": describe,
     "match": match,
     "stitch": stitch,
     "track": track,

@@ -15,6 +15,7 @@ import superpoint_jax as sp
 from superpoint_jax import openvino
 from superpoint_jax.cli.errors import CommandError, told
 from superpoint_jax.config import ComputeDtype
+from superpoint_jax.photos import describe_image
 from superpoint_jax.photos.batches import extract_batch
 from superpoint_jax.photos.pixels import prepared, read_pixels
 from superpoint_jax.photos.regions import find_mask
@@ -101,6 +102,18 @@ class Network:
                 self.network,
                 images,
                 regions=regions,
+                processor=self.processor,
+                resize=self.resize,
+                upscale=self.upscale,
+            )
+
+    def describe(self, image: Path, keypoints_xy: np.ndarray) -> sp.Keypoints:
+        """Descriptors at places of a photo; see `superpoint_jax.photos.describe_image`."""
+        with told():
+            return describe_image(
+                self.network,
+                image,
+                keypoints_xy,
                 processor=self.processor,
                 resize=self.resize,
                 upscale=self.upscale,
