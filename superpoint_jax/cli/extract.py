@@ -71,17 +71,12 @@ def extract(
         json: Write what was done, and what failed and why, to this file.
     """
     with told():
+        # Options that both have bear one name, so a new one reaches the run by itself.
+        found_by = {name: value for name, value in dataclasses.asdict(extraction).items() if name != "weights"}
         options = BulkOptions(
-            max_keypoints=extraction.max_keypoints,
-            keypoint_threshold=extraction.keypoint_threshold,
-            nms_radius=extraction.nms_radius,
-            resize=extraction.resize,
-            upscale=extraction.upscale,
-            enlarge=extraction.enlarge,
-            dtype=extraction.dtype,
-            engine=extraction.engine,
-            descriptors=descriptors,
+            **found_by,
             **dataclasses.asdict(matching),
+            descriptors=descriptors,
             masks=masks,
             batch=batch,
             part=part,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -24,9 +23,7 @@ from superpoint_jax.features import Keypoints
 from superpoint_jax.geometry import in_front, inverse, sample_homographies, warp_points
 from superpoint_jax.matching import Matches, match
 from superpoint_jax.model import SuperPoint
-from superpoint_jax.processing import ImageError, list_images, load_image
-
-log = logging.getLogger(__name__)
+from superpoint_jax.training.labelled import gray_photos
 
 VALIDATION_SHAPE = (240, 320)
 """(height, width) of the centre crops of photos for validation; the paper evaluates at this size."""
@@ -178,12 +175,7 @@ def photo_validator(folder: str | Path) -> Callable[[SuperPoint], dict[str, floa
 
     height, width = VALIDATION_SHAPE
     crops = []
-    for path in list_images(folder):
-        try:
-            pixels = Image.fromarray(load_image(path)).convert("L")
-        except ImageError as error:
-            log.warning("skipped: %s", error)
-            continue
+    for _, pixels in gray_photos(folder):
         zoom = max(height / pixels.height, width / pixels.width)
         size = max(width, round(pixels.width * zoom)), max(height, round(pixels.height * zoom))
         x, y = (size[0] - width) // 2, (size[1] - height) // 2

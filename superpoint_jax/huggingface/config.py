@@ -13,7 +13,9 @@ import superpoint_jax.config
 from superpoint_jax.hub import CONFIG_FILE, fetch_file, is_hub_id, split_options
 from superpoint_jax.huggingface.arrays import type_name
 from superpoint_jax.huggingface.pushing import Pushable
+from superpoint_jax.processing.options_file import read_options
 from superpoint_jax.weights.config_json import HUGGING_FACE_FIELDS, from_config_json, make_config, to_config_json
+from superpoint_jax.weights.writing import checked_folder
 
 COMMON: dict[str, Any] = {
     "architectures": None,
@@ -118,7 +120,9 @@ class SuperPointConfig(Pushable):
         Raises:
             NotADirectoryError: `folder` is a file.
         """
-        self.to_json_file(_made(folder) / CONFIG_FILE)
+        path = checked_folder(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        self.to_json_file(path / CONFIG_FILE)
         self._pushed(folder, push_to_hub, options)
 
     @classmethod
@@ -139,7 +143,7 @@ class SuperPointConfig(Pushable):
     @classmethod
     def from_json_file(cls, path: str | os.PathLike[str]) -> Self:
         """The configuration of a JSON file."""
-        return cls(**_read(Path(path)))
+        return cls(**read_options(Path(path)))
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike[str], **options: Any) -> Any:
@@ -169,7 +173,7 @@ class SuperPointConfig(Pushable):
             path = fetch_file(source, CONFIG_FILE, **hub)
         if path is None or not path.is_file():
             raise FileNotFoundError(f"{source} has no {CONFIG_FILE}; give a folder, that file or a hub id")
-        return _read(path), options
+        return read_options(path), options
 
     @classmethod
     def from_superpoint_jax(cls, config: superpoint_jax.config.SuperPointConfig, **changes: Any) -> Self:
@@ -199,21 +203,3 @@ class SuperPointConfig(Pushable):
 
     def _save_for_hub(self, folder: Path) -> None:
         self.save_pretrained(folder)
-
-
-def _made(folder: str | os.PathLike[str]) -> Path:
-    path = Path(folder).expanduser()
-    if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"{path} is a file; save_pretrained needs a folder")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); save_pretrained writes such a file") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}; a JSON object of options is needed")
-    return values

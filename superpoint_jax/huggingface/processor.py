@@ -22,6 +22,7 @@ from superpoint_jax.huggingface.options import DEFAULTS, check, is_last, size_di
 from superpoint_jax.huggingface.outputs import post_process
 from superpoint_jax.huggingface.pushing import Pushable
 from superpoint_jax.processing.options_file import config_file, read_options
+from superpoint_jax.weights.writing import checked_folder
 
 OF_THE_PACKAGE = {"do_grayscale": True}
 """Options for the weights in this package that differ from the defaults: the weights were trained on gray photos."""
@@ -106,9 +107,7 @@ class Processor(Pushable):
         Raises:
             NotADirectoryError: `folder` is a file.
         """
-        path = Path(folder).expanduser()
-        if path.exists() and not path.is_dir():
-            raise NotADirectoryError(f"{path} is a file; save_pretrained needs a folder")
+        path = checked_folder(folder)
         path.mkdir(parents=True, exist_ok=True)
         self.to_json_file(path / PREPROCESSOR_FILE)
         self._pushed(folder, push_to_hub, options)

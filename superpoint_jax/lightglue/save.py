@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ from superpoint_jax.lightglue.network import LightGlue
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.weights import state_dict as superpoint_state_dict
 from superpoint_jax.weights.config_json import ORIGIN
+from superpoint_jax.weights.writing import checked_folder, write_json, write_tensors
 
 TRANSFORMERS_FILE = "model.safetensors"
 OWN_FILE = "superpoint_jax_lightglue.safetensors"
@@ -51,9 +51,7 @@ def save_pretrained(model: LightGlue, folder: str | os.PathLike[str], *, extract
         NotADirectoryError: `folder` is a file.
         ValueError: Transformers cannot express the network with this extractor.
     """
-    folder = Path(folder).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; save_pretrained needs a folder")
+    folder = checked_folder(folder)
     config = model.config
     tensors, contents = state_dict(model), to_config_json(config, None if extractor is None else extractor.config)
     if extractor is not None:
@@ -63,11 +61,11 @@ def save_pretrained(model: LightGlue, folder: str | os.PathLike[str], *, extract
             contents[DETECTOR][ORIGIN] = extractor.origin
     folder.mkdir(parents=True, exist_ok=True)
     name, stale = (OWN_FILE, TRANSFORMERS_FILE) if extractor is None else (TRANSFORMERS_FILE, OWN_FILE)
-    _write(folder / name, tensors, to_metadata(config))
+    write_tensors(folder / name, tensors, to_metadata(config))
     (folder / stale).unlink(missing_ok=True)  # Otherwise a reader might find the weights of an earlier model.
-    _write_json(folder / CONFIG_FILE, contents)
+    write_json(folder / CONFIG_FILE, contents)
     if extractor is not None:
-        _write_json(folder / PROCESSOR_FILE, PROCESSOR)
+        write_json(folder / PROCESSOR_FILE, PROCESSOR)
     return folder
 
 
@@ -80,7 +78,7 @@ def save_weights(
     """
     path = Path(path).expanduser()
     tensors = {key: np.asarray(value, np.dtype(dtype)) for key, value in state_dict(model).items()}
-    _write(path, tensors, to_metadata(model.config))
+    write_tensors(path, tensors, to_metadata(model.config))
     return path
 
 
@@ -95,14 +93,3 @@ def _check_extractor(model: LightGlue, extractor: SuperPoint) -> None:
             f"this LightGlue projects descriptors of length {length} to states of the same length, which transformers "
             f"cannot express; save without an extractor"
         )
-
-
-def _write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    from safetensors.numpy import save
-
-    # Not `save_file`, which makes files that only their owner may read.
-    path.write_bytes(save({key: np.ascontiguousarray(value) for key, value in tensors.items()}, metadata=metadata))
-
-
-def _write_json(path: Path, contents: dict) -> None:
-    path.write_text(json.dumps(contents, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -251,7 +251,7 @@ def _nearest(
 ) -> tuple[Array, Array, Array, Array]:
     """(best, second best, index of the best) for each row of a, and the index of the best for each row of b.
 
-    Of equal scores, the first is the best.
+    Where scores are equal, the first one counts as the best.
     """
 
     def step(carry: tuple[Array, Array, Array], block: _Block) -> tuple[tuple[Array, Array, Array], Array]:

@@ -36,7 +36,7 @@ def config_file(source: str, **options: Unpack[HubOptions]) -> Path | None:
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """The options in a preprocessor_config.json.
+    """The options in a config.json or a preprocessor_config.json.
 
     Raises:
         ValueError: The file does not hold a JSON object.

@@ -108,7 +108,7 @@ class SuperPointImageProcessor:
     def huggingface(cls, **changes: Any) -> Self:
         """The processor with transformers' defaults: 480x640, aspect ratio ignored, colours kept.
 
-        Of the colours, transformers' model reads only red.
+        transformers' model then reads only the red channel.
         """
         options: dict[str, Any] = dict(
             size={"height": 480, "width": 640},

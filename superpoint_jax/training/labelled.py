@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,9 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, UInt8
 
 from superpoint_jax.processing import ImageError, list_images, load_image
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +40,21 @@ class Photos:
     corners_mask: Bool[Array, "n p"]
 
 
+def gray_photos(folder: str | Path) -> Iterator[tuple[Path, PIL.Image.Image]]:
+    """The photos below a folder by name, in gray. Photos that can't be read are named in the log and skipped.
+
+    Raises:
+        ValueError: There is no such folder, or no photo in it.
+    """
+    from PIL import Image
+
+    for path in list_images(folder):
+        try:
+            yield path, Image.fromarray(load_image(path)).convert("L")
+        except ImageError as error:
+            log.warning("skipped: %s", error)
+
+
 def load_photos(folder: str | Path, *, side: int = 480) -> tuple[np.ndarray, np.ndarray, list[Path]]:
     """The photos of a folder in gray (uint8 [N,side,side]), their sizes (int32 [N,2]) and paths.
 
@@ -47,12 +67,7 @@ def load_photos(folder: str | Path, *, side: int = 480) -> tuple[np.ndarray, np.
     from PIL import Image
 
     images, sizes, kept = [], [], []
-    for path in list_images(folder):
-        try:
-            pixels = Image.fromarray(load_image(path)).convert("L")
-        except ImageError as error:
-            log.warning("skipped: %s", error)
-            continue
+    for path, pixels in gray_photos(folder):
         factor = min(1.0, side / max(pixels.size))
         if factor < 1:
             width, height = (max(1, round(length * factor)) for length in pixels.size)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from superpoint_jax.processing import SuperPointImageProcessor
 from superpoint_jax.weights.assembly import state_dict
 from superpoint_jax.weights.config_json import ORIGIN, to_config_json, to_metadata
 from superpoint_jax.weights.preprocessing import preprocessor_config
+from superpoint_jax.weights.writing import checked_folder, write_json, write_tensors
 
 TRANSFORMERS_FILE = "model.safetensors"
 OWN_FILE = "superpoint_jax.safetensors"
@@ -46,20 +46,18 @@ def save_pretrained(
     """
     path = save_network(model, folder)
     options = preprocessor_config(model.config) if processor is None else processor.to_dict()
-    _write_json(path / PREPROCESSOR_FILE, options)
+    write_json(path / PREPROCESSOR_FILE, options)
     return path
 
 
 def save_network(model: SuperPoint, folder: str | os.PathLike[str]) -> Path:
     """`save_pretrained` without the preprocessor_config.json."""
-    folder = Path(folder).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; save_pretrained needs a folder")
+    folder = checked_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     name, stale = (OWN_FILE, TRANSFORMERS_FILE) if model.config.batch_norm else (TRANSFORMERS_FILE, OWN_FILE)
     save_weights(model, folder / name)
     (folder / stale).unlink(missing_ok=True)  # Otherwise a reader might find the weights of an earlier model.
-    _write_json(folder / CONFIG_FILE, {**to_config_json(model.config), **_origin(model)})
+    write_json(folder / CONFIG_FILE, {**to_config_json(model.config), **_origin(model)})
     return folder
 
 
@@ -73,19 +71,12 @@ def save_weights(
 
     float16 halves the size of the file; the weights become float32 again on loading.
     """
-    from safetensors.numpy import save
-
     path = Path(path).expanduser()
-    tensors = {key: np.ascontiguousarray(value, np.dtype(dtype)) for key, value in state_dict(model).items()}
-    # Not `save_file`, which makes files that only their owner may read.
-    path.write_bytes(save(tensors, metadata={**to_metadata(model.config), **_origin(model)}))
+    tensors = {key: np.asarray(value, np.dtype(dtype)) for key, value in state_dict(model).items()}
+    write_tensors(path, tensors, {**to_metadata(model.config), **_origin(model)})
     return path
 
 
 def _origin(model: SuperPoint) -> dict[str, str]:
     """An entry for config.json and the metadata, which makes the licence notice appear again on loading."""
     return {} if model.origin is None else {ORIGIN: model.origin}
-
-
-def _write_json(path: Path, contents: dict[str, Any]) -> None:
-    path.write_text(json.dumps(contents, indent=2, sort_keys=True) + "\n", encoding="utf-8")
