@@ -23,7 +23,8 @@ import superpoint_jax as sp
 from superpoint_jax import geometry
 from superpoint_jax.training.labelled import Photos
 from superpoint_jax.training.layers import for_training_on_cpu
-from superpoint_jax.training.loop import TrainConfig, create_state, data_mesh, mean_gradient, train_step
+from superpoint_jax.training.loop import TrainConfig, create_state, mean_gradient, train_step
+from superpoint_jax.training.runs import data_mesh
 from superpoint_jax.training.pairs import PairConfig, sample_pairs
 from superpoint_jax.training.synthetic import render_shapes
 
@@ -485,7 +486,7 @@ def check_training_step():
     model = for_training_on_cpu(network())
     config, photos = training(accumulate=4)
     expected, metrics = train_step(create_state(model, config), model, photos, config=config)
-    mesh = data_mesh(config)
+    mesh = data_mesh(config.accumulate)
     assert mesh is not None
     assert mesh.size == 4
     whole = NamedSharding(mesh, P())

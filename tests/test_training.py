@@ -26,17 +26,15 @@ from superpoint_jax.training.augmentation import photometric
 from superpoint_jax.training.labelled import Photos, load_photos
 from superpoint_jax.training.labels import read_labels
 from superpoint_jax.training.loop import (
-    Diverged,
     TrainConfig,
-    _same_run,
     create_state,
-    data_mesh,
     mean_gradient,
     train,
     trained_model,
 )
 from superpoint_jax.training.metrics import Metrics
 from superpoint_jax.training.pairs import PairConfig, sample_pairs
+from superpoint_jax.training.runs import Diverged, _same_run, data_mesh
 
 TINY = TrainConfig(
     steps=4, photos=2, shapes=1, dtype="float32", pairs=PairConfig(shape=(48, 64), labelled_points=8, random_points=4)
@@ -153,7 +151,7 @@ def test_accumulated_gradient_is_the_mean_over_the_micro_batches(random_model, l
 def test_several_devices_make_the_step_of_one(random_model, tmp_path):
     model = random_model(0)
     config = replace(TINY, photos=0, steps=2, accumulate=4)
-    assert data_mesh(config).size == 4, "the tests run with eight devices"
+    assert data_mesh(config.accumulate).size == 4, "the tests run with eight devices"
     runs = {
         count: train(model, None, tmp_path / str(count), config=config, log_every=1, devices=jax.devices()[:count])
         for count in (1, 4)
@@ -174,7 +172,7 @@ def test_several_devices_make_the_step_of_one(random_model, tmp_path):
 def test_devices_share_the_micro_batches_evenly(caplog):
     caplog.set_level("INFO", logger="superpoint_jax")
     devices = jax.devices()[:3]
-    sizes = {n: data_mesh(replace(TINY, accumulate=n), devices) for n in (1, 2, 3, 6, 7)}
+    sizes = {n: data_mesh(n, devices) for n in (1, 2, 3, 6, 7)}
     assert {n: 1 if mesh is None else mesh.size for n, mesh in sizes.items()} == {1: 1, 2: 2, 3: 3, 6: 3, 7: 1}
     assert "2 of 3 devices train, so that accumulate=2" in caplog.text
 

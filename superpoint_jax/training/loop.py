@@ -1,4 +1,4 @@
-"""The training step and the loop around it.
+"""Training of SuperPoint: its step, which `superpoint_jax.training.runs` repeats.
 
 The state is a pytree. A step is one jitted function of (state, photos), which draws its data from the seed and the
 number of the step. So a run that resumes from a checkpoint gives bitwise the same result as one without interruption.
@@ -6,26 +6,19 @@ number of the step. So a run that resumes from a checkpoint gives bitwise the sa
 
 from __future__ import annotations
 
-import errno
-import logging
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
-from tqdm import tqdm
 
 from superpoint_jax.description import sample_descriptors
 from superpoint_jax.features import DenseFeatures
@@ -36,37 +29,13 @@ from superpoint_jax.training.augmentation import photometric
 from superpoint_jax.training.labelled import Photos
 from superpoint_jax.training.layers import for_training_on_cpu
 from superpoint_jax.training.losses import corner_targets, descriptor_hinge_loss, detector_loss, info_nce_loss
-from superpoint_jax.training.metrics import Metrics
 from superpoint_jax.training.pairs import Pairs, sample_pairs
 from superpoint_jax.training.run_config import TrainConfig as TrainConfig
+from superpoint_jax.training.runs import DATA, TrainState, data_mesh, initial_state, run_steps, updated
 from superpoint_jax.training.synthetic import render_shapes
-
-log = logging.getLogger(__name__)
 
 MAX_LOG_SCALE = math.log(100.0)
 """Limit of the learned inverse temperature, 100 as in CLIP; beyond it, single pairs dominate the gradient."""
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class TrainState:
-    """Everything that changes during a run. The types are loose, because Orbax puts None in the place of arrays.
-
-    Attributes:
-        params: {"model": the parameters, "log_scale": logarithm of InfoNCE's inverse temperature}.
-        ema: Running average of `params`.
-        optimizer: State of the optimiser.
-        step: Number of steps done, int32 [].
-    """
-
-    params: dict[str, Any]
-    ema: dict[str, Any]
-    optimizer: Any
-    step: Any
-
-
-class Diverged(FloatingPointError):
-    """The loss or its gradient is no longer finite."""
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
@@ -83,15 +52,12 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def create_state(model: SuperPoint, config: TrainConfig) -> TrainState:
-    """The initial state of a run that starts from the weights of the model."""
+    """The initial state of a run that starts from the weights of the model.
+
+    Its parameters are {"model": those of the model, "log_scale": logarithm of InfoNCE's inverse temperature}.
+    """
     params = {"model": nnx.state(model, nnx.Param), "log_scale": jnp.asarray(math.log(20.0), jnp.float32)}
-    params = jax.tree.map(jnp.copy, params)
-    return TrainState(
-        params=params,
-        ema=jax.tree.map(jnp.copy, params),
-        optimizer=make_optimizer(config).init(params),
-        step=jnp.zeros((), jnp.int32),
-    )
+    return initial_state(params, make_optimizer(config))
 
 
 def trained_model(model: SuperPoint, state: TrainState) -> SuperPoint:
@@ -111,13 +77,8 @@ def train_step(
     """
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     gradient, metrics = mean_gradient(state.params, model, photos, key, config=config, mesh=mesh)
-    updates, optimizer = make_optimizer(config).update(gradient, state.optimizer, state.params)
-    params = cast(dict[str, Any], optax.apply_updates(state.params, updates))
-    # With the full decay, early averages would be dominated by the initial weights.
-    decay = jnp.minimum(config.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-    ema = jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, state.ema, params)
     metrics["gradient_norm"] = optax.tree.norm(gradient)
-    return TrainState(params=params, ema=ema, optimizer=optimizer, step=state.step + 1), metrics
+    return updated(state, gradient, make_optimizer(config), ema_decay=config.ema_decay), metrics
 
 
 def mean_gradient(
@@ -150,7 +111,7 @@ def mean_gradient(
         indices = jnp.arange(config.accumulate)
         if mesh is not None:
             # Each device sums its gradients, before one sum over the mesh.
-            device = jax.lax.axis_index(_DATA)
+            device = jax.lax.axis_index(DATA)
             params, rest, photos, key = vary_like((params, rest, photos, key), device)
             indices = device * len(indices) // mesh.size + indices[: len(indices) // mesh.size]
 
@@ -160,32 +121,12 @@ def mean_gradient(
         leaves = jax.eval_shape(of_batch, params, rest, photos, key)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), leaves)
         total, _ = jax.lax.scan(add, vary_like(zeros, indices), indices)
-        return total if mesh is None else jax.lax.psum(total, _DATA)
+        return total if mesh is None else jax.lax.psum(total, DATA)
 
     if mesh is not None:
         total_of = jax.shard_map(total_of, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec())
     total = total_of(params, rest, photos, key)
     return jax.tree.map(lambda leaf: leaf / config.accumulate, total)
-
-
-_DATA = "data"
-
-
-def data_mesh(config: TrainConfig, devices: Sequence[Any] | None = None) -> Mesh | None:
-    """A mesh of the largest number of devices that divides the micro-batches of a step evenly; None for one device.
-
-    Args:
-        config: Configuration of the run; `accumulate` is the number of micro-batches.
-        devices: `jax.Device`s to choose from; by default all of this process.
-    """
-    devices = jax.local_devices() if devices is None else list(devices)
-    count = max(n for n in range(1, len(devices) + 1) if config.accumulate % n == 0)
-    if count < len(devices):
-        log.info(
-            "%d of %d devices train, so that accumulate=%d micro-batches per step are divided evenly",
-            count, len(devices), config.accumulate,
-        )  # fmt: skip
-    return Mesh(np.array(devices[:count]), (_DATA,)) if count > 1 else None
 
 
 def _loss(
@@ -251,11 +192,8 @@ def train(
     *,
     config: TrainConfig,
     validate: Callable[[SuperPoint], dict[str, float]] | None = None,
-    log_every: int = 20,
-    checkpoint_every: int = 250,
-    validate_every: int = 1000,
-    stop_after: int | None = None,
     devices: Sequence[Any] | None = None,
+    **options: Any,
 ) -> SuperPoint:
     """The trained model (averaged weights); resumes from the newest checkpoint in `folder` if there is one.
 
@@ -267,87 +205,26 @@ def train(
         folder: Folder of the run.
         config: Configuration of the run.
         validate: Maps the averaged model to metrics, which are written to metrics.csv.
-        log_every: Steps between rows of metrics.csv.
-        checkpoint_every: Steps between checkpoints.
-        validate_every: Steps between validations.
-        stop_after: End at this step of the schedule; another call without it continues.
-        devices: See `data_mesh`.
+        devices: `jax.Device`s to choose from; by default all of this process. The largest number that divides
+            `config.accumulate` is used.
+        **options: Options of `run_steps`: `log_every`, `checkpoint_every`, `validate_every`, `stop_after`.
 
     Raises:
         Diverged: The loss or its gradient is not finite; the newest checkpoint is from an earlier step.
         OSError: The disk is full; the newest checkpoint is from an earlier step, and the same call continues.
         ValueError: The folder contains a run with another configuration.
     """
-    import orbax.checkpoint as ocp
-
-    folder = Path(folder).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    _same_run(folder / "config.txt", config)
-    mesh = data_mesh(config, devices)
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-    with _told_of_a_full_disk(folder), ocp.CheckpointManager(folder / "checkpoints", options=options) as manager:
-        state = create_state(model, config)
-        network = for_training_on_cpu(model) if jax.default_backend() == "cpu" else model
-        if mesh is not None:
-            state, network, photos = jax.device_put((state, network, photos), NamedSharding(mesh, PartitionSpec()))
-        if (newest := manager.latest_step()) is not None:
-            state = manager.restore(newest, args=ocp.args.StandardRestore(state))
-            log.info("resumed from step %d", newest)
-        table = Metrics(folder, int(state.step))
-        progress = tqdm(total=config.steps, initial=int(state.step), unit="step", desc=folder.name, mininterval=5)
-        started, counted = time.perf_counter(), 0
-        last = config.steps if stop_after is None else min(stop_after, config.steps)
-        for step in range(int(state.step) + 1, last + 1):
-            state, metrics = train_step(state, network, photos, config=config, mesh=mesh)
-            counted += 1
-            progress.update()
-            shown, saved = step % log_every == 0 or step == last, step % checkpoint_every == 0 or step == last
-            if shown or saved:
-                row = {name: float(value) for name, value in metrics.items()}
-                if not (math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"])):
-                    raise Diverged(
-                        f"the loss is {row['loss']} at step {step}, its gradient's norm {row['gradient_norm']}; the "
-                        f"last good checkpoint is {manager.latest_step()} in {folder / 'checkpoints'}. Lower "
-                        f"learning_rate (now {config.learning_rate}) or clip_norm (now {config.clip_norm})"
-                    )
-            if shown:
-                row["steps_per_s"] = counted / (time.perf_counter() - started)
-                started, counted = time.perf_counter(), 0
-                table.add(step, row)
-                progress.set_postfix({name: f"{row[name]:.3f}" for name in ("loss", "accuracy") if name in row})
-            if validate is not None and (step % validate_every == 0 or step == last):
-                table.add(step, {f"validation_{k}": v for k, v in validate(trained_model(model, state)).items()})
-                started, counted = time.perf_counter(), 0
-            if saved:
-                manager.save(step, args=ocp.args.StandardSave(state))
-        progress.close()
-        table.close()
+    mesh = data_mesh(config.accumulate, devices)
+    state = create_state(model, config)
+    network = for_training_on_cpu(model) if jax.default_backend() == "cpu" else model
+    if mesh is not None:
+        state, network, photos = jax.device_put((state, network, photos), NamedSharding(mesh, PartitionSpec()))
+    state = run_steps(
+        state,
+        lambda state: train_step(state, network, photos, config=config, mesh=mesh),
+        Path(folder).resolve(),
+        config=config,
+        validate=None if validate is None else lambda state: validate(trained_model(model, state)),
+        **options,
+    )
     return trained_model(model, state)
-
-
-def _same_run(path: Path, config: TrainConfig) -> None:
-    text = f"{config}\n"
-    if config.accumulate == 1:
-        # Runs from before this field existed can continue.
-        text = text.replace(", accumulate=1)", ")")
-    if path.exists() and path.read_text() != text:
-        raise ValueError(
-            f"{path.parent} contains a run with another configuration; choose another folder, or the configuration in "
-            f"{path}"
-        )
-    path.write_text(text)
-
-
-@contextmanager
-def _told_of_a_full_disk(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        # Orbax wraps the error in several kinds of errors, which only have the text in common.
-        if "No space left on device" not in str(error):
-            raise
-        raise OSError(
-            errno.ENOSPC,
-            "no space left on the disk; make room, and the same command continues from the last good checkpoint",
-            str(folder),
-        ) from error

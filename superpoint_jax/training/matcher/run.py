@@ -1,0 +1,295 @@
+"""A training run of LightGlue: its configuration, the step, and the network that it starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float
+
+from superpoint_jax.config import ComputeDtype
+from superpoint_jax.lightglue import LightGlue
+from superpoint_jax.matching import match
+from superpoint_jax.training.matcher.losses import every_layer_loss, truth_of
+from superpoint_jax.training.matcher.pairs import MatchingPairs
+from superpoint_jax.training.run_config import fastest_dtype
+from superpoint_jax.training.runs import DATA, TrainState, data_mesh, initial_state, run_steps, updated
+
+PROJECTION = "input_projection"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatcherTrainConfig:
+    """Configuration of a run. It is hashable, because it is a static argument of the step.
+
+    Attributes:
+        steps: Length of the run, in optimiser steps.
+        batch: Pairs per step. They are divided among the devices.
+        max_keypoints: Keypoints per image, those with the best scores.
+        learning_rate: Largest learning rate; it falls to 0 as a cosine.
+        new_learning_rate: The same for a new projection of the descriptors, which a run has when it starts from weights
+            for descriptors of another length.
+        new_steps: Steps in which only a new projection is trained; without one, the learning rate rises in these steps.
+        layer_decay: Weight of the loss of a layer, relative to that of the next.
+        match_px: Largest distance between partners, in pixels.
+        no_match_px: A keypoint without any other within this distance of its true position has no partner.
+        weight_decay: Weight decay of AdamW, on kernels.
+        clip_norm: Largest norm of the gradient.
+        ema_decay: Decay of the running average of the weights, which is validated and saved.
+        dtype: Compute type of attention and linear maps; the weights and the optimiser are float32.
+        seed: Seed of everything that is drawn.
+    """
+
+    steps: int = 2000
+    batch: int = 6
+    max_keypoints: int = 256
+    learning_rate: float = 1e-4
+    new_learning_rate: float = 1e-3
+    new_steps: int = 150
+    layer_decay: float = 0.8
+    match_px: float = 3.0
+    no_match_px: float = 5.0
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    ema_decay: float = 0.995
+    dtype: ComputeDtype = field(default_factory=fastest_dtype)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "max_keypoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; at least 1 is needed")
+
+
+def starting_model(
+    source: str | Path | None, *, descriptor_length: int, layers: int | None = None, seed: int = 0
+) -> LightGlue:
+    """The network that a run starts from, with its first layers, for descriptors of a length.
+
+    If the source takes descriptors of another length, it gets a new projection: orthogonal, so that distances between
+    descriptors are kept, and scaled so that the first states have the mean length that the old ones had.
+
+    Args:
+        source: Anything that `LightGlue.from_pretrained` takes; None for the matcher in the package.
+        descriptor_length: Length of the extractor's descriptors.
+        layers: Number of layers that are kept; by default all.
+        seed: Seed of the new projection.
+
+    Raises:
+        ValueError: The source has fewer layers.
+    """
+    old = LightGlue.from_pretrained(source)
+    count = old.rules.num_hidden_layers if layers is None else layers
+    if not 1 <= count <= old.rules.num_hidden_layers:
+        raise ValueError(f"layers={layers}; the network of {source} has {old.rules.num_hidden_layers}")
+    fits = old.rules.input_dim == descriptor_length
+    config = old.config.replace(
+        input_dim=descriptor_length,
+        num_hidden_layers=count,
+        input_projection=old.rules.input_projection or not fits,
+    )
+    model = LightGlue(config, rngs=nnx.Rngs(seed))
+    own = dict(nnx.to_flat_state(nnx.state(old, nnx.Param)))
+    values = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    kept = {
+        path: leaf.replace(own[path][...][: leaf.shape[0]])
+        for path, leaf in values
+        if path in own and (path[0] != PROJECTION or fits)
+    }
+    nnx.update(model, nnx.from_flat_state(list(kept.items())))
+    if not fits:
+        assert model.input_projection is not None
+        kernel, bias = _projection(old, model.input_projection.kernel.shape, jax.random.key(seed))
+        model.input_projection.kernel[...], model.input_projection.bias[...] = kernel, bias
+    return model
+
+
+def _projection(old: LightGlue, shape: tuple[int, int], key: Array) -> tuple[Array, Array]:
+    """Kernel and bias of a new projection of descriptors to states."""
+    random = jax.random.normal(key, (1024, old.rules.input_dim))
+    directions = random / jnp.linalg.norm(random, axis=-1, keepdims=True)
+    projection = old.input_projection
+    lengths = jnp.linalg.norm(directions if projection is None else projection(directions), axis=-1)
+    bias = jnp.zeros(shape[1]) if projection is None else projection.bias[...]
+    return jnp.mean(lengths) * jax.nn.initializers.orthogonal()(key, shape, jnp.float32), bias
+
+
+def make_optimizer(config: MatcherTrainConfig, *, new_projection: bool) -> optax.GradientTransformation:
+    """The optimiser: clipping, then AdamW with weight decay on kernels; a new projection has its own schedule."""
+
+    def adamw(schedule: optax.Schedule) -> optax.GradientTransformation:
+        def kernels(params: Any) -> Any:
+            return jax.tree_util.tree_map_with_path(lambda path, _: "kernel" in jax.tree_util.keystr(path), params)
+
+        return optax.adamw(schedule, weight_decay=config.weight_decay, mask=kernels)
+
+    def cosine(peak: float, *, wait: int = 0) -> optax.Schedule:
+        return lambda step: jnp.where(
+            step < wait, 0.0, peak * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / config.steps, 1)))
+        )
+
+    if new_projection:
+        labels = lambda params: jax.tree_util.tree_map_with_path(  # noqa: E731
+            lambda path, _: "new" if PROJECTION in jax.tree_util.keystr(path) else "old", params
+        )
+        by_label = {
+            "new": adamw(cosine(config.new_learning_rate)),
+            "old": adamw(cosine(config.learning_rate, wait=config.new_steps)),
+        }
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.partition(by_label, labels))
+    warm = lambda step: jnp.minimum((step + 1) / config.new_steps, 1) * cosine(config.learning_rate)(step)  # noqa: E731
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw(warm))
+
+
+@partial(jax.jit, static_argnames=("config", "new_projection", "mesh"), donate_argnames="state")
+def train_step(
+    state: TrainState,
+    model: LightGlue,
+    pairs: MatchingPairs,
+    *,
+    config: MatcherTrainConfig,
+    new_projection: bool = False,
+    mesh: Mesh | None = None,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """The new state and the metrics after one optimiser step on pairs drawn from (seed, step).
+
+    `model` gives the structure; its parameters are not read. The arguments are replicated over the `mesh`, and the
+    pairs of the step are divided among its devices.
+    """
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    batch = _drawn(key, pairs, config)
+    if mesh is not None:
+        batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(DATA)))
+    truth = truth_of(batch, match_px=config.match_px, no_match_px=config.no_match_px)
+    graph, _, rest = nnx.split(model, nnx.Param, ...)
+
+    def loss_of(params: Any) -> tuple[Array, dict[str, Array]]:
+        network = nnx.merge(graph, params, rest)
+        return every_layer_loss(network, batch, truth, layer_decay=config.layer_decay, dtype=config.dtype)
+
+    (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    metrics |= {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
+    optimizer = make_optimizer(config, new_projection=new_projection)
+    return updated(state, gradient, optimizer, ema_decay=config.ema_decay), metrics
+
+
+def _drawn(key: Array, pairs: MatchingPairs, config: MatcherTrainConfig) -> MatchingPairs:
+    """Pairs drawn at random, half of them with a and b exchanged, with the best keypoints of each image."""
+    row_key, swap_key = jax.random.split(key)
+    rows = jax.random.randint(row_key, (config.batch,), 0, len(pairs))
+    first = jax.random.bernoulli(swap_key, shape=(config.batch, 1)).astype(jnp.int32)
+    sides = jnp.concatenate([first, 1 - first], axis=1)
+    sized, flat = pairs.image_sizes[rows[:, None], sides], pairs.flat[rows]
+    # Keypoints are in order of their scores.
+    chosen = jax.tree.map(lambda leaf: leaf if leaf.ndim < 3 else leaf[:, :, : config.max_keypoints], pairs)
+    chosen = jax.tree.map(lambda leaf: leaf if leaf.ndim < 3 else leaf[rows[:, None], sides], chosen)
+    return dataclasses.replace(chosen, image_sizes=sized, flat=flat)
+
+
+def trained_model(model: LightGlue, state: TrainState) -> LightGlue:
+    """The model with the averaged weights of the run."""
+    graph, _, rest = nnx.split(model, nnx.Param, ...)
+    return nnx.merge(graph, state.ema, rest)
+
+
+def train_matcher(
+    model: LightGlue,
+    pairs: MatchingPairs,
+    folder: str | Path,
+    *,
+    config: MatcherTrainConfig,
+    new_projection: bool = False,
+    validate: Callable[[LightGlue], dict[str, float]] | None = None,
+    devices: Sequence[Any] | None = None,
+    **options: Any,
+) -> LightGlue:
+    """The trained network (averaged weights); resumes from the newest checkpoint in `folder` if there is one.
+
+    Writes `checkpoints/` (Orbax, the newest two), `metrics.csv`, and `tensorboard/` if tensorboardX is installed.
+
+    Args:
+        model: The network that training starts from: see `starting_model`.
+        pairs: Pairs with known matches: see `superpoint_jax.training.matcher.pairs`.
+        folder: Folder of the run.
+        config: Configuration of the run.
+        new_projection: Train the projection of the descriptors first; see `MatcherTrainConfig`.
+        validate: Maps the averaged network to metrics, which are written to metrics.csv.
+        devices: `jax.Device`s to choose from; by default all of this process. The largest number that divides
+            `config.batch` is used.
+        **options: Options of `run_steps`: `log_every`, `checkpoint_every`, `validate_every`, `stop_after`.
+
+    Raises:
+        ValueError: The descriptors of the pairs have another length, or the folder contains another run.
+        Diverged: The loss or its gradient is not finite; the newest checkpoint is from an earlier step.
+        OSError: The disk is full; the newest checkpoint is from an earlier step, and the same call continues.
+    """
+    if (length := pairs.descriptors.shape[-1]) != model.rules.input_dim:
+        raise ValueError(f"the pairs have descriptors of length {length}; this LightGlue takes {model.rules.input_dim}")
+    mesh = data_mesh(config.batch, devices)
+    optimizer = make_optimizer(config, new_projection=new_projection)
+    state = initial_state(nnx.state(model, nnx.Param), optimizer)
+    place = jnp.asarray if mesh is None else partial(jax.device_put, device=NamedSharding(mesh, PartitionSpec()))
+    state, network, pairs = jax.tree.map(place, (state, model, pairs))
+    state = run_steps(
+        state,
+        lambda state: train_step(state, network, pairs, config=config, new_projection=new_projection, mesh=mesh),
+        Path(folder).resolve(),
+        config=config,
+        validate=None if validate is None else lambda state: validate(trained_model(model, state)),
+        **options,
+    )
+    return trained_model(model, state)
+
+
+def pair_metrics(
+    model: LightGlue | None, pairs: MatchingPairs, *, match_px: float = 3.0, batch: int = 8
+) -> dict[str, float]:
+    """Precision and recall of a matcher on pairs, separately for those with parallax and those without.
+
+    Precision is the fraction of matches whose error is below `match_px`, among matches of keypoints whose position is
+    known. Recall is the fraction of partners (see `truth_of`) that are matched with each other.
+
+    Args:
+        model: The network; None for mutual nearest neighbours.
+        pairs: The pairs.
+        match_px: Largest error of a right match, in pixels.
+        batch: Pairs at a time.
+    """
+    counts = []
+    for start in range(0, len(pairs), batch):
+        # The last batch is filled with the first pairs, so that it has the shape of the other batches.
+        rows = np.arange(start, start + batch) % len(pairs)
+        part = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), pairs)  # noqa: B023
+        counts.append(np.asarray(_counted(model, part, match_px))[: len(pairs) - start])
+    right, matched, recalled, partners = np.concatenate(counts).T
+    metrics = {}
+    for name, chosen in (("homography", np.asarray(pairs.flat)), ("parallax", ~np.asarray(pairs.flat))):
+        metrics[f"{name}_precision"] = float(right[chosen].sum() / max(matched[chosen].sum(), 1))
+        metrics[f"{name}_recall"] = float(recalled[chosen].sum() / max(partners[chosen].sum(), 1))
+    return metrics
+
+
+@jax.jit
+def _counted(model: LightGlue | None, pairs: MatchingPairs, match_px: Float[Array, ""] | float) -> Array:
+    """For each pair: right matches, matches with a known error, partners that were matched, partners."""
+    a, b = pairs.features()
+    found = match(a, b, matcher=model)
+    truth = truth_of(pairs, match_px=match_px)
+    partner = jnp.maximum(found.indices, 0)
+    there = jnp.take_along_axis(b.keypoints, partner[..., None], axis=1)
+    errors = jnp.linalg.norm(pairs.positions[:, 0] - there, axis=-1)
+    known = found.mask & pairs.known[:, 0]
+    has_partner = truth.partners >= 0
+    columns = known & (errors < match_px), known, has_partner & (found.indices == truth.partners), has_partner
+    return jnp.stack([jnp.sum(column, axis=1) for column in columns], axis=1)

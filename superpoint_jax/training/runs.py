@@ -1,0 +1,188 @@
+"""The loop around a training step: checkpoints, resumption, metrics and validation. It serves every network."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.sharding import Mesh
+from jaxtyping import Float
+from tqdm import tqdm
+
+from superpoint_jax.training.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+DATA = "data"
+"""Name of the mesh axis over which the data of a step is divided."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that changes during a run. The types are loose, because Orbax puts None in the place of arrays.
+
+    Attributes:
+        params: The parameters that are trained.
+        ema: Running average of `params`.
+        optimizer: State of the optimiser.
+        step: Number of steps done, int32 [].
+    """
+
+    params: dict[str, Any]
+    ema: dict[str, Any]
+    optimizer: Any
+    step: Any
+
+
+class Diverged(FloatingPointError):
+    """The loss or its gradient is no longer finite."""
+
+
+def initial_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state of a run that starts from these parameters."""
+    params = jax.tree.map(jnp.copy, params)
+    return TrainState(
+        params=params,
+        ema=jax.tree.map(jnp.copy, params),
+        optimizer=optimizer.init(params),
+        step=jnp.zeros((), jnp.int32),
+    )
+
+
+def updated(
+    state: TrainState, gradient: Any, optimizer: optax.GradientTransformation, *, ema_decay: float
+) -> TrainState:
+    """The state after one step of the optimiser."""
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+    params: Any = optax.apply_updates(state.params, updates)
+    # With the full decay, early averages would be dominated by the initial weights.
+    decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+    ema = jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, state.ema, params)
+    return TrainState(params=params, ema=ema, optimizer=optimizer_state, step=state.step + 1)
+
+
+def data_mesh(parts: int, devices: Sequence[Any] | None = None) -> Mesh | None:
+    """A mesh of the largest number of devices that divides the parts of a step evenly; None for one device.
+
+    Args:
+        parts: Number of equal parts that the data of a step has.
+        devices: `jax.Device`s to choose from; by default all of this process.
+    """
+    devices = jax.local_devices() if devices is None else list(devices)
+    count = max(n for n in range(1, len(devices) + 1) if parts % n == 0)
+    if count < len(devices):
+        log.info(
+            "%d of %d devices train, so that the %d parts of a step are divided evenly", count, len(devices), parts
+        )
+    return Mesh(np.array(devices[:count]), (DATA,)) if count > 1 else None
+
+
+def run_steps(
+    state: TrainState,
+    step: Callable[[TrainState], tuple[TrainState, dict[str, Float[Array, ""]]]],
+    folder: Path,
+    *,
+    config: Any,
+    validate: Callable[[TrainState], dict[str, float]] | None = None,
+    log_every: int = 20,
+    checkpoint_every: int = 250,
+    validate_every: int = 1000,
+    stop_after: int | None = None,
+) -> TrainState:
+    """The state after the steps of a run; resumes from the newest checkpoint in `folder` if there is one.
+
+    Args:
+        state: The state before the first step, with the sharding that a restored state shall have.
+        step: The step; its metrics have "loss" and "gradient_norm". It draws its data from the number of the step.
+        folder: Absolute path of the run's folder.
+        config: Configuration of the run, a dataclass with `steps`, `learning_rate` and `clip_norm`. Its text must be
+            that of an earlier run in the folder.
+        validate: Maps the state to metrics, which are written to metrics.csv.
+        log_every: Steps between rows of metrics.csv.
+        checkpoint_every: Steps between checkpoints.
+        validate_every: Steps between validations.
+        stop_after: End at this step of the schedule; another call without it continues.
+
+    Raises:
+        Diverged: The loss or its gradient is not finite; the newest checkpoint is from an earlier step.
+        OSError: The disk is full; the newest checkpoint is from an earlier step, and the same call continues.
+        ValueError: The folder contains a run with another configuration.
+    """
+    import orbax.checkpoint as ocp
+
+    folder.mkdir(parents=True, exist_ok=True)
+    _same_run(folder / "config.txt", config)
+    options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+    with _told_of_a_full_disk(folder), ocp.CheckpointManager(folder / "checkpoints", options=options) as manager:
+        if (newest := manager.latest_step()) is not None:
+            state = manager.restore(newest, args=ocp.args.StandardRestore(state))
+            log.info("resumed from step %d", newest)
+        table = Metrics(folder, int(state.step))
+        progress = tqdm(total=config.steps, initial=int(state.step), unit="step", desc=folder.name, mininterval=5)
+        started, counted = time.perf_counter(), 0
+        last = config.steps if stop_after is None else min(stop_after, config.steps)
+        for number in range(int(state.step) + 1, last + 1):
+            state, metrics = step(state)
+            counted += 1
+            progress.update()
+            shown, saved = number % log_every == 0 or number == last, number % checkpoint_every == 0 or number == last
+            if shown or saved:
+                row = {name: float(value) for name, value in metrics.items()}
+                if not (math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"])):
+                    raise Diverged(
+                        f"the loss is {row['loss']} at step {number}, its gradient's norm {row['gradient_norm']}; the "
+                        f"last good checkpoint is {manager.latest_step()} in {folder / 'checkpoints'}. Lower "
+                        f"learning_rate (now {config.learning_rate}) or clip_norm (now {config.clip_norm})"
+                    )
+            if shown:
+                row["steps_per_s"] = counted / (time.perf_counter() - started)
+                started, counted = time.perf_counter(), 0
+                table.add(number, row)
+                progress.set_postfix({name: f"{row[name]:.3f}" for name in ("loss", "accuracy") if name in row})
+            if validate is not None and (number % validate_every == 0 or number == last):
+                table.add(number, {f"validation_{name}": value for name, value in validate(state).items()})
+                started, counted = time.perf_counter(), 0
+            if saved:
+                manager.save(number, args=ocp.args.StandardSave(state))
+        progress.close()
+        table.close()
+    return state
+
+
+def _same_run(path: Path, config: Any) -> None:
+    # Runs from before this field existed can continue.
+    text = f"{config}\n".replace(", accumulate=1)", ")")
+    if path.exists() and path.read_text() != text:
+        raise ValueError(
+            f"{path.parent} contains a run with another configuration; choose another folder, or the configuration in "
+            f"{path}"
+        )
+    path.write_text(text)
+
+
+@contextmanager
+def _told_of_a_full_disk(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # Orbax wraps the error in several kinds of errors, which only have the text in common.
+        if "No space left on device" not in str(error):
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            "no space left on the disk; make room, and the same command continues from the last good checkpoint",
+            str(folder),
+        ) from error
