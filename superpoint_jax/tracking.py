@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 from superpoint_jax.features import Indexable, Keypoints, pytree
-from superpoint_jax.matching import Matches, match
+from superpoint_jax.matching import Matcher, Matches, match
 
 
 @pytree
@@ -28,7 +29,7 @@ class Tracks(Indexable):
         points_xy: Positions of the track, newest first, (x, y) in pixels; beyond the first min(age + 1, L) positions,
             the oldest known one is repeated.
         keypoints: Keypoints of the newest frame.
-        matches: Matches of the newest frame's keypoints in the frame before; scores are cosines.
+        matches: Matches of the newest frame's keypoints in the frame before; scores are those of `match`.
         next_id: Number of the next new track, which is the number of tracks begun so far.
     """
 
@@ -50,28 +51,39 @@ class Tracks(Indexable):
 
 @dataclass(frozen=True, kw_only=True)
 class Tracker:
-    """Follows keypoints through a sequence by mutual nearest neighbours of descriptors in successive frames.
+    """Follows keypoints through a sequence by their matches in successive frames.
+
+    These are mutual nearest neighbours of descriptors or, with a `matcher`, what this network finds.
 
     A keypoint without a match in the frame before begins a track. A track without a match in the newest frame ends and
     can't come back.
 
     Attributes:
         length: Number of positions remembered, L.
-        max_distance: Largest L2 distance between the descriptors of successive frames. It may be traced.
+        max_distance: Largest L2 distance between the descriptors of successive frames; None for no limit. A matcher
+            does not use it. It may be traced.
         max_move_px: Largest distance between successive positions, in pixels; None for no limit. It may be traced.
+        matcher: A network that matches, which must be a pytree, for example `superpoint_jax.LightGlue`.
+        ratio: Lowe's ratio test, as in `superpoint_jax.match`. A matcher does not use it. It may be traced.
+        min_score: Smallest score of a match: a cosine, or the probability of a matcher, by default its own. It may be
+            traced.
 
     Source: Magic Leap's demo of SuperPoint, which tracks with a distance of 0.7 and a length of 5.
     """
 
     length: int = 5
-    max_distance: float | Float[Array, ""] = 0.7
+    max_distance: float | Float[Array, ""] | None = 0.7
     max_move_px: float | Float[Array, ""] | None = None
+    matcher: Matcher | None = None
+    ratio: float | Float[Array, ""] | None = None
+    min_score: float | Float[Array, ""] | None = None
 
     def __post_init__(self) -> None:
         if self.length < 1:
             raise ValueError(f"length={self.length}; at least the newest position is kept")
-        if isinstance(self.max_distance, int | float) and not self.max_distance > 0:
-            raise ValueError(f"max_distance={self.max_distance} must be positive")
+        for name, value in (("max_distance", self.max_distance), ("ratio", self.ratio)):
+            if isinstance(value, int | float) and not value > 0:
+                raise ValueError(f"{name}={value} must be positive, or None to leave it out")
 
     def start(self, keypoints: Keypoints) -> Tracks:
         """The tracks in the first frame [K], where every keypoint begins a track."""
@@ -86,21 +98,27 @@ class Tracker:
                 f"the frame has {keypoints.mask.shape[0]} rows and the tracks have {tracks.ids.shape[0]}; extract all "
                 f"frames with the same max_keypoints"
             )
-        return _update(tracks, keypoints, self.max_distance, self.max_move_px)
+        return _update(tracks, keypoints, self._matching(), self.max_move_px)
 
     def track(self, frames: Keypoints) -> Tracks:
         """The tracks in every frame [T,K] of a sequence, as one `lax.scan`: Tracks with a leading axis T."""
         if frames.mask.ndim != 2 or not len(frames):
             raise ValueError(f"frames.mask has shape {frames.mask.shape}; a sequence [T,K] of at least one is needed")
-        return _track(frames, self.max_distance, self.max_move_px, length=self.length)
+        return _track(frames, self._matching(), self.max_move_px, length=self.length)
+
+    def _matching(self) -> dict[str, Any]:
+        """Options of `match`."""
+        if self.matcher is not None:
+            return dict(matcher=self.matcher, min_score=self.min_score)
+        return dict(ratio=self.ratio, max_distance=self.max_distance, min_score=self.min_score)
 
 
 @partial(jax.jit, static_argnames=("length",))
-def _track(frames: Keypoints, max_distance: float | Array, max_move_px: float | Array | None, *, length: int) -> Tracks:
+def _track(frames: Keypoints, matching: dict[str, Any], max_move_px: float | Array | None, *, length: int) -> Tracks:
     first = _start(frames[0], length=length)
 
     def step(tracks: Tracks, frame: Keypoints) -> tuple[Tracks, Tracks]:
-        tracks = _update(tracks, frame, max_distance, max_move_px)
+        tracks = _update(tracks, frame, matching, max_move_px)
         return tracks, tracks
 
     _, others = lax.scan(step, first, frames[1:])
@@ -127,9 +145,9 @@ def _start(keypoints: Keypoints, *, length: int) -> Tracks:
 
 @jax.jit
 def _update(
-    tracks: Tracks, keypoints: Keypoints, max_distance: float | Array, max_move_px: float | Array | None
+    tracks: Tracks, keypoints: Keypoints, matching: dict[str, Any], max_move_px: float | Array | None
 ) -> Tracks:
-    matches = match(keypoints, tracks.keypoints, max_distance=max_distance)
+    matches = match(keypoints, tracks.keypoints, **matching)
     row = jnp.where(matches.mask, matches.indices, 0)
     before = tracks.points_xy[row]
     if max_move_px is not None:

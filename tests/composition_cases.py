@@ -424,6 +424,20 @@ def check_match_pairs():
     assert_manual(lambda found, pairs: sp.match_pairs(found, pairs), some, pairs, replicated=(found,))
 
 
+def check_match_pairs_by_lightglue():
+    found, network = features(), matcher()
+    pairs = jnp.array([[0, 1], [1, 2], [2, 3], [3, 0]])
+    some = sp.match_pairs(found, pairs, matcher=network)
+    assert some.mask.any()
+
+    def call(network, found, pairs):
+        return sp.match_pairs(found, pairs, matcher=network)
+
+    assert_same(jax.vmap(lambda pair: call(network, found, pair[None])[0])(pairs), some)
+    for assert_over_a_mesh in (assert_automatic, assert_explicit, assert_manual):
+        assert_over_a_mesh(call, some, pairs, replicated=(network, found))
+
+
 def check_ransac():
     a, b = pairs_of()
     matches = sp.match(a, b)

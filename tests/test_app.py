@@ -190,6 +190,11 @@ def test_a_person_in_the_browser(browser, address, tmp_path, photos):
         browser.set_window_size(1400, 1000)
         time.sleep(2)
         browser.save_screenshot(str(Path(folder) / "app.png"))
+    choices = browser.find_elements(By.CSS_SELECTOR, "#matcher input[type=radio]")
+    assert [(choice.get_attribute("value"), choice.is_selected()) for choice in choices] == [
+        ("nearest", True),
+        ("lightglue", False),
+    ]
     # Fewer keypoints: the same photos, fewer matches.
     field = find("#max_keypoints input[type=number]")
     field.send_keys(Keys.CONTROL, "a")

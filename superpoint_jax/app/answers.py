@@ -19,6 +19,8 @@ from superpoint_jax.bulk.hloc import ImageFeatures, write_features
 from superpoint_jax.estimation import estimate_homography
 from superpoint_jax.example import example_photos
 from superpoint_jax.features import Keypoints
+from superpoint_jax.lightglue import LightGlue
+from superpoint_jax.lightglue.load import choose
 from superpoint_jax.matching import match
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.openvino import CompiledSuperPoint
@@ -51,6 +53,15 @@ class Page:
         network: A model, or the result of `openvino.choose`.
         processor: Preprocessing of the photos; by default that of the network's configuration.
         resize: See `extract_images`.
+        matcher: What matches at first: "nearest", "lightglue", or a source of `LightGlue.from_pretrained`.
+
+    Attributes:
+        threshold: Smallest score of a keypoint at first.
+        matcher: What matches at first.
+        matchers: What can be chosen: nearest neighbours, and one network.
+
+    Raises:
+        WeightsError, HubError, FileNotFoundError: The matcher can't be loaded.
     """
 
     def __init__(
@@ -59,8 +70,12 @@ class Page:
         *,
         processor: SuperPointImageProcessor | None = None,
         resize: int | None = None,
+        matcher: str = "nearest",
     ) -> None:
         self.threshold = float(network.config.keypoint_threshold)
+        self.matcher = matcher
+        self.matchers = ("nearest", "lightglue" if matcher == "nearest" else matcher)
+        self._loaded: dict[str, LightGlue | None] = {matcher: choose(matcher)}
         self._network = network
         self._options: dict[str, Any] = dict(processor=processor, resize=resize)
         self._remembered: OrderedDict[tuple[str, int, int], tuple[np.ndarray, Keypoints]] = OrderedDict()
@@ -79,16 +94,20 @@ class Page:
                 Image.fromarray(pixels).save(path)
         return paths
 
-    def show(self, photos: Sequence[str | Path], *, threshold: float, max_keypoints: int) -> Shown:
+    def show(
+        self, photos: Sequence[str | Path], *, threshold: float, max_keypoints: int, matcher: str = "nearest"
+    ) -> Shown:
         """The answer for one or two photos.
 
         Args:
             photos: Paths of one or two photos.
             threshold: Smallest score of a keypoint.
             max_keypoints: Largest number of keypoints per photo, up to `MOST_KEYPOINTS`.
+            matcher: What matches two photos: one of `matchers`. A network is loaded when it is first used.
 
         Raises:
-            ValueError: There is no photo, there are too many, or a file is not an image; the message names it.
+            ValueError: There is no photo, there are too many, or a file is not an image; the message names it. Or the
+                matcher can't be loaded, or was trained for another extractor.
             OSError: A file can't be read.
         """
         if not 1 <= len(photos) <= 2:
@@ -107,7 +126,7 @@ class Page:
             axes = visualization.draw_keypoints(pixels[0], features[0])
         else:
             a, b = features
-            matches = match(a, b)
+            matches = match(a, b, matcher=self._matcher(matcher))
             estimate = estimate_homography(a, b, matches)
             inliers, total = int(np.asarray(estimate.inliers).sum()), int(matches.mask.sum())
             axes = visualization.draw_matches(
@@ -123,6 +142,11 @@ class Page:
         table.write_text(json.dumps(records) + "\n", encoding="utf-8")
         _store(store, paths, features)
         return Shown(picture=picture, text=text, downloads=[table, store, picture])
+
+    def _matcher(self, name: str) -> LightGlue | None:
+        if name not in self._loaded:
+            self._loaded[name] = choose(name)
+        return self._loaded[name]
 
     def _seen(self, path: Path, threshold: float, max_keypoints: int) -> tuple[np.ndarray, Keypoints]:
         """Pixels and chosen keypoints of a photo."""

@@ -54,11 +54,11 @@ def build(page: Page) -> Blocks:
     """The page, not yet served."""
     import gradio as gr
 
-    def show(photos: list[str] | None, threshold: float, max_keypoints: float) -> tuple[Any, str, Any]:
+    def show(photos: list[str] | None, threshold: float, max_keypoints: float, matcher: str) -> tuple[Any, str, Any]:
         if not photos:
             return None, "", None
         try:
-            shown = page.show(photos, threshold=float(threshold), max_keypoints=int(max_keypoints))
+            shown = page.show(photos, threshold=float(threshold), max_keypoints=int(max_keypoints), matcher=matcher)
         except (OSError, ValueError) as error:
             # Messages name an uploaded file without its temporary folder.
             message = str(error)
@@ -79,6 +79,13 @@ def build(page: Page) -> Blocks:
                 threshold = gr.Slider(
                     0, 0.2, value=page.threshold, step=0.001, label="Smallest score", elem_id="threshold"
                 )
+                names = {"nearest": "nearest neighbours", "lightglue": "LightGlue"}
+                matcher = gr.Radio(
+                    [(names.get(name, name), name) for name in page.matchers],
+                    value=page.matcher,
+                    label="Matched by",
+                    elem_id="matcher",
+                )
             with gr.Column(scale=3):
                 picture = gr.Image(
                     label="Keypoints or matches",
@@ -89,9 +96,10 @@ def build(page: Page) -> Blocks:
                 )
                 text = gr.Markdown(elem_id="text")
                 files = gr.File(label="Download", file_count="multiple", interactive=False, elem_id="downloads")
-        inputs, outputs = [photos, threshold, count], [picture, text, files]
+        inputs, outputs = [photos, threshold, count, matcher], [picture, text, files]
         example.click(lambda: [str(path) for path in page.example()], outputs=photos)
         photos.change(show, inputs, outputs)
+        matcher.change(show, inputs, outputs)
         for slider in (count, threshold):
             slider.release(show, inputs, outputs)
     # One answer at a time, because the model keeps all cores busy with one photo.

@@ -14,6 +14,7 @@ from superpoint_jax.bulk.colmap import write_database
 from superpoint_jax.bulk.hloc import names_in, read_features
 from superpoint_jax.bulk.pairs import Matching, PairCount
 from superpoint_jax.bulk.parts import Conflict, Parts, replacing
+from superpoint_jax.matching import Matcher
 
 OPTIONS = "superpoint_jax"
 """Attribute of an HDF5 file or key of a Parquet file that stores what the result depends on."""
@@ -186,6 +187,7 @@ class ColmapDatabase(Output):
     """A COLMAP database with cameras, images, keypoints and, on request, matches. Descriptors are not stored in it."""
 
     matching = Matching()
+    matcher: Matcher | None = None
     pairs: Sequence[tuple[str, str]] | None = None
 
     def check(self, root: Path) -> None:
@@ -202,7 +204,9 @@ class ColmapDatabase(Output):
         """Write the database from the parts, and remove the parts; see `colmap.write_database`."""
         names = {name: path for path in parts.paths() for name in names_in(path)}
         with replacing(self.path) as temporary:
-            count = write_database(temporary, root, names, matching=self.matching, pairs=self.pairs)
+            count = write_database(
+                temporary, root, names, matching=self.matching, matcher=self.matcher, pairs=self.pairs
+            )
         parts.remove()
         return count
 
@@ -212,6 +216,7 @@ def output_for(
     options: Mapping[str, Any],
     *,
     matching: Matching | None = None,
+    matcher: Matcher | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
 ) -> Output:
     """The output of the kind given by the suffix: .h5 or .hdf5, .db, or none for Parquet.
@@ -233,5 +238,5 @@ def output_for(
         raise ValueError(f"{path}: {wanted} needs a COLMAP database (.db)")
     output = kinds[path.suffix.lower()](path, options)
     if isinstance(output, ColmapDatabase):
-        output.matching, output.pairs = matching, pairs
+        output.matching, output.matcher, output.pairs = matching, matcher, pairs
     return output

@@ -25,9 +25,10 @@ class Matching:
         pairs: Only for a COLMAP database, instead of --matches: a text file of the pairs to match, two names per line
             as in hloc.
         ratio: Lowe's ratio test: the distance to the nearest descriptor must be less than this times the distance to
-            the second nearest. None leaves the test out.
-        max_distance: Largest L2 distance between the descriptors of a match.
-        min_score: Smallest cosine similarity between the descriptors of a match.
+            the second nearest. None leaves the test out. A network that matches does not use it.
+        max_distance: Largest L2 distance between the descriptors of a match. A network that matches does not use it.
+        min_score: Smallest score of a match: the cosine similarity of the descriptors, or the probability of a network
+            that matches, by default its own.
         min_verified: A pair with fewer geometrically verified matches is not written as a verified pair. By default,
             COLMAP's mapper needs 15 too.
     """

@@ -28,6 +28,7 @@ from superpoint_jax.bulk.reading import Read, Reader
 from superpoint_jax.bulk.sources import find_images
 from superpoint_jax.bulk.writing import Writer, full_disk_explained
 from superpoint_jax.features import Keypoints
+from superpoint_jax.matching import Matcher
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.photos.batches import default_batch, extract_batch
 from superpoint_jax.photos.pixels import prepared
@@ -45,6 +46,7 @@ def extract_files(
     *,
     model: SuperPoint,
     processor: SuperPointImageProcessor,
+    matcher: Matcher | None = None,
     options: BulkOptions | None = None,
     root: str | Path | None = None,
     shard: tuple[int, int] | None = None,
@@ -65,6 +67,8 @@ def extract_files(
             Parquet files; see `outputs`.
         model: The network.
         processor: Preprocessing of the images; `options.resize` replaces its size.
+        matcher: A network that matches, for a COLMAP database, for example `superpoint_jax.LightGlue`; by default
+            nearest neighbours.
         options: Options of the run.
         root: The folder that names are relative to; see `find_images`.
         shard: (i, n): only every n-th part, for several processes or machines with a common file system. A last run
@@ -84,12 +88,14 @@ def extract_files(
         warnings.warn("extract_files(engine=) is now called executor=", DeprecationWarning, stacklevel=2)
         executor = engine
     options = options or BulkOptions()
+    if matcher is not None and not options.wanted:
+        raise ValueError("a matcher was given, and no images are matched: choose matches or pairs")
     processor = prepared(processor, options.resize, upscale=options.upscale)
     images = find_images(source, root=root)
     named = None if options.pairs is None else read_pairs(options.pairs, images.names)
     network = PlacedNetwork(model, options)
     identity = _identity(model, network.config_options, processor, options)
-    target = output_for(Path(output), identity, matching=options, pairs=named)
+    target = output_for(Path(output), identity, matching=options, matcher=matcher, pairs=named)
     target.check(images.root)
     index, count = shard or (jax.process_index(), jax.process_count())
     if not 0 <= index < count:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from superpoint_jax import openvino
-from superpoint_jax.cli.arguments import Extraction, Weights
+from superpoint_jax.cli.arguments import Extraction, Matcher, Weights
 from superpoint_jax.cli.errors import CommandError, told
 
 
@@ -13,6 +13,7 @@ def app(
     resize: int | None = None,
     enlarge: float | None = None,
     engine: openvino.Engine = "auto",
+    matcher: Matcher = "nearest",
     host: str = "127.0.0.1",
     port: int = 7860,
     browser: bool = True,
@@ -25,6 +26,8 @@ def app(
             weights. The number of keypoints and the smallest score are chosen on the page.
         enlarge: Enlarge photos by this factor before the network, for more exact positions; 2 takes four times as long.
         engine: What computes the network; by default OpenVINO where it is installed and there is no accelerator.
+        matcher: What matches at first; the page has a choice. "nearest" for mutual nearest neighbours of descriptors,
+            "lightglue" for the network in the package, or a folder, file or Hugging Face id of a LightGlue.
         host: Address to listen on; 0.0.0.0 lets other machines in.
         port: Port to listen on.
         browser: Open the page in the browser.
@@ -36,7 +39,7 @@ def app(
         from superpoint_jax.app.answers import Page
 
         loaded = Extraction(weights=weights, resize=resize, enlarge=enlarge, engine=engine).load()
-        page = Page(loaded.network, processor=loaded.processor, resize=loaded.resize)
+        page = Page(loaded.network, processor=loaded.processor, resize=loaded.resize, matcher=matcher)
         print(f"the page is at http://{host}:{port}/ until Ctrl+C", flush=True)
         try:
             serve(page, host=host, port=port, browser=browser)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -15,6 +16,8 @@ import superpoint_jax as sp
 from superpoint_jax import openvino
 from superpoint_jax.cli.errors import CommandError, told
 from superpoint_jax.config import ComputeDtype
+from superpoint_jax.lightglue import LightGlue
+from superpoint_jax.lightglue.load import choose
 from superpoint_jax.photos import describe_image
 from superpoint_jax.photos.batches import extract_batch
 from superpoint_jax.photos.pixels import prepared, read_pixels
@@ -24,6 +27,8 @@ Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 OptionalOutput = Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")]
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 Weights = Annotated[str | None, tyro.conf.arg(metavar="SOURCE")]
+Matcher = Annotated[str, tyro.conf.arg(metavar="nearest|lightglue|SOURCE")]
+Limit = float | Literal["auto"] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +91,50 @@ class Extraction(Decoding):
         return Network(network, processor, self.resize, self.upscale)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Matching:
+    """What matches keypoints, and what a match has to pass. None leaves a test out."""
+
+    matcher: Matcher = "nearest"
+    """What matches: "nearest" for mutual nearest neighbours of descriptors, "lightglue" for the network in the package,
+    or a folder, file or Hugging Face id of a LightGlue that was trained for the weights."""
+    ratio: Limit = "auto"
+    """Lowe's ratio test: the distance to the nearest descriptor must be less than this times the distance to the second
+    nearest. "auto" is 0.85 for `extract`, and no test elsewhere."""
+    max_distance: Limit = "auto"
+    """Largest L2 distance between the descriptors of a match. "auto" is 0.7 for `track`, and no limit elsewhere."""
+    min_score: Limit = "auto"
+    """Smallest score of a match: the cosine of two descriptors, or the probability of a network. "auto" is that of the
+    network, and no limit for nearest neighbours."""
+
+    def network(self, extractor: sp.SuperPointConfig | None = None) -> LightGlue | None:
+        """The network that matches keypoints, for an extractor if one is given; None for nearest neighbours."""
+        useless = [f"--{name.replace('_', '-')}" for name in self.tests() if name != "min_score"]
+        if useless and self.matcher != "nearest":
+            raise CommandError(
+                f"{' and '.join(useless)}: for nearest neighbours only; with --matcher {self.matcher}, give --min-score"
+            )
+        with told():
+            matcher = choose(self.matcher)
+        if matcher is not None and extractor is not None:
+            lengths = matcher.rules.input_dim, extractor.descriptor_decoder_dim
+            if lengths[0] != lengths[1]:
+                raise CommandError(
+                    f"--matcher {self.matcher} takes descriptors of length {lengths[0]}, and those of the weights have "
+                    f"{lengths[1]}: it was trained for another extractor"
+                )
+        return matcher
+
+    def tests(self) -> dict[str, Any]:
+        """The tests that were given, under their names in `superpoint_jax.match`."""
+        tests = dict(ratio=self.ratio, max_distance=self.max_distance, min_score=self.min_score)
+        return {name: value for name, value in tests.items() if value != "auto"}
+
+    def load(self, extractor: sp.SuperPointConfig) -> Callable[[sp.Keypoints, sp.Keypoints], sp.Matches]:
+        """The function that matches two images."""
+        return partial(sp.match, matcher=self.network(extractor), **self.tests())
+
+
 @dataclass(frozen=True)
 class Network:
     """A network with its weights, engine and processor."""
@@ -94,6 +143,11 @@ class Network:
     processor: sp.SuperPointImageProcessor
     resize: int | None
     upscale: bool = False
+
+    @property
+    def config(self) -> sp.SuperPointConfig:
+        """The configuration of the network."""
+        return self.network.config
 
     def __call__(self, images: Sequence[Any], regions: Sequence[Path | None] | None = None) -> list[sp.Keypoints]:
         """The keypoints of images; see `superpoint_jax.extract_images`."""

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import tyro
 
-from superpoint_jax.cli.arguments import Extraction
+from superpoint_jax.cli.arguments import Extraction, Matching
 from superpoint_jax.estimation.opencv import Method
 from superpoint_jax.evaluation.detector import evaluate_shapes, shapes_table
 from superpoint_jax.evaluation.extractors import Extractor, make_extractors
+from superpoint_jax.evaluation.matchers import FeatureMatcher
 from superpoint_jax.evaluation.protocol import evaluate_homographies, evaluate_hpatches
 from superpoint_jax.evaluation.report import Evaluation, plot, save_json, table
 from superpoint_jax.evaluation.stereo import evaluate_stereo, stereo_table
@@ -31,6 +32,7 @@ def hpatches(
         max_keypoints=1000, keypoint_threshold=0.0, resize=640
     ),
     extractors: str = EXTRACTORS,
+    matching: tyro.conf.OmitArgPrefixes[Matching] = Matching(),
     estimator: Method = "ransac",
     json: Path | None = None,
     plot: Path | None = None,
@@ -43,6 +45,8 @@ def hpatches(
         extraction: How keypoints are found; --weights are those of the extractor "ours". The threshold is 0 so that all
             extractors are compared at an equal number of keypoints.
         extractors: Comma-separated: ours, sift, orb, or any other checkpoint's hub id, folder or file.
+        matching: What matches, and what a match has to pass. A network matches SuperPoints only; SIFT and ORB keep
+            nearest neighbours.
         estimator: How homographies are estimated.
         json: Write the metrics of every pair to this file.
         plot: Draw a plot of the metrics to this file.
@@ -53,6 +57,7 @@ def hpatches(
         max_keypoints=extraction.max_keypoints,
         long_side=extraction.resize,
         estimator=estimator,
+        matcher=_matcher(matching),
         progress=True,
     )
     _report(results, json, plot)
@@ -65,6 +70,7 @@ def homographies(
         max_keypoints=1000, keypoint_threshold=0.0, resize=640
     ),
     extractors: str = EXTRACTORS,
+    matching: tyro.conf.OmitArgPrefixes[Matching] = Matching(),
     estimator: Method = "ransac",
     photos: int | None = None,
     per_photo: int = 1,
@@ -83,6 +89,8 @@ def homographies(
         extraction: How keypoints are found; --weights are those of the extractor "ours". The threshold is 0 so that all
             extractors are compared at an equal number of keypoints.
         extractors: Comma-separated: ours, sift, orb, or any other checkpoint's hub id, folder or file.
+        matching: What matches, and what a match has to pass. A network matches SuperPoints only; SIFT and ORB keep
+            nearest neighbours.
         estimator: How homographies are estimated.
         photos: Use only this many photos, the first by name; all of them by default.
         per_photo: Warps per photo.
@@ -109,6 +117,7 @@ def homographies(
         max_keypoints=extraction.max_keypoints,
         long_side=extraction.resize,
         estimator=estimator,
+        matcher=_matcher(matching),
         progress=True,
     )
     _report(results, json, plot)
@@ -148,6 +157,7 @@ def stereo(
     *,
     extraction: tyro.conf.OmitArgPrefixes[Extraction] = STEREO,
     extractors: str = EXTRACTORS,
+    matching: tyro.conf.OmitArgPrefixes[Matching] = Matching(),
     json: Path | None = None,
 ) -> None:
     """Matching on rectified stereo pairs of known disparities: real parallax. Images keep their own size.
@@ -156,10 +166,18 @@ def stereo(
         folder: A folder with pairs.txt, whose lines name left image, right image, disparities and their scale.
         extraction: How keypoints are found; --weights are those of the extractor "ours".
         extractors: Comma-separated: ours, sift, orb, or any other checkpoint's hub id, folder or file.
+        matching: What matches, and what a match has to pass. A network matches SuperPoints only; SIFT and ORB keep
+            nearest neighbours.
         json: Write the figures of every pair to this file.
     """
     named = _extractors(extractors, extraction)
-    results = evaluate_stereo(folder, named, max_keypoints=extraction.max_keypoints, progress=True)
+    results = evaluate_stereo(
+        folder,
+        named,
+        max_keypoints=extraction.max_keypoints,
+        matcher=_matcher(matching),
+        progress=True,
+    )
     print(stereo_table(results))
     if json is not None:
         save_json(results, json)
@@ -173,6 +191,12 @@ def main(arguments: Sequence[str]) -> None:
 
 def _extractors(names: str, extraction: Extraction) -> dict[str, Extractor]:
     return make_extractors(names, weights=extraction.weights, engine=extraction.engine, resize=0, **extraction.given())
+
+
+def _matcher(matching: Matching) -> FeatureMatcher:
+    tests = matching.tests()
+    name = " ".join([matching.matcher, *(f"{test}={value}" for test, value in tests.items())])
+    return FeatureMatcher(name, matching.network(), tests)
 
 
 def _report(results: list[Evaluation], json: Path | None, plot_file: Path | None) -> None:

@@ -10,8 +10,8 @@ import tyro
 import superpoint_jax as sp
 from superpoint_jax.bulk import BulkOptions, extract_files
 from superpoint_jax.bulk.cluster import RayExecutor
-from superpoint_jax.bulk.pairs import Matching
-from superpoint_jax.cli.arguments import Extraction, OptionalPath, Output
+from superpoint_jax.bulk.pairs import Pairs
+from superpoint_jax.cli.arguments import Extraction, Matching, OptionalPath, Output
 from superpoint_jax.cli.errors import CommandError, complain, told
 from superpoint_jax.cli.saving import save_json
 
@@ -25,7 +25,10 @@ def extract(
     extraction: tyro.conf.OmitArgPrefixes[Extraction] = Extraction(),
     descriptors: Literal["float16", "float32"] = "float16",
     masks: OptionalPath = None,
+    matches: Pairs = "none",
+    pairs: OptionalPath = None,
     matching: tyro.conf.OmitArgPrefixes[Matching] = Matching(),
+    min_verified: int = BulkOptions.min_verified,
     root: OptionalPath = None,
     batch: int | None = None,
     part: int = 256,
@@ -54,7 +57,12 @@ def extract(
         descriptors: Type in which descriptors are kept.
         masks: Folder with a mask for each photo by COLMAP's rule: FOLDER/a/b.jpg.png for a/b.jpg. No keypoint lies
             where a mask is black (0). Photos without a mask are used whole.
-        matching: Which photos are matched for a COLMAP database, and what a match has to pass.
+        matches: Only for a COLMAP database: match every photo with every other, or each with the next 10 by name.
+        pairs: Only for a COLMAP database, instead of --matches: a text file of the pairs to match, two names per line
+            as in hloc.
+        matching: What matches photos for a COLMAP database, and what a match has to pass.
+        min_verified: A pair with fewer geometrically verified matches is not written as a verified pair. By default,
+            COLMAP's mapper needs 15 too.
         root: The folder that names are relative to; by default the given folder, the folder of the list, or the part of
             the pattern before its first wildcard.
         batch: Images per batch; by default 1 on a CPU and 32 otherwise.
@@ -75,7 +83,10 @@ def extract(
         found_by = {name: value for name, value in dataclasses.asdict(extraction).items() if name != "weights"}
         options = BulkOptions(
             **found_by,
-            **dataclasses.asdict(matching),
+            **matching.tests(),
+            matches=matches,
+            pairs=pairs,
+            min_verified=min_verified,
             descriptors=descriptors,
             masks=masks,
             batch=batch,
@@ -86,11 +97,13 @@ def extract(
             max_pixels=max_pixels,
         )
         model = sp.from_pretrained(extraction.weights)
+        matcher = matching.network(model.config)
         report = extract_files(
             source,
             output,
             model=model,
             processor=sp.SuperPointImageProcessor.for_weights(extraction.weights, model.config),
+            matcher=matcher,
             options=options,
             root=root,
             shard=shard,

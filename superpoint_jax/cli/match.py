@@ -10,7 +10,7 @@ import tyro
 
 import superpoint_jax as sp
 from superpoint_jax import visualization
-from superpoint_jax.cli.arguments import Extraction, OptionalOutput, OptionalPath, masks_of
+from superpoint_jax.cli.arguments import Extraction, Matching, OptionalOutput, OptionalPath, masks_of
 from superpoint_jax.cli.errors import CommandError, told
 from superpoint_jax.cli.saving import check_outputs, save_json, save_picture
 from superpoint_jax.processing import load_image
@@ -26,8 +26,7 @@ def match(
     output: OptionalOutput = None,
     model: Model = "homography",
     threshold_px: float = 3.0,
-    ratio: float | None = None,
-    max_distance: float | None = None,
+    matching: tyro.conf.OmitArgPrefixes[Matching] = Matching(),
     masks: OptionalPath = None,
     extraction: tyro.conf.OmitArgPrefixes[Extraction] = Extraction(),
     max_lines: int = 200,
@@ -35,19 +34,17 @@ def match(
 ) -> int:
     """Match two photos, estimate and print the geometric model that relates them, and draw the matches side by side.
 
-    Matches are mutual nearest neighbours. Inliers are the matches that agree with the estimated model.
+    Inliers are the matches that agree with the estimated model.
 
     Args:
         image_a: First photo.
         image_b: Second photo.
-        output: Draw both photos with one line per inlier, more yellow for a higher similarity, and other matches in
-            gray. The suffix decides the format (.png, .jpg, .pdf, .svg).
+        output: Draw both photos with one line per inlier, more yellow for a higher score, and other matches in gray.
+            The suffix decides the format (.png, .jpg, .pdf, .svg).
         model: What relates the photos: "homography" for a plane or a turning camera, "fundamental" for a moving one,
             "none" to take all matches.
         threshold_px: Largest error of an inlier, in pixels.
-        ratio: Lowe's ratio test, for example 0.8: the distance to the nearest descriptor must be less than this times
-            the distance to the second nearest.
-        max_distance: Largest L2 distance between two descriptors.
+        matching: What matches, and what a match has to pass.
         masks: Folder with a mask for each photo by COLMAP's rule: FOLDER/b.jpg.png or FOLDER/a/b.jpg.png for a/b.jpg.
             No keypoint lies where a mask is black (0).
         extraction: How keypoints are found.
@@ -61,9 +58,11 @@ def match(
     images = image_a, image_b
     check_outputs([path for path in (output, json) if path is not None], images)
     regions = masks_of(images, masks)
-    features = a, b = extraction.load()(images, regions if any(regions) else None)
+    network = extraction.load()
+    matched = matching.load(network.config)
+    features = a, b = network(images, regions if any(regions) else None)
     with told():
-        matches = sp.match(a, b, ratio=ratio, max_distance=max_distance)
+        matches = matched(a, b)
         estimate = _estimate(a, b, matches, model, threshold_px)
     counts = [int(found.mask.sum()) for found in features]
     total, agreeing = int(matches.mask.sum()), int(np.asarray(estimate.inliers).sum())

@@ -9,7 +9,7 @@ import tyro
 from PIL import Image
 
 import superpoint_jax as sp
-from superpoint_jax.cli.arguments import Extraction, OptionalPath, Output
+from superpoint_jax.cli.arguments import Extraction, Matching, OptionalPath, Output
 from superpoint_jax.cli.errors import CommandError, told
 from superpoint_jax.cli.saving import check_outputs, save_json
 from superpoint_jax.processing import load_image
@@ -22,6 +22,7 @@ def stitch(
     *,
     output: Output,
     threshold_px: float = 3.0,
+    matching: tyro.conf.OmitArgPrefixes[Matching] = Matching(),
     extraction: tyro.conf.OmitArgPrefixes[Extraction] = Extraction(max_keypoints=2048),
     json: OptionalPath = None,
 ) -> int:
@@ -34,6 +35,7 @@ def stitch(
         image_b: The photo that is warped.
         output: The picture to write; its suffix decides the format, any that Pillow writes.
         threshold_px: Largest error of an inlier, in pixels.
+        matching: What matches, and what a match has to pass.
         extraction: How keypoints are found.
         json: Write to this file: "homography" (a to b, in pixels, centres at integers), "inliers" and "matches" (their
             numbers), "width" and "height" of the picture, "offset" ((x, y) of the first photo's corner in the picture).
@@ -41,9 +43,11 @@ def stitch(
     check_outputs([path for path in (output, json) if path is not None], (image_a, image_b))
     if output.suffix.lower() not in Image.registered_extensions():
         raise CommandError(f"{output}: Pillow can't write files with this suffix")
-    a, b = extraction.load()([image_a, image_b])
-    matches = sp.match(a, b)
+    network = extraction.load()
+    matched = matching.load(network.config)
+    a, b = network([image_a, image_b])
     with told():
+        matches = matched(a, b)
         estimate = sp.estimate_homography(a, b, matches, threshold_px=threshold_px)
         total, inliers = int(matches.mask.sum()), int(estimate.inliers.sum())
         if not estimate.found:

@@ -11,7 +11,7 @@ import tyro
 from tqdm import tqdm
 
 from superpoint_jax import visualization
-from superpoint_jax.cli.arguments import Extraction, OptionalPath, Output
+from superpoint_jax.cli.arguments import Extraction, Matching, OptionalPath, Output
 from superpoint_jax.cli.errors import CommandError, complain, told
 from superpoint_jax.cli.saving import check_outputs, save_json
 from superpoint_jax.tracking import Tracker, Tracks
@@ -22,10 +22,10 @@ def track(
     source: tyro.conf.Positional[str],
     *,
     output: Output,
+    matching: tyro.conf.OmitArgPrefixes[Matching] = Matching(),
     extraction: tyro.conf.OmitArgPrefixes[Extraction] = Extraction(max_keypoints=512, resize=640),
     length: int = 8,
     min_age: int = 1,
-    max_distance: float = 0.7,
     max_move_px: float | None = None,
     fps: float | None = None,
     max_frames: int | None = None,
@@ -38,10 +38,10 @@ def track(
     Args:
         source: Video file, folder of photos (in the order of their names, all of one size), or the number of a camera.
         output: Video to write (.mp4, .avi), or without a suffix a folder with one picture per frame.
+        matching: What matches successive frames, and what a match has to pass.
         extraction: How keypoints are found. A tracker needs a fixed number of rows, so --max-keypoints can't be -1.
         length: Number of positions per track that are drawn.
         min_age: Tracks younger than this many frames are not drawn.
-        max_distance: Largest L2 distance between the descriptors in successive frames.
         max_move_px: Largest distance between the positions in successive frames, in pixels; unlimited by default.
         fps: Frames per second of the video written; by default those of the video read, 10 for a folder and 30 for a
             camera.
@@ -56,11 +56,12 @@ def track(
     if max_frames is not None and max_frames < 1:
         raise CommandError(f"max_frames={max_frames}; at least one frame is needed")
     check_outputs([path for path in (json, output if output.suffix else None) if path is not None], (Path(source),))
+    network = extraction.load()
+    matcher = matching.network(network.config)
     with told():
-        tracker = Tracker(length=length, max_distance=max_distance, max_move_px=max_move_px)
+        tracker = Tracker(length=length, max_move_px=max_move_px, matcher=matcher, **matching.tests())
         frames = read_frames(source, long_side=extraction.resize, max_frames=max_frames)
         writer = FrameWriter(output, fps=fps or frames.fps)
-    network = extraction.load()
 
     tracks, entries, failed = None, [], False
     with writer:

@@ -12,6 +12,7 @@ from superpoint_jax.evaluation.extractors import make_extractors as make_extract
 from superpoint_jax.evaluation.extractors import orb_extractor as orb_extractor
 from superpoint_jax.evaluation.extractors import sift_extractor as sift_extractor
 from superpoint_jax.evaluation.extractors import superpoint_extractor as superpoint_extractor
+from superpoint_jax.evaluation.matchers import FeatureMatcher as FeatureMatcher
 from superpoint_jax.evaluation.protocol import evaluate_homographies as evaluate_homographies
 from superpoint_jax.evaluation.protocol import evaluate_hpatches as evaluate_hpatches
 from superpoint_jax.evaluation.protocol import evaluate_pairs as evaluate_pairs

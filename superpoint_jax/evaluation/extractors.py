@@ -18,6 +18,9 @@ from superpoint_jax.photos import extract_images
 from superpoint_jax.processing import SuperPointImageProcessor
 from superpoint_jax.weights import from_pretrained
 
+OPENCV = ("sift", "orb")
+"""Names of the extractors of OpenCV."""
+
 Features: TypeAlias = Mapping[str, np.ndarray]
 Extractor: TypeAlias = Callable[[np.ndarray], Features]
 

@@ -1,6 +1,6 @@
 """The protocol: an extractor is evaluated on pairs of images related by a known homography.
 
-By default, images are reduced to a long side of 640 px and the best 1000 keypoints are used. Matches are mutual nearest
+By default, images are reduced to a long side of 640 px and the best 1000 keypoints are used, matches are mutual nearest
 neighbours, and a homography is estimated by RANSAC at 3 px.
 """
 
@@ -19,13 +19,13 @@ from superpoint_jax.estimation.opencv import Method, homography_of_points
 from superpoint_jax.evaluation.datasets import Pair, homography_pairs, sequence_pairs
 from superpoint_jax.evaluation.extractors import Extractor, Features
 from superpoint_jax.evaluation.images import reduce_image
+from superpoint_jax.evaluation.matchers import NEAREST, FeatureMatcher, matcher_for
 from superpoint_jax.evaluation.metrics import (
     corner_error,
     fraction_within,
     inside,
     localization_error,
     matching_score,
-    mutual_matches,
     nearest_neighbor_map,
     repeatability,
     warp_points,
@@ -35,19 +35,31 @@ from superpoint_jax.processing import load_image
 
 
 def evaluate_hpatches(
-    folder: str | Path, extractors: Mapping[str, Extractor], *, progress: bool = False, **options: Any
+    folder: str | Path,
+    extractors: Mapping[str, Extractor],
+    *,
+    matcher: FeatureMatcher = NEAREST,
+    progress: bool = False,
+    **options: Any,
 ) -> list[Evaluation]:
     """The metrics of each extractor on the sequences of a folder.
 
     Args:
         folder: Folder of HPatches, or of other sequences in a layout that `sequence_pairs` reads.
         extractors: Extractors by name.
+        matcher: What matches; a network matches SuperPoints only, and SIFT and ORB keep nearest neighbours.
         progress: Show a progress bar.
         **options: Options of `evaluate_pairs`.
     """
     pairs = sequence_pairs(folder)
     return [
-        evaluate_pairs(extractor, _shown(pairs, progress, name, len(pairs)), name=name, **options)
+        evaluate_pairs(
+            extractor,
+            _shown(pairs, progress, name, len(pairs)),
+            name=name,
+            matcher=matcher_for(name, matcher),
+            **options,
+        )
         for name, extractor in extractors.items()
     ]
 
@@ -58,6 +70,7 @@ def evaluate_homographies(
     *,
     pair_options: Mapping[str, Any] | None = None,
     long_side: int | None = 640,
+    matcher: FeatureMatcher = NEAREST,
     progress: bool = False,
     **options: Any,
 ) -> list[Evaluation]:
@@ -66,6 +79,7 @@ def evaluate_homographies(
     Args:
         folder: Folder of any photos.
         extractors: Extractors by name.
+        matcher: What matches; a network matches SuperPoints only, and SIFT and ORB keep nearest neighbours.
         pair_options: Options of `homography_pairs`: `seed`, `per_photo`, `limit`, `scale`, ...
         long_side: Photos are reduced to this longer side, in pixels.
         progress: Show a progress bar.
@@ -76,7 +90,8 @@ def evaluate_homographies(
         # The same pairs are made again for each extractor, from their seed, instead of being kept in memory.
         pairs = homography_pairs(folder, long_side=long_side, **(pair_options or {}))
         shown = _shown(pairs, progress, name, None)
-        evaluations.append(evaluate_pairs(extractor, shown, name=name, long_side=long_side, **options))
+        own = matcher_for(name, matcher)
+        evaluations.append(evaluate_pairs(extractor, shown, name=name, long_side=long_side, matcher=own, **options))
     return evaluations
 
 
@@ -89,6 +104,7 @@ def evaluate_pairs(
     long_side: int | None = 640,
     threshold_px: float = 3.0,
     estimator: Method = "ransac",
+    matcher: FeatureMatcher = NEAREST,
 ) -> Evaluation:
     """The metrics of an extractor on pairs of images.
 
@@ -102,6 +118,7 @@ def evaluate_pairs(
         long_side: Images are reduced to this longer side, in pixels, and the homographies adapted.
         threshold_px: Threshold of repeatability, localisation error, matching score, NN mAP, and RANSAC's inliers.
         estimator: "ransac", as in published results, or the better "magsac".
+        matcher: What matches.
 
     Raises:
         ValueError: There are no pairs.
@@ -121,13 +138,20 @@ def evaluate_pairs(
             view_b.size,
             threshold_px=threshold_px,
             estimator=estimator,
+            matcher=matcher,
         )
         results.append(PairResult(name=pair.name, group=pair.group, **result))
     if not results:
         raise ValueError("no pairs to evaluate")
     return Evaluation(
         extractor=name,
-        protocol=dict(max_keypoints=max_keypoints, long_side=long_side, threshold_px=threshold_px, estimator=estimator),
+        protocol=dict(
+            max_keypoints=max_keypoints,
+            long_side=long_side,
+            threshold_px=threshold_px,
+            estimator=estimator,
+            matcher=matcher.name,
+        ),
         pairs=tuple(results),
         seconds_per_image=float(np.mean(viewer.seconds[1:] or viewer.seconds)),
     )
@@ -142,6 +166,7 @@ def compare(
     *,
     threshold_px: float = 3.0,
     estimator: Method = "ransac",
+    matcher: FeatureMatcher = NEAREST,
 ) -> dict[str, Any]:
     """The metrics of one pair of images: the fields of `PairResult` without its name and group.
 
@@ -153,6 +178,7 @@ def compare(
         size_b: (height, width) of image b.
         threshold_px: See `evaluate_pairs`.
         estimator: See `evaluate_pairs`.
+        matcher: See `evaluate_pairs`.
     """
     points_a, points_b = (features["keypoints"].astype(np.float64) for features in (features_a, features_b))
     descriptors_a, descriptors_b = features_a["descriptors"], features_b["descriptors"]
@@ -161,7 +187,7 @@ def compare(
     seen_b = inside(warp_points(np.linalg.inv(homography), points_b), size_a)
     both = warped_a[seen_a], points_b[seen_b]
 
-    i, j = mutual_matches(descriptors_a, descriptors_b).T
+    i, j = matcher({**features_a, "image_size": np.array(size_a)}, {**features_b, "image_size": np.array(size_b)}).T
     errors_px = np.linalg.norm(warped_a[i] - points_b[j], axis=1)
     errors_seen_px = errors_px[seen_a[i] & seen_b[j]]
     estimated = homography_of_points(points_a[i], points_b[j], threshold_px=threshold_px, method=estimator)

@@ -33,7 +33,7 @@ class PairResult:
         group: Group over which pairs are averaged: "i" or "v" in HPatches, else the sequence.
         keypoints: Numbers of keypoints in image a and in image b.
         visible: Numbers of those keypoints in the area that both images show.
-        matches: Number of mutual nearest neighbours.
+        matches: Number of matches.
         repeatability: At the threshold of the protocol, like the next three metrics.
         localization_error: In pixels; NaN if no keypoint is repeated.
         matching_score: Correct matches divided by visible keypoints.

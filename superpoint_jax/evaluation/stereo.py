@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from superpoint_jax.evaluation.extractors import Extractor
-from superpoint_jax.evaluation.metrics import mutual_matches
+from superpoint_jax.evaluation.matchers import NEAREST, FeatureMatcher, matcher_for
 from superpoint_jax.processing import load_image
 
 THRESHOLDS_PX = (1, 3)
@@ -43,7 +43,7 @@ class StereoResult:
         extractor: Name of the extractor.
         pair: Name of the pair.
         keypoints: Number of keypoints in the left image and in the right image.
-        matches: Number of mutual nearest neighbours where the disparity is known.
+        matches: Number of matches where the disparity is known.
         right: Number of these that are right, for each of `THRESHOLDS_PX`.
     """
 
@@ -91,9 +91,14 @@ def stereo_pairs(folder: str | Path) -> list[StereoPair]:
 
 
 def evaluate_stereo(
-    folder: str | Path, extractors: Mapping[str, Extractor], *, max_keypoints: int = 1000, progress: bool = False
+    folder: str | Path,
+    extractors: Mapping[str, Extractor],
+    *,
+    max_keypoints: int = 1000,
+    matcher: FeatureMatcher = NEAREST,
+    progress: bool = False,
 ) -> list[StereoResult]:
-    """The results of each extractor on each pair: mutual nearest neighbours, compared with the disparities.
+    """The results of each extractor on each pair: its matches, compared with the disparities.
 
     The images keep their own size.
 
@@ -101,6 +106,7 @@ def evaluate_stereo(
         folder: Folder with the pairs; see `stereo_pairs`.
         extractors: The extractors, by name.
         max_keypoints: Only this many keypoints with the highest scores count.
+        matcher: What matches; a network matches SuperPoints only, and SIFT and ORB keep nearest neighbours.
         progress: Show a progress bar.
     """
     from tqdm import tqdm
@@ -111,11 +117,13 @@ def evaluate_stereo(
         for pair in tqdm(pairs, desc=name, unit="pair", disable=None if progress else True):
             features = []
             for path in (pair.left, pair.right):
-                found = extractor(load_image(path))
+                image = load_image(path)
+                found = extractor(image)
                 best = np.argsort(-found["scores"], kind="stable")[:max_keypoints]
-                features.append((found["keypoints"][best].astype(np.float64), found["descriptors"][best]))
-            (points_a, descriptors_a), (points_b, descriptors_b) = features
-            i, j = mutual_matches(descriptors_a, descriptors_b).T
+                kept = {key: found[key][best] for key in ("keypoints", "scores", "descriptors")}
+                features.append({**kept, "image_size": np.array(image.shape[:2])})
+            i, j = matcher_for(name, matcher)(*features).T
+            points_a, points_b = (one["keypoints"].astype(np.float64) for one in features)
             errors_px, known = stereo_errors(points_a[i], points_b[j], pair.disparities)
             results.append(
                 StereoResult(

@@ -57,6 +57,17 @@ def from_pretrained(source: Source | None = None, *, revision: str | None = None
     return assemble(tensors, layout, config.replace(**options), origin=contents.origin)
 
 
+def choose(name: str) -> LightGlue | None:
+    """The matcher of a name: None for "nearest" (nearest neighbours need no network), else a LightGlue.
+
+    "lightglue" is the matcher in the package; every other name is a source of `from_pretrained`. A folder with one of
+    these two names is ./nearest or ./lightglue.
+    """
+    if name == "nearest":
+        return None
+    return from_pretrained(None if name == "lightglue" else name)
+
+
 def stated_fields(contents: Contents) -> Mapping[str, Any]:
     """The fields of `LightGlueConfig` in config.json, or in the metadata of the file."""
     if contents.config is not None:

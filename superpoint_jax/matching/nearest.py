@@ -5,6 +5,7 @@ Similarities are computed for one block of columns at a time, so memory grows wi
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -84,6 +85,7 @@ def match_pairs(
     features: Keypoints,
     pairs: Int[Array, "p 2"] | Int[np.ndarray, "p 2"] | None = None,
     *,
+    matcher: Matcher | None = None,
     mutual: bool = True,
     ratio: float | Float[Array, ""] | None = None,
     max_distance: float | Float[Array, ""] | None = None,
@@ -92,12 +94,15 @@ def match_pairs(
 ) -> Matches:
     """The matches of many pairs of images from one set; entry p has those of `pairs[p, 0]` with `pairs[p, 1]`.
 
-    Without `pairs`, all pairs are matched, in the order of `all_pairs`. The options are those of `match`.
+    Without `pairs`, all pairs are matched, in the order of `all_pairs`. The options are those of `match`; a `matcher`
+    must be a pytree, as `superpoint_jax.LightGlue` is.
 
     Raises:
         ValueError: As `match`; or a pair has the number of an image that does not exist.
     """
     tests = _checked_tests(ratio, max_distance, temperature, min_score)
+    if matcher is not None:
+        _check_only_min_score(tests, mutual=mutual)
     if features.mask.ndim != 2:
         raise ValueError(f"features.mask has shape {features.mask.shape}; match_pairs needs a set of images [B,K]")
     if pairs is None:
@@ -106,7 +111,10 @@ def match_pairs(
         low, high = int(pairs.min()), int(pairs.max())
         if low < 0 or high >= len(features):
             raise ValueError(f"pairs name the images {low} to {high}; there are {len(features)}, counted from 0")
-    return _match_pairs(features.descriptors, features.mask, jnp.asarray(pairs, jnp.int32), tests, mutual=mutual)
+    pairs = jnp.asarray(pairs, jnp.int32)
+    if matcher is not None:
+        return _match_pairs_by(matcher, dataclasses.replace(features, hidden_states=None), pairs, min_score)
+    return _match_pairs(features.descriptors, features.mask, pairs, tests, mutual=mutual)
 
 
 def all_pairs(count: int) -> Int[np.ndarray, "p 2"]:
@@ -175,21 +183,45 @@ def _match_pairs(
         return no_matches((len(pairs), rows))
     width = min(rows, max(MIN_WIDTH, _budget() // rows))
 
-    def in_groups(descriptors: Array, mask: Array, pairs: Array, tests: _Tests) -> Matches:
+    def all_of_them(descriptors: Array, mask: Array, pairs: Array, tests: _Tests) -> Matches:
         def match_pair(pair: Array) -> Matches:
             i, j = pair
             return _match_pair(descriptors[i], mask[i], descriptors[j], mask[j], tests, width=width, mutual=mutual)
 
-        # Groups are computed one after the other, so that memory stays small for any number of pairs. A group has one
-        # pair from the share of each device: in a loop over a sharded axis, every device would do all of the work.
-        size = max(jax.device_count(), _budget() // (rows * width))
-        groups = -(-len(pairs) // size)
-        grouped = jnp.pad(pairs, ((0, -len(pairs) % size), (0, 0))).reshape(size, groups, 2)
-        matches = lax.map(jax.vmap(match_pair), jnp.swapaxes(grouped, 0, 1))
-        flat = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(size * groups, *leaf.shape[2:]), matches)
-        return jax.tree.map(lambda leaf: leaf[: len(pairs)], flat)
+        return _in_groups(jax.vmap(match_pair), pairs, _budget() // (rows * width))
 
-    return placed_like(pairs, in_groups)(descriptors, mask, pairs, tests)
+    return placed_like(pairs, all_of_them)(descriptors, mask, pairs, tests)
+
+
+@jax.jit
+def _match_pairs_by(
+    matcher: Matcher, features: Keypoints, pairs: Int[Array, "p 2"], min_score: float | Array | None
+) -> Matches:
+    rows = features.mask.shape[1]
+    if 0 in (rows, len(pairs)):
+        return no_matches((len(pairs), rows))
+
+    def all_of_them(matcher: Matcher, features: Keypoints, pairs: Array, min_score: float | Array | None) -> Matches:
+        def match_group(group: Array) -> Matches:
+            return matcher.match(features[group[:, 0]], features[group[:, 1]], min_score=min_score)
+
+        return _in_groups(match_group, pairs, _budget() // rows**2)
+
+    return placed_like(pairs, all_of_them)(matcher, features, pairs, min_score)
+
+
+def _in_groups(match_group: Callable[[Array], Matches], pairs: Int[Array, "p 2"], size: int) -> Matches:
+    """The matches of all pairs, computed in groups of about `size` pairs.
+
+    Groups are computed one after the other, so that memory stays small for any number of pairs. A group has one pair
+    from the share of each device: in a loop over a sharded axis, every device would do all of the work.
+    """
+    size = max(jax.device_count(), size)
+    groups = -(-len(pairs) // size)
+    grouped = jnp.pad(pairs, ((0, -len(pairs) % size), (0, 0))).reshape(size, groups, 2)
+    matches = lax.map(match_group, jnp.swapaxes(grouped, 0, 1))
+    flat = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(size * groups, *leaf.shape[2:]), matches)
+    return jax.tree.map(lambda leaf: leaf[: len(pairs)], flat)
 
 
 def _budget() -> int:
