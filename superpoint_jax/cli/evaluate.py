@@ -1,4 +1,4 @@
-"""`superpoint-jax evaluate hpatches | homographies | stereo | shapes`."""
+"""`superpoint-jax evaluate hpatches | homographies | stereo | pose | shapes`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from superpoint_jax.estimation.opencv import Method
 from superpoint_jax.evaluation.detector import evaluate_shapes, shapes_table
 from superpoint_jax.evaluation.extractors import Extractor, make_extractors
 from superpoint_jax.evaluation.matchers import FeatureMatcher
+from superpoint_jax.evaluation.pose import evaluate_pose, pose_table
 from superpoint_jax.evaluation.protocol import evaluate_homographies, evaluate_hpatches
 from superpoint_jax.evaluation.report import Evaluation, plot, save_json, table
 from superpoint_jax.evaluation.stereo import evaluate_stereo, stereo_table
@@ -183,9 +184,54 @@ def stereo(
         save_json(results, json)
 
 
+def pose(
+    folder: Folder,
+    *,
+    extraction: tyro.conf.OmitArgPrefixes[Extraction] = STEREO,
+    extractors: str = EXTRACTORS,
+    matching: tyro.conf.OmitArgPrefixes[Matching] = Matching(),
+    pairs: int = 200,
+    shape: tuple[int, int] = (480, 640),
+    strength: float = 0.5,
+    threshold_px: float = 1.0,
+    seed: int = 0,
+    json: Path | None = None,
+) -> None:
+    """Measure relative poses on views with parallax, which are rendered from photos with a made-up depth.
+
+    Args:
+        folder: Folder of photos, at any depth.
+        extraction: How keypoints are found; --weights are those of the extractor "ours".
+        extractors: Comma-separated: ours, sift, orb, or any other checkpoint's hub id, folder or file.
+        matching: What matches, and what a match has to pass. A network matches SuperPoints only; SIFT and ORB keep
+            nearest neighbours.
+        pairs: Number of pairs of views.
+        shape: (height, width) of a view.
+        strength: Strength of the changes of light, blur and noise; 1 is that of training.
+        threshold_px: Largest distance of an inlier from its epipolar line, in pixels.
+        seed: Seed of photos, depths, cameras and light.
+        json: Write the figures of every pair to this file.
+    """
+    results = evaluate_pose(
+        folder,
+        _extractors(extractors, extraction),
+        pairs=pairs,
+        shape=shape,
+        strength=strength,
+        seed=seed,
+        max_keypoints=extraction.max_keypoints,
+        threshold_px=threshold_px,
+        matcher=_matcher(matching),
+        progress=True,
+    )
+    print(pose_table(results))
+    if json is not None:
+        save_json(results, json)
+
+
 def main(arguments: Sequence[str]) -> None:
     """`superpoint-jax evaluate ARGUMENTS`."""
-    commands = {"hpatches": hpatches, "homographies": homographies, "shapes": shapes, "stereo": stereo}
+    commands = {"hpatches": hpatches, "homographies": homographies, "shapes": shapes, "stereo": stereo, "pose": pose}
     tyro.extras.subcommand_cli_from_dict(commands, prog="superpoint-jax evaluate", args=arguments)
 
 

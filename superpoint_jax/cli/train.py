@@ -1,9 +1,9 @@
-"""`superpoint-jax train`: the three stages of the paper as three commands, thin over `superpoint_jax.training`."""
+"""`superpoint-jax train`: the paper's three stages and LightGlue's training, thin over `superpoint_jax.training`."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,8 +12,12 @@ import tyro
 
 from superpoint_jax.config import ComputeDtype
 from superpoint_jax.evaluation.validation import photo_validator
+from superpoint_jax.lightglue import LightGlue
 from superpoint_jax.training.labels import PACKAGE, Labelling, label_folder, load_model, new_model, read_labels
 from superpoint_jax.training.loop import TrainConfig, train
+from superpoint_jax.training.matcher.pairs import MatchingPairs, Scenery, make_pairs
+from superpoint_jax.training.matcher.run import MatcherTrainConfig, start_from, train_matcher
+from superpoint_jax.training.matcher.validation import pair_validator
 from superpoint_jax.weights import save_pretrained
 
 
@@ -22,17 +26,16 @@ class Progress:
     """What a run keeps and measures while it trains; does not change its result."""
 
     validate: Path | None = None
-    """Folder of held-out photos. Repeatability, matching and homographies are measured on fixed warps of them and
-    written to metrics.csv."""
+    """Folder of held-out photos. How well the averaged weights do on fixed views of them is written to metrics.csv."""
     validate_every: int = 1000
     """Steps between validations."""
     checkpoint_every: int = 250
     """Steps between checkpoints; a kill costs at most this many steps."""
 
-    def options(self) -> dict[str, Any]:
-        """Options of `train`."""
+    def options(self, validator: Callable[[Path], Any] = photo_validator) -> dict[str, Any]:
+        """Options of the run. `validator` turns the folder into a function from a network to its metrics."""
         return dict(
-            validate=None if self.validate is None else photo_validator(self.validate),
+            validate=None if self.validate is None else validator(self.validate),
             validate_every=self.validate_every,
             checkpoint_every=self.checkpoint_every,
         )
@@ -146,10 +149,62 @@ class Joint:
         return made
 
 
+@dataclass(frozen=True, kw_only=True)
+class Matcher:
+    """Train LightGlue for any SuperPoint, on pairs of views made of photos.
+
+    Half of the pairs are related by a homography; the others have parallax, which decides how good the poses are that
+    are estimated from the matches. The pairs are made first, and kept in the folder of the run.
+    """
+
+    data: Path
+    """Folder of photos."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder of the run: pairs, checkpoints, metrics.csv and, at the end, the network in weights/."""
+    start: Annotated[str, tyro.conf.arg(name="from")] = PACKAGE
+    """Network to start from: "ours" (the matcher in the package), or a folder, file or hub id of a LightGlue. It may
+    have been trained for another extractor, for example disk_lightglue.pth."""
+    layers: int | None = None
+    """Keep this many layers, the first ones; by default all."""
+    extractor: str = PACKAGE
+    """SuperPoint that the network is trained for: "ours" (the weights in the package), or anything that
+    `from_pretrained` takes."""
+    stop_after: int | None = None
+    """End at this step of the schedule; the same command without it continues."""
+    scenery: tyro.conf.OmitArgPrefixes[Scenery] = field(default_factory=Scenery)
+    """How pairs are made."""
+    config: tyro.conf.OmitArgPrefixes[MatcherTrainConfig] = field(default_factory=MatcherTrainConfig)
+    """Configuration of the run."""
+    progress: tyro.conf.OmitArgPrefixes[Progress] = field(default_factory=lambda: Progress(validate_every=500))
+    """What is kept and measured while it trains."""
+
+    def run(self) -> None:
+        """Make the pairs that are missing, train and save."""
+        source = None if self.start == PACKAGE else self.start
+        length = load_model(self.extractor).rules.descriptor_decoder_dim
+        start = start_from(source, descriptor_length=length, layers=self.layers, seed=self.config.seed)
+
+        def pairs_of(photos: Path, name: str, scenery: Scenery, seed: int) -> MatchingPairs:
+            return make_pairs(photos, self.out / name, scenery=scenery, extractor=self.extractor, seed=seed)
+
+        def validator(photos: Path) -> Callable[[LightGlue], dict[str, float]]:
+            return pair_validator(
+                pairs_of(photos, "validation_pairs", replace(self.scenery, pairs=VALIDATION_PAIRS), 1)
+            )
+
+        options = self.progress.options(validator)
+        pairs = pairs_of(self.data, "pairs", self.scenery, self.config.seed)
+        trained = train_matcher(start, pairs, self.out, config=self.config, stop_after=self.stop_after, **options)
+        trained.save_pretrained(self.out / "weights")
+
+
+VALIDATION_PAIRS = 128
+
 Command = (
     Annotated[MagicPoint, tyro.conf.subcommand("magicpoint")]
     | Annotated[Adapt, tyro.conf.subcommand("adapt")]
     | Annotated[Joint, tyro.conf.subcommand("superpoint")]
+    | Annotated[Matcher, tyro.conf.subcommand("lightglue")]
 )
 
 

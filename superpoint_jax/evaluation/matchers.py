@@ -33,7 +33,7 @@ class FeatureMatcher:
         """The matches, as rows (in a, in b)."""
         if self.network is None and not self.tests:
             return mutual_matches(a["descriptors"], b["descriptors"])
-        found = match(_keypoints(a), _keypoints(b), matcher=self.network, **self.tests)
+        found = match(keypoints_of(a), keypoints_of(b), matcher=self.network, **self.tests)
         rows = np.flatnonzero(found.mask)
         return np.stack([rows, np.asarray(found.indices)[rows]], axis=1)
 
@@ -47,7 +47,8 @@ def matcher_for(extractor: str, matcher: FeatureMatcher) -> FeatureMatcher:
     return NEAREST if extractor in OPENCV and matcher.network is not None else matcher
 
 
-def _keypoints(features: Features) -> Keypoints:
+def keypoints_of(features: Features) -> Keypoints:
+    """The features of one image, with "image_size", as `Keypoints` of numpy arrays."""
     count = len(features["scores"])
     rows: dict[str, Any] = {name: features[name].astype(np.float32) for name in ("keypoints", "scores", "descriptors")}
     rows |= dict(mask=np.ones(count, bool), num_detected=np.int32(count))

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
     from superpoint_jax.evaluation.detector import ShapesResult
-    from superpoint_jax.evaluation.stereo import StereoResult
+    from superpoint_jax.evaluation.pose import PoseResult
+from superpoint_jax.evaluation.stereo import StereoResult
 
 CURVE_PX = tuple(range(1, 11))
 """Thresholds of the curves, in pixels."""
@@ -120,16 +121,18 @@ def table(evaluations: Sequence[Evaluation]) -> str:
 
 
 def save_json(
-    evaluations: Sequence[Evaluation] | Sequence[ShapesResult] | Sequence[StereoResult], path: str | Path
+    evaluations: Sequence[Evaluation] | Sequence[ShapesResult] | Sequence[StereoResult] | Sequence[PoseResult],
+    path: str | Path,
 ) -> None:
     """Write results as JSON; for pairs, with their means, groups and every pair. Infinity and NaN become null."""
-    content = [asdict(evaluation) | _means(evaluation) for evaluation in evaluations]
+    content = [
+        asdict(evaluation) | (_means(evaluation) if isinstance(evaluation, Evaluation) else {})
+        for evaluation in evaluations
+    ]
     Path(path).write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
 
 
-def _means(evaluation: Evaluation | ShapesResult | StereoResult) -> dict[str, Any]:
-    if not isinstance(evaluation, Evaluation):
-        return {}
+def _means(evaluation: Evaluation) -> dict[str, Any]:
     groups = {group: evaluation.summary(group) for group in evaluation.groups()}
     return {"curve_px": CURVE_PX, "mean": evaluation.summary(), "groups": groups}
 

@@ -198,7 +198,7 @@ def _cameras(key: Array, shape: tuple[int, int], is_flat: Array) -> tuple[Array,
         tilt = jax.random.normal(keys[2], (2,)) * jnp.array([0.08, 0.10]) * jnp.where(is_flat, 1.5, 1.0)
         # One camera in ten may be turned by any angle about its axis.
         wide = jnp.where(jax.random.uniform(keys[3]) < 0.1, 1.0, jnp.where(is_flat, 0.3, 0.15))
-        rotation = _turned(*tilt, wide * jax.random.normal(keys[4]))
+        rotation = _turned(tilt[0], tilt[1], wide * jax.random.normal(keys[4]))
         shift = jax.random.normal(keys[5], (3,)) * jnp.array([0.12, 0.06, 0.10])
         # The camera turns about the middle of the scene, (0, 0, 1).
         middle = jnp.array([0.0, 0.0, 1.0])
@@ -255,7 +255,7 @@ def _invert(places: Array, *, shape: tuple[int, int], coarse: int = 4) -> tuple[
 
 
 def _refined(places: Array, canvas_xy: Array, known: Array, points_xy: Array) -> tuple[Array, Array]:
-    """The canvas positions [k,2] seen at points of a view, from those of the nearest pixels, and whether all is known."""
+    """The canvas positions [k,2] seen at points of a view, found from those of the nearest pixels; which are known."""
     height, width = known.shape
     nearest = jnp.clip(jnp.round(points_xy).astype(jnp.int32), 0, jnp.array([width - 1, height - 1]))
     start, sound = (array[nearest[:, 1], nearest[:, 0]] for array in (canvas_xy, known))

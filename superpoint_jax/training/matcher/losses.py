@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from superpoint_jax.lightglue import Assignment, LightGlue
 from superpoint_jax.lightglue.assignment import assign
+from superpoint_jax.lightglue.layers import MatchAssignment
 from superpoint_jax.training.matcher.pairs import MatchingPairs
 
 
@@ -31,7 +32,7 @@ class Truth(NamedTuple):
     alone_b: Bool[Array, "n j"]
 
 
-def truth_of(pairs: MatchingPairs, *, match_px: float = 3.0, no_match_px: float = 5.0) -> Truth:
+def truth_of(pairs: MatchingPairs, *, match_px: float | Array = 3.0, no_match_px: float | Array = 5.0) -> Truth:
     """Partners are each other's nearest in both images; keypoints without any other near their position are alone.
 
     Args:
@@ -73,13 +74,13 @@ def every_layer_loss(
     """The loss of all layers and its parts, where each layer weighs `layer_decay` times as much as the next.
 
     The part "confidence" trains the confidences, which decide when a pair needs no further layers: the cross entropy
-    with whether a keypoint's best partner is already that of the last layer. No gradient of it reaches other parameters.
+    with whether the best partner of a keypoint is already that of the last layer. It changes no other parameter.
     """
     a, b = pairs.features()
     states = model.states(a, b, dtype=dtype)
     count = model.rules.num_hidden_layers
 
-    def of_layer(head: object, states_a: Array, states_b: Array) -> tuple[Array, tuple[Array, Array]]:
+    def of_layer(head: MatchAssignment, states_a: Array, states_b: Array) -> tuple[Array, tuple[Array, Array]]:
         logits = head.matchability_logits(states_a), head.matchability_logits(states_b)
         layers = jnp.zeros(len(states_a), jnp.int32)
         found = assign(head.similarity(states_a, states_b), *logits, a.mask, b.mask, layers)

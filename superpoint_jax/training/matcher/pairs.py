@@ -36,19 +36,23 @@ class Scenery:
     """How pairs are made from photos: see `superpoint_jax.training.scenes`."""
 
     pairs: int = 4096
-    """Number of pairs."""
+    """Number of pairs; a multiple of 4, because four are made at a time."""
     shape: tuple[int, int] = (320, 416)
     """(height, width) of a view, in pixels."""
     flat: float = 0.5
     """Fraction of pairs related by a homography; the others have parallax."""
-    max_keypoints: int = 400
-    """Keypoints per view, those with the best scores."""
+    keypoints_per_view: int = 400
+    """Keypoints kept per view, those with the best scores. A run may use fewer."""
     keypoint_threshold: float = 0.001
     """Smallest score of a keypoint."""
     strength: float = 1.0
     """Strength of the changes of light, blur and noise, independent in both views."""
-    dtype: ComputeDtype = "bfloat16"
+    extractor_dtype: ComputeDtype = "bfloat16"
     """Type that the extractor computes in. On a CPU without OpenVINO, float32 is faster."""
+
+    def __post_init__(self) -> None:
+        if self.pairs < 1 or self.pairs % BATCH:
+            raise ValueError(f"pairs={self.pairs}; a positive multiple of {BATCH} is needed")
 
 
 @pytree
@@ -118,7 +122,7 @@ def make_pairs(data: Path, folder: Path, *, scenery: Scenery, extractor: str, se
     if missing:
         images, sizes, _ = load_photos(data, side=int(max(scenery.shape) * 1.6))
         images, sizes = jnp.asarray(images), jnp.asarray(sizes)
-        network = openvino.choose(load_model(extractor), dtype=scenery.dtype)
+        network = openvino.choose(load_model(extractor), dtype=scenery.extractor_dtype)
         log.info("%d pairs of %d photos; %s", scenery.pairs, len(images), openvino.describe(network))
         for start in tqdm(missing, unit="file", desc=folder.name, mininterval=5):
             key = jax.random.fold_in(jax.random.key(seed), start)
@@ -127,7 +131,7 @@ def make_pairs(data: Path, folder: Path, *, scenery: Scenery, extractor: str, se
                 _pairs_of(jax.random.fold_in(key, first), images, sizes, network, scenery)
                 for first in range(0, count, BATCH)
             ]
-            part = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *batches)
+            part = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
             unfinished = folder / "unfinished.npz"
             np.savez(unfinished, **{field.name: getattr(part, field.name) for field in fields(part)})
             unfinished.replace(folder / f"{start:06d}.npz")
@@ -166,9 +170,9 @@ def _pairs_of(
     found = extract(
         network,
         views,
-        max_keypoints=scenery.max_keypoints,
+        max_keypoints=scenery.keypoints_per_view,
         keypoint_threshold=scenery.keypoint_threshold,
-        dtype=scenery.dtype,
+        dtype=scenery.extractor_dtype,
     )
     by_pair = jax.tree.map(lambda leaf: leaf.reshape(BATCH, 2, *leaf.shape[1:]), found)
     positions, known = transfer(scenes, by_pair.keypoints)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax import Array
@@ -20,7 +19,6 @@ from jaxtyping import Float
 
 from superpoint_jax.config import ComputeDtype
 from superpoint_jax.lightglue import LightGlue
-from superpoint_jax.matching import match
 from superpoint_jax.training.matcher.losses import every_layer_loss, truth_of
 from superpoint_jax.training.matcher.pairs import MatchingPairs
 from superpoint_jax.training.run_config import fastest_dtype
@@ -72,10 +70,15 @@ class MatcherTrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)}; at least 1 is needed")
 
 
-def starting_model(
-    source: str | Path | None, *, descriptor_length: int, layers: int | None = None, seed: int = 0
-) -> LightGlue:
-    """The network that a run starts from, with its first layers, for descriptors of a length.
+class Start(NamedTuple):
+    """The network that a run starts from, and whether the projection of its descriptors is new."""
+
+    model: LightGlue
+    new_projection: bool
+
+
+def start_from(source: str | Path | None, *, descriptor_length: int, layers: int | None = None, seed: int = 0) -> Start:
+    """The network that a run starts from, with the first layers of a source, for descriptors of a length.
 
     If the source takes descriptors of another length, it gets a new projection: orthogonal, so that distances between
     descriptors are kept, and scaled so that the first states have the mean length that the old ones had.
@@ -108,48 +111,49 @@ def starting_model(
         if path in own and (path[0] != PROJECTION or fits)
     }
     nnx.update(model, nnx.from_flat_state(list(kept.items())))
-    if not fits:
-        assert model.input_projection is not None
-        kernel, bias = _projection(old, model.input_projection.kernel.shape, jax.random.key(seed))
-        model.input_projection.kernel[...], model.input_projection.bias[...] = kernel, bias
-    return model
+    if not fits and (projection := model.input_projection) is not None:
+        _fill(projection, old, jax.random.key(seed))
+    return Start(model, not fits)
 
 
-def _projection(old: LightGlue, shape: tuple[int, int], key: Array) -> tuple[Array, Array]:
-    """Kernel and bias of a new projection of descriptors to states."""
+def _fill(projection: nnx.Linear, old: LightGlue, key: Array) -> None:
+    """Set a new projection of descriptors to states."""
     random = jax.random.normal(key, (1024, old.rules.input_dim))
-    directions = random / jnp.linalg.norm(random, axis=-1, keepdims=True)
-    projection = old.input_projection
-    lengths = jnp.linalg.norm(directions if projection is None else projection(directions), axis=-1)
-    bias = jnp.zeros(shape[1]) if projection is None else projection.bias[...]
-    return jnp.mean(lengths) * jax.nn.initializers.orthogonal()(key, shape, jnp.float32), bias
+    first = random / jnp.linalg.norm(random, axis=-1, keepdims=True)
+    if (before := old.input_projection) is not None:
+        first = before(first)
+        if projection.bias is not None and before.bias is not None:
+            projection.bias[...] = before.bias[...]
+    kernel = projection.kernel[...]
+    orthogonal = jax.nn.initializers.orthogonal()(key, kernel.shape, kernel.dtype)
+    projection.kernel[...] = jnp.mean(jnp.linalg.norm(first, axis=-1)) * orthogonal
 
 
 def make_optimizer(config: MatcherTrainConfig, *, new_projection: bool) -> optax.GradientTransformation:
-    """The optimiser: clipping, then AdamW with weight decay on kernels; a new projection has its own schedule."""
+    """The optimiser: clipping, then AdamW with weight decay on kernels; a new projection has its own learning rate."""
 
-    def adamw(schedule: optax.Schedule) -> optax.GradientTransformation:
-        def kernels(params: Any) -> Any:
-            return jax.tree_util.tree_map_with_path(lambda path, _: "kernel" in jax.tree_util.keystr(path), params)
-
-        return optax.adamw(schedule, weight_decay=config.weight_decay, mask=kernels)
-
-    def cosine(peak: float, *, wait: int = 0) -> optax.Schedule:
-        return lambda step: jnp.where(
-            step < wait, 0.0, peak * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / config.steps, 1)))
+    def adamw(peak: float, ramp: Callable[[Array], Array | float]) -> optax.GradientTransformation:
+        cosine = optax.cosine_decay_schedule(peak, config.steps)
+        kernels = _by_path(lambda path: "kernel" in path)
+        return optax.adamw(
+            lambda step: ramp(jnp.asarray(step)) * cosine(step), weight_decay=config.weight_decay, mask=kernels
         )
 
-    if new_projection:
-        labels = lambda params: jax.tree_util.tree_map_with_path(  # noqa: E731
-            lambda path, _: "new" if PROJECTION in jax.tree_util.keystr(path) else "old", params
+    clip = optax.clip_by_global_norm(config.clip_norm)
+    if not new_projection:
+        return optax.chain(
+            clip, adamw(config.learning_rate, lambda step: jnp.minimum((step + 1) / config.new_steps, 1))
         )
-        by_label = {
-            "new": adamw(cosine(config.new_learning_rate)),
-            "old": adamw(cosine(config.learning_rate, wait=config.new_steps)),
-        }
-        return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.partition(by_label, labels))
-    warm = lambda step: jnp.minimum((step + 1) / config.new_steps, 1) * cosine(config.learning_rate)(step)  # noqa: E731
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw(warm))
+    of_label: dict[Hashable, optax.GradientTransformation] = {
+        "new": adamw(config.new_learning_rate, lambda step: 1.0),
+        "old": adamw(config.learning_rate, lambda step: (step >= config.new_steps).astype(jnp.float32)),
+    }
+    return optax.chain(clip, optax.partition(of_label, _by_path(lambda path: "new" if PROJECTION in path else "old")))
+
+
+def _by_path(label: Callable[[str], Any]) -> Callable[[Any], Any]:
+    """A function from parameters to their labels, by the name of each."""
+    return lambda params: jax.tree_util.tree_map_with_path(lambda path, _: label(jax.tree_util.keystr(path)), params)
 
 
 @partial(jax.jit, static_argnames=("config", "new_projection", "mesh"), donate_argnames="state")
@@ -204,12 +208,11 @@ def trained_model(model: LightGlue, state: TrainState) -> LightGlue:
 
 
 def train_matcher(
-    model: LightGlue,
+    start: Start,
     pairs: MatchingPairs,
     folder: str | Path,
     *,
     config: MatcherTrainConfig,
-    new_projection: bool = False,
     validate: Callable[[LightGlue], dict[str, float]] | None = None,
     devices: Sequence[Any] | None = None,
     **options: Any,
@@ -219,11 +222,10 @@ def train_matcher(
     Writes `checkpoints/` (Orbax, the newest two), `metrics.csv`, and `tensorboard/` if tensorboardX is installed.
 
     Args:
-        model: The network that training starts from: see `starting_model`.
+        start: What training starts from: see `start_from`.
         pairs: Pairs with known matches: see `superpoint_jax.training.matcher.pairs`.
         folder: Folder of the run.
         config: Configuration of the run.
-        new_projection: Train the projection of the descriptors first; see `MatcherTrainConfig`.
         validate: Maps the averaged network to metrics, which are written to metrics.csv.
         devices: `jax.Device`s to choose from; by default all of this process. The largest number that divides
             `config.batch` is used.
@@ -234,6 +236,7 @@ def train_matcher(
         Diverged: The loss or its gradient is not finite; the newest checkpoint is from an earlier step.
         OSError: The disk is full; the newest checkpoint is from an earlier step, and the same call continues.
     """
+    model, new_projection = start
     if (length := pairs.descriptors.shape[-1]) != model.rules.input_dim:
         raise ValueError(f"the pairs have descriptors of length {length}; this LightGlue takes {model.rules.input_dim}")
     mesh = data_mesh(config.batch, devices)
@@ -250,46 +253,3 @@ def train_matcher(
         **options,
     )
     return trained_model(model, state)
-
-
-def pair_metrics(
-    model: LightGlue | None, pairs: MatchingPairs, *, match_px: float = 3.0, batch: int = 8
-) -> dict[str, float]:
-    """Precision and recall of a matcher on pairs, separately for those with parallax and those without.
-
-    Precision is the fraction of matches whose error is below `match_px`, among matches of keypoints whose position is
-    known. Recall is the fraction of partners (see `truth_of`) that are matched with each other.
-
-    Args:
-        model: The network; None for mutual nearest neighbours.
-        pairs: The pairs.
-        match_px: Largest error of a right match, in pixels.
-        batch: Pairs at a time.
-    """
-    counts = []
-    for start in range(0, len(pairs), batch):
-        # The last batch is filled with the first pairs, so that it has the shape of the other batches.
-        rows = np.arange(start, start + batch) % len(pairs)
-        part = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), pairs)  # noqa: B023
-        counts.append(np.asarray(_counted(model, part, match_px))[: len(pairs) - start])
-    right, matched, recalled, partners = np.concatenate(counts).T
-    metrics = {}
-    for name, chosen in (("homography", np.asarray(pairs.flat)), ("parallax", ~np.asarray(pairs.flat))):
-        metrics[f"{name}_precision"] = float(right[chosen].sum() / max(matched[chosen].sum(), 1))
-        metrics[f"{name}_recall"] = float(recalled[chosen].sum() / max(partners[chosen].sum(), 1))
-    return metrics
-
-
-@jax.jit
-def _counted(model: LightGlue | None, pairs: MatchingPairs, match_px: Float[Array, ""] | float) -> Array:
-    """For each pair: right matches, matches with a known error, partners that were matched, partners."""
-    a, b = pairs.features()
-    found = match(a, b, matcher=model)
-    truth = truth_of(pairs, match_px=match_px)
-    partner = jnp.maximum(found.indices, 0)
-    there = jnp.take_along_axis(b.keypoints, partner[..., None], axis=1)
-    errors = jnp.linalg.norm(pairs.positions[:, 0] - there, axis=-1)
-    known = found.mask & pairs.known[:, 0]
-    has_partner = truth.partners >= 0
-    columns = known & (errors < match_px), known, has_partner & (found.indices == truth.partners), has_partner
-    return jnp.stack([jnp.sum(column, axis=1) for column in columns], axis=1)
