@@ -20,7 +20,7 @@ from superpoint_jax.training.augmentation import photometric
 from superpoint_jax.training.labelled import load_photos
 from superpoint_jax.training.scenes import Scenes, sample_scenes, transfer
 
-THRESHOLDS_DEG = (5, 10, 20)
+THRESHOLDS_DEG = (5.0, 10.0, 20.0)
 """The area under the curve of a pose's error is taken up to each of these, in degrees."""
 RIGHT_PX = 3.0
 """Largest error of a right match, in pixels."""
@@ -180,7 +180,7 @@ def pose_auc(errors_deg: Sequence[float] | np.ndarray, threshold_deg: float) -> 
 
 def pose_table(results: Sequence[PoseResult]) -> str:
     """The figures of each extractor as text, one line each."""
-    heads = "".join(f"{f'AUC {limit} deg':>12}" for limit in THRESHOLDS_DEG)
+    heads = "".join(f"{f'AUC {limit:g} deg':>12}" for limit in THRESHOLDS_DEG)
     lines = [f"{'':24}{heads}{'precision':>11}{'matches':>9}{'pairs':>7}"]
     for name in dict.fromkeys(result.extractor for result in results):
         own = [result for result in results if result.extractor == name]

@@ -41,8 +41,8 @@ class TrainState:
         step: Number of steps done, int32 [].
     """
 
-    params: dict[str, Any]
-    ema: dict[str, Any]
+    params: Any
+    ema: Any
     optimizer: Any
     step: Any
 

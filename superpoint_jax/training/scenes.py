@@ -77,7 +77,7 @@ def sample_scenes(
         flat: Fraction of scenes that are a plane. Their cameras turn and zoom more.
     """
 
-    def scene(key: Array) -> Scenes:
+    def scene(key: Array) -> dict[str, Array]:
         keys = jax.random.split(key, 4)
         index = jax.random.randint(keys[0], (), 0, images.shape[0])
         is_flat = jax.random.uniform(keys[1]) < flat
@@ -91,7 +91,7 @@ def sample_scenes(
         photo = images[index][..., None].astype(jnp.float32) / 255
         grays = sample_bilinear(photo, sample_bilinear(photo_xy, canvas_xy.reshape(-1, 2)))
         between = exact_product(rotations[1], rotations[0].T)
-        return Scenes(
+        return dict(
             views=jnp.where(_inside(canvas_xy, canvas), grays.reshape(2, *shape), 0),
             places=places,
             canvas_xy=canvas_xy,
@@ -103,7 +103,7 @@ def sample_scenes(
         )
 
     # One after the other: the memory for one scene is several times its pixels.
-    return lax.map(scene, jax.random.split(key, batch))
+    return Scenes(**lax.map(scene, jax.random.split(key, batch)))
 
 
 @jax.jit
@@ -143,7 +143,7 @@ def _on_photo(key: Array, canvas: tuple[int, int], size: Array) -> Array:
     # No smoothing is done, so a photo is never reduced.
     zoom = jnp.minimum(jnp.min(last / extent) * jax.random.uniform(zoom_key, minval=0.7, maxval=1.0), 1.0)
     corner = jax.random.uniform(place_key, (2,)) * (last - extent * zoom)
-    return corner + zoom * _grid(canvas)
+    return corner[None, None] + zoom * _grid(canvas)
 
 
 def _depth(key: Array, canvas: tuple[int, int], is_flat: Array) -> tuple[Array, Array]:
@@ -154,7 +154,8 @@ def _depth(key: Array, canvas: tuple[int, int], is_flat: Array) -> tuple[Array, 
     """
     height, width = canvas
     keys = jax.random.split(key, 8)
-    x, y = jnp.moveaxis(_grid(canvas) / jnp.array([width, height], jnp.float32) - 0.5, -1, 0)
+    x, y = jnp.moveaxis(_grid(canvas), -1, 0)
+    x, y = x / width - 0.5, y / height - 0.5
     # A plane is linear in 1 / depth.
     tilt = jax.random.normal(keys[0], (2,)) * jnp.array([0.35, 0.5])
     inverse = 1 + tilt[0] * x + tilt[1] * y
@@ -226,15 +227,15 @@ def _turned(about_x: Array, about_y: Array, about_z: Array) -> Array:
 def _points(depth: Array, focal_px: Array) -> Array:
     """The canvas pixels as points in space [hc,wc,3]."""
     height, width = depth.shape
-    rays = (_grid(depth.shape) - jnp.array([(width - 1) / 2, (height - 1) / 2])) / focal_px
+    rays = (_grid(depth.shape) - jnp.array([[[(width - 1) / 2, (height - 1) / 2]]])) / focal_px
     return jnp.concatenate([rays * depth[..., None], depth[..., None]], axis=-1)
 
 
 def _seen_at(points: Array, intrinsic: Array, rotation: Array, translation: Array) -> Array:
     """The positions of points in space [hc,wc,3] in the view of a camera, in pixels."""
-    seen = exact_product(points, rotation.T) + translation
+    seen = exact_product(points, rotation.T) + translation[None, None]
     depth = jnp.maximum(seen[..., 2:], 0.1)
-    return seen[..., :2] / depth * intrinsic[0, 0] + intrinsic[:2, 2]
+    return seen[..., :2] / depth * intrinsic[0, 0] + intrinsic[None, None, :2, 2]
 
 
 def _invert(places: Array, *, shape: tuple[int, int], coarse: int = 4) -> tuple[Array, Array]:
@@ -245,8 +246,8 @@ def _invert(places: Array, *, shape: tuple[int, int], coarse: int = 4) -> tuple[
     grid = _grid(shape)
     seeds = grid[::coarse, ::coarse]
     height, width = places.shape[:2]
-    middle = jnp.array([(width - 1) / 2, (height - 1) / 2], jnp.float32)
-    start = middle + exact_product(seeds - jnp.mean(places, axis=(0, 1)), _inverse_slope(places).T)
+    middle = jnp.array([[[(width - 1) / 2, (height - 1) / 2]]], jnp.float32)
+    start = middle + exact_product(seeds - jnp.mean(places, axis=(0, 1), keepdims=True), _inverse_slope(places).T)
     rough = _search(places, start.reshape(-1, 2), seeds.reshape(-1, 2), steps=20).reshape(seeds.shape)
     # Pixel x of the view is x / coarse on the coarse grid.
     fine = sample_bilinear(rough, grid.reshape(-1, 2) / coarse)
@@ -257,8 +258,9 @@ def _invert(places: Array, *, shape: tuple[int, int], coarse: int = 4) -> tuple[
 def _refined(places: Array, canvas_xy: Array, known: Array, points_xy: Array) -> tuple[Array, Array]:
     """The canvas positions [k,2] seen at points of a view, found from those of the nearest pixels; which are known."""
     height, width = known.shape
-    nearest = jnp.clip(jnp.round(points_xy).astype(jnp.int32), 0, jnp.array([width - 1, height - 1]))
-    start, sound = (array[nearest[:, 1], nearest[:, 0]] for array in (canvas_xy, known))
+    x, y = jnp.round(points_xy).astype(jnp.int32).T
+    nearest = jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1)
+    start, sound = canvas_xy[nearest], known[nearest]
     found = _search(places, start, points_xy, steps=8)
     return found, sound & _is_right(places, found, points_xy)
 
@@ -279,7 +281,8 @@ def _is_right(places: Array, found: Array, wanted: Array) -> Array:
 
 
 def _inside(points_xy: Array, shape: tuple[int, ...]) -> Array:
-    return jnp.all((points_xy >= 0) & (points_xy <= jnp.array([shape[1] - 1, shape[0] - 1], jnp.float32)), axis=-1)
+    x, y = points_xy[..., 0], points_xy[..., 1]
+    return (x >= 0) & (x <= shape[1] - 1) & (y >= 0) & (y <= shape[0] - 1)
 
 
 def _inverse_slope(places: Array) -> Array:

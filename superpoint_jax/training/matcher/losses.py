@@ -50,7 +50,7 @@ def truth_of(pairs: MatchingPairs, *, match_px: float | Array = 3.0, no_match_px
     back = jnp.where(valid & pairs.known[:, 1, :, None], back, jnp.inf).mT
     both, either = jnp.maximum(there, back), jnp.minimum(there, back)
     partner, partner_of_b = jnp.argmin(both, axis=2), jnp.argmin(both, axis=1)
-    mutual = jnp.take_along_axis(partner_of_b, partner, axis=1) == jnp.arange(both.shape[1])
+    mutual = jnp.take_along_axis(partner_of_b, partner, axis=1) == jnp.arange(both.shape[1])[None]
     found = mutual & (jnp.min(both, axis=2) < match_px)
     return Truth(
         partners=jnp.where(found, partner, -1).astype(jnp.int32),
@@ -96,7 +96,7 @@ def every_layer_loss(
     for side, mask in enumerate((a.mask, b.mask)):
         token = jax.vmap(lambda layer, x: layer.token(lax.stop_gradient(x))[..., 0])
         logits = token(model.token_confidence, states[side][:-1])
-        settled = lax.stop_gradient(best[side][:-1] == best[side][-1])
+        settled = lax.stop_gradient(best[side][:-1] == best[side][-1:])
         entropy = jax.nn.softplus(logits) - logits * settled
         cross_entropies.append(_mean(entropy, jnp.broadcast_to(mask, entropy.shape)))
     parts["confidence"] = jnp.mean(jnp.stack(cross_entropies))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -194,11 +193,21 @@ def _drawn(key: Array, pairs: MatchingPairs, config: MatcherTrainConfig) -> Matc
     rows = jax.random.randint(row_key, (config.batch,), 0, len(pairs))
     first = jax.random.bernoulli(swap_key, shape=(config.batch, 1)).astype(jnp.int32)
     sides = jnp.concatenate([first, 1 - first], axis=1)
-    sized, flat = pairs.image_sizes[rows[:, None], sides], pairs.flat[rows]
-    # Keypoints are in order of their scores.
-    chosen = jax.tree.map(lambda leaf: leaf if leaf.ndim < 3 else leaf[:, :, : config.max_keypoints], pairs)
-    chosen = jax.tree.map(lambda leaf: leaf if leaf.ndim < 3 else leaf[rows[:, None], sides], chosen)
-    return dataclasses.replace(chosen, image_sizes=sized, flat=flat)
+
+    def best(leaf: Array) -> Array:
+        # Keypoints are in order of their scores.
+        return leaf[:, :, : config.max_keypoints][rows[:, None], sides]
+
+    return MatchingPairs(
+        keypoints=best(pairs.keypoints),
+        scores=best(pairs.scores),
+        descriptors=best(pairs.descriptors),
+        mask=best(pairs.mask),
+        image_sizes=pairs.image_sizes[rows[:, None], sides],
+        positions=best(pairs.positions),
+        known=best(pairs.known),
+        flat=pairs.flat[rows],
+    )
 
 
 def trained_model(model: LightGlue, state: TrainState) -> LightGlue:
