@@ -7,7 +7,7 @@ file, so that errors in our own key maps and layouts can't be hidden.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -17,7 +17,14 @@ from torch import Tensor
 from superpoint_jax.config import CELL_PX, SuperPointConfig
 from superpoint_jax.weights.config_json import HUGGING_FACE_FIELDS
 from superpoint_jax.weights.errors import WeightsError
-from superpoint_jax.weights.keys import HUGGING_FACE, MAGIC_LEAP, Layout
+from superpoint_jax.weights.keys import (
+    HUGGING_FACE,
+    MAGIC_LEAP,
+    PYTORCH_SUPERPOINT,
+    RPAUTRAT,
+    SHAOFENGZENG,
+    Layout,
+)
 
 from .stages import Stages
 
@@ -39,11 +46,13 @@ def original(tensors: Mapping[str, np.ndarray], layout: Layout, config: SuperPoi
                 "no PyTorch original has batch norm in this layout; verify the file that it was converted from"
             )
         return _hugging_face(weights, config)
-    run = _magic_leap if layout is MAGIC_LEAP else _rpautrat
+    network = NETWORKS[layout.name]
+    decode = _demo if layout.preset == MAGIC_LEAP.preset else _centered
 
     @torch.no_grad()
-    def stages(gray: np.ndarray) -> Stages:
-        return run(weights, config, torch.from_numpy(gray))
+    def stages(image: np.ndarray) -> Stages:
+        gray = torch.from_numpy(image)
+        return decode(*network(weights, gray), gray, config)
 
     return stages
 
@@ -83,22 +92,80 @@ def _hugging_face(weights: Weights, config: SuperPointConfig) -> Original:
     return stages
 
 
-def _magic_leap(weights: Weights, config: SuperPointConfig, gray: Tensor) -> Stages:
-    """The stages of the demo published with superpoint_v1.pth."""
+Layer = tuple[str, str | None]
+"""The file's name of a convolution and of its batch norm."""
 
-    def conv(x: Tensor, name: str) -> Tensor:
-        return F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], padding="same")
 
-    x, blocks = gray[None, None], []
-    for block in range(1, 5):
-        for half in "ab":
-            x = F.relu(conv(x, f"conv{block}{half}"))
-        x = F.max_pool2d(x, 2) if block < 4 else x
-        blocks.append(x)
-    logits = conv(F.relu(conv(x, "convPa")), "convPb")
-    dense = conv(F.relu(conv(x, "convDa")), "convDb")
+@dataclass(frozen=True)
+class Network:
+    """A network in plain torch.
+
+    Attributes:
+        layers: Two layers for each of the four blocks, two for the keypoints, two for the descriptors.
+        norm_first: Whether batch norm comes before the ReLU.
+        eps: The number that batch norm adds to the variance.
+    """
+
+    layers: tuple[Layer, ...]
+    norm_first: bool = False
+    eps: float = 1e-3
+
+    def __call__(self, weights: Weights, gray: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The output of each block, the logits, and the dense descriptors before they are normalised."""
+
+        def layer(x: Tensor, index: int, *, relu: bool = True) -> Tensor:
+            conv, norm = self.layers[index]
+            x = F.conv2d(x, weights[f"{conv}.weight"], weights[f"{conv}.bias"], padding="same")
+            x = F.relu(x) if relu and not self.norm_first else x
+            if norm is not None:
+                mean, var = weights[f"{norm}.running_mean"], weights[f"{norm}.running_var"]
+                x = F.batch_norm(x, mean, var, weights[f"{norm}.weight"], weights[f"{norm}.bias"], eps=self.eps)
+            return F.relu(x) if relu and self.norm_first else x
+
+        x, blocks = gray[None, None], []
+        for block in range(4):
+            x = layer(layer(x, 2 * block), 2 * block + 1)
+            x = F.max_pool2d(x, 2) if block < 3 else x
+            blocks.append(x)
+        logits, dense = (layer(layer(x, first), first + 1, relu=False) for first in (8, 10))
+        return blocks, logits, dense
+
+
+_UNET = ("inc.conv", "down1.mpconv.1", "down2.mpconv.1", "down3.mpconv.1")
+_HEADS = ("Pa", "Pb", "Da", "Db")
+
+NETWORKS = {
+    MAGIC_LEAP.name: Network(
+        tuple((f"conv{name}", None) for name in ("1a", "1b", "2a", "2b", "3a", "3b", "4a", "4b", *_HEADS))
+    ),
+    RPAUTRAT.name: Network(
+        tuple(
+            (f"{stage}.{half}.conv", f"{stage}.{half}.bn")
+            for stage in (*(f"backbone.{block}" for block in range(4)), "detector", "descriptor")
+            for half in range(2)
+        )
+    ),
+    SHAOFENGZENG.name: Network(
+        (
+            *((f"backbone.block{b}_{half}.0", f"backbone.block{b}_{half}.2") for b in range(1, 5) for half in (1, 2)),
+            *((f"detector_head.conv{name}", f"detector_head.bn{name}") for name in _HEADS[:2]),
+            *((f"descriptor_head.conv{name}", f"descriptor_head.bn{name}") for name in _HEADS[2:]),
+        )
+    ),
+    PYTORCH_SUPERPOINT.name: Network(
+        (
+            *((f"{block}.conv.{place}", f"{block}.conv.{place + 1}") for block in _UNET for place in (0, 3)),
+            *((f"conv{name}", f"bn{name}") for name in _HEADS),
+        ),
+        norm_first=True,
+        eps=1e-5,
+    ),
+}
+
+
+def _demo(blocks: list[Tensor], logits: Tensor, dense: Tensor, gray: Tensor, config: SuperPointConfig) -> Stages:
+    """The decoding of the demo published with superpoint_v1.pth."""
     dense = dense / torch.linalg.vector_norm(dense, dim=1, keepdim=True)
-
     exponentials = torch.exp(logits[0])
     scores = _cells_to_pixels(exponentials / (exponentials.sum(0) + 1e-5))
     suppressed = _greedy(scores, threshold=config.keypoint_threshold, radius=config.nms_radius)
@@ -108,24 +175,9 @@ def _magic_leap(weights: Weights, config: SuperPointConfig, gray: Tensor) -> Sta
     return _stages(blocks, logits, scores, suppressed, keypoints_xy, descriptors)
 
 
-def _rpautrat(weights: Weights, config: SuperPointConfig, gray: Tensor) -> Stages:
-    """The stages of rpautrat's PyTorch port, where batch norm comes after the ReLU."""
-
-    def layer(x: Tensor, name: str, *, relu: bool) -> Tensor:
-        x = F.conv2d(x, weights[f"{name}.conv.weight"], weights[f"{name}.conv.bias"], padding="same")
-        mean, var = weights[f"{name}.bn.running_mean"], weights[f"{name}.bn.running_var"]
-        scale, shift = weights[f"{name}.bn.weight"], weights[f"{name}.bn.bias"]
-        return F.batch_norm(F.relu(x) if relu else x, mean, var, scale, shift, eps=1e-3)
-
-    x, blocks = gray[None, None], []
-    for block in range(4):
-        for half in range(2):
-            x = layer(x, f"backbone.{block}.{half}", relu=True)
-        x = F.max_pool2d(x, 2) if block < 3 else x
-        blocks.append(x)
-    logits = layer(layer(x, "detector.0", relu=True), "detector.1", relu=False)
-    dense = F.normalize(layer(layer(x, "descriptor.0", relu=True), "descriptor.1", relu=False), dim=1)
-
+def _centered(blocks: list[Tensor], logits: Tensor, dense: Tensor, gray: Tensor, config: SuperPointConfig) -> Stages:
+    """The decoding of rpautrat's PyTorch port."""
+    dense = F.normalize(dense, dim=1)
     scores = _cells_to_pixels(torch.softmax(logits[0], 0))
     suppressed = _three_pass(scores, radius=config.nms_radius)
     keypoints_xy = _inside(suppressed > config.keypoint_threshold, config.border_removal_distance, *scores.shape)

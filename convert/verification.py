@@ -40,9 +40,9 @@ def load_pair(source: str, folder: Path, *, revision: str | None = None) -> Pair
     checkpoint = read(source, revision=revision)
     converted = build(checkpoint).config
     sizes = {name: getattr(converted, name) for name in (*HUGGING_FACE_FIELDS, "batch_norm", "batch_norm_eps")}
-    config = SuperPointConfig.preset(checkpoint.layout.name, **sizes).replace(max_keypoints=-1)
+    config = SuperPointConfig.preset(checkpoint.layout.preset, **sizes).replace(max_keypoints=-1)
     return Pair(
-        title=f"original: {checkpoint.layout.title}; rules: {checkpoint.layout.name!r}",
+        title=f"original: {checkpoint.layout.title}; rules: {checkpoint.layout.preset!r}",
         original=original(checkpoint.tensors, checkpoint.layout, config),
         model=from_pretrained(folder, config=config),
     )

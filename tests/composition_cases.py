@@ -24,8 +24,8 @@ from superpoint_jax import geometry
 from superpoint_jax.training.labelled import Photos
 from superpoint_jax.training.layers import for_training_on_cpu
 from superpoint_jax.training.loop import TrainConfig, create_state, mean_gradient, train_step
-from superpoint_jax.training.runs import data_mesh
 from superpoint_jax.training.pairs import PairConfig, sample_pairs
+from superpoint_jax.training.runs import data_mesh
 from superpoint_jax.training.synthetic import render_shapes
 
 SIZES = ((480, 640), (240, 320))

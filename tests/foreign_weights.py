@@ -53,3 +53,61 @@ def rpautrat(seed: int, config: SuperPointConfig) -> State:
                 state[f"{theirs}.{index}.bn.{torch_name}"] = weights[f"{module}norm_{infix}{half}.{parameter}"]
             state[f"{theirs}.{index}.bn.num_batches_tracked"] = np.array(1000)
     return state
+
+
+def shaofengzeng(seed: int, config: SuperPointConfig) -> State:
+    """As SuperPointBNNet of shaofengzeng names them: backbone.block{b}_{1,2}.{0,2}, detector_head.convPa, bnPa, ..."""
+    state = _with_norms(
+        seed,
+        config,
+        {
+            f"backbone.block{b + 1}_{half + 1}.0": f"encoder.conv_blocks.{b}.conv_{'ab'[half]}"
+            for b in range(4)
+            for half in range(2)
+        }
+        | {
+            f"{'detector' if name[4] == 'P' else 'descriptor'}_head.{name}": ours
+            for name, ours in _MAGIC_LEAP_HEADS.items()
+        },
+    )
+    return {_moved_norm(name, 2): value for name, value in state.items()}
+
+
+def pytorch_superpoint(seed: int, config: SuperPointConfig) -> State:
+    """As SuperPointNet_gauss2 of pytorch-superpoint names them: inc, down1, down2, down3, convPa, bnPa, ..."""
+    blocks = ("inc.conv", "down1.mpconv.1", "down2.mpconv.1", "down3.mpconv.1")
+    state = _with_norms(
+        seed,
+        config,
+        {
+            f"{name}.conv.{3 * half}": f"encoder.conv_blocks.{b}.conv_{'ab'[half]}"
+            for b, name in enumerate(blocks)
+            for half in range(2)
+        }
+        | _MAGIC_LEAP_HEADS,
+    )
+    return {_moved_norm(name, 1): value for name, value in state.items()}
+
+
+def _with_norms(seed: int, config: SuperPointConfig, layers: dict[str, str]) -> State:
+    """Convolutions under the names of a file, and batch norms under those names with "norm:" before them."""
+    weights = random_state(seed, config.replace(batch_norm=True))
+    state: State = {}
+    for theirs, ours in layers.items():
+        for parameter in ("weight", "bias"):
+            state[f"{theirs}.{parameter}"] = weights[f"{ours}.{parameter}"]
+        for parameter, torch_name in _TORCH_NAMES.items():
+            norm = "norm_".join(ours.rsplit("conv_", 1))
+            state[f"norm:{theirs}.{torch_name}"] = weights[f"{norm}.{parameter}"]
+        state[f"norm:{theirs}.num_batches_tracked"] = np.array(1000)
+    return state
+
+
+def _moved_norm(name: str, steps: int) -> str:
+    """The name of a batch norm: its convolution's number plus `steps`, or "bn" instead of "conv" in a head."""
+    if not name.startswith("norm:"):
+        return name
+    layer, parameter = name.removeprefix("norm:").rsplit(".", 1)
+    module, last = layer.rsplit(".", 1) if "." in layer else ("", layer)
+    last = str(int(last) + steps) if last.isdigit() else last.replace("conv", "bn")
+    return ".".join(part for part in (module, last, parameter) if part)

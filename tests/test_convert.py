@@ -58,7 +58,14 @@ def two_photos(tmp_path_factory, photos) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "preset"), [("huggingface", "huggingface"), ("magic_leap", "magicleap"), ("rpautrat", "rpautrat")]
+    ("kind", "preset"),
+    [
+        ("huggingface", "huggingface"),
+        ("magic_leap", "magicleap"),
+        ("rpautrat", "rpautrat"),
+        ("shaofengzeng", "rpautrat"),
+        ("pytorch_superpoint", "magicleap"),
+    ],
 )
 def test_every_layout_converts_and_equals_its_original(tmp_path, capsys, two_photos, kind, preset):
     source = save_source(kind, tmp_path)

@@ -126,6 +126,44 @@ def test_a_foreign_layout_in_safetensors_is_recognised_too(tmp_path, layout):
     assert_same_weights(from_pretrained(tmp_path / "w.safetensors"), from_state_dict(state))
 
 
+def test_a_training_checkpoint_of_a_wrapped_model_is_read(tmp_path):
+    state = foreign_weights.magic_leap(0, SMALL_CONFIG)
+    tensors = {f"_orig_mod.module.{name}": torch.from_numpy(value) for name, value in state.items()}
+    for i, key in enumerate(("model", "model_state_dict", "state_dict")):
+        torch.save({"n_iter": 5, key: tensors, "optimizer_state_dict": {"step": 3}}, tmp_path / f"{i}.pth")
+        assert_same_weights(from_pretrained(tmp_path / f"{i}.pth"), from_state_dict(state))
+
+
+@pytest.mark.parametrize("prefix", ["extractor.", "superpoint."])
+def test_the_superpoint_inside_a_pipeline_is_read(tmp_path, prefix):
+    state = foreign_weights.rpautrat(0, SMALL_CONFIG)
+    inside = {prefix + name: value for name, value in state.items()} | {"matcher.bin_score": np.zeros(1)}
+    assert_same_weights(from_pretrained(save_torch(inside, tmp_path / "both.pth")), from_state_dict(state))
+
+
+def test_weights_in_several_files_are_read_by_their_index(tmp_path):
+    model = model_of(random_state(4, SMALL_CONFIG), SMALL_CONFIG)
+    save_pretrained(model, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    names = {key: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, key in enumerate(tensors)}
+    for name in set(names.values()):
+        save_file({key: tensors[key] for key in tensors if names[key] == name}, tmp_path / name)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    assert_same_weights(from_pretrained(tmp_path), model)
+    index.write_text(json.dumps({"weight_map": names | {"more": next(iter(names.values()))}}))
+    with pytest.raises(WeightsError, match="lack more"):
+        from_pretrained(tmp_path)
+    index.write_text(json.dumps({"weight_map": {key: f"../{name}" for key, name in names.items()}}))
+    with pytest.raises(WeightsError, match="weight_map"):
+        from_pretrained(tmp_path)
+    index.write_text(json.dumps({"weight_map": names}))
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="lacks model-00002"):
+        from_pretrained(tmp_path)
+
+
 def test_transformers_folder_is_read_with_the_fields_of_its_config(tmp_path):
     theirs = transformers_model(keypoint_threshold=0.02, max_keypoints=77, nms_radius=3)
     theirs.save_pretrained(tmp_path)

@@ -47,7 +47,7 @@ def from_state_dict(
     """
     layout = recognise(tensors, origin=origin)
     if not isinstance(config, SuperPointConfig):
-        config = SuperPointConfig.preset(config or layout.name, **sizes_of(tensors, layout))
+        config = SuperPointConfig.preset(config or layout.preset, **sizes_of(tensors, layout))
     return assemble(tensors, layout, config, origin=origin)
 
 
@@ -91,18 +91,21 @@ def assemble(
     Raises:
         WeightsError: The message names every tensor that is missing, unexpected, of a wrong shape or not of floats.
     """
-    graph, state = nnx.split(nnx.eval_shape(lambda: SuperPoint(config, rngs=nnx.Rngs(0))))
-    variables = dict(nnx.to_flat_state(state))
+    graph, variables = _structure(config)
     paths = layout.paths(batch_norm=config.batch_norm)
+    stored = layout.paths(batch_norm=config.batch_norm or layout.norm_first)
+    shapes = _structure(config.replace(batch_norm=True))[1] if layout.norm_first else variables
     tensors = {key: value for key, value in tensors.items() if not key.endswith(f".{BOOKKEEPING}")}
     sizes = ("encoder_hidden_sizes", "decoder_hidden_size", "descriptor_decoder_dim", "batch_norm")
     check_tensors(
         tensors,
-        {key: _torch_shape(variables[path].shape) for key, path in paths.items()},
+        {key: _torch_shape(shapes[path].shape) for key, path in stored.items()},
         origin=origin,
         network=f"a SuperPoint in {layout.title}'s layout with "
         + ", ".join(f"{name}={getattr(config, name)}" for name in sizes),
     )
+    if layout.norm_first:
+        tensors = _folded(tensors, layout)
     filled: list[tuple[Path, Any]] = [
         (path, variables[path].replace(jnp.asarray(_to_flax(np.asarray(tensors[key], np.float32)))))
         for key, path in paths.items()
@@ -110,6 +113,34 @@ def assemble(
     constants = {"keypoint_threshold": config.keypoint_threshold, "magic_leap": magic_leap}
     filled += [((name,), variables[name,].replace(jnp.float32(value))) for name, value in constants.items()]
     return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def _structure(config: SuperPointConfig) -> tuple[Any, dict[Any, Any]]:
+    """The tree definition of a model, and the shapes of its arrays by path."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: SuperPoint(config, rngs=nnx.Rngs(0))))
+    return graph, dict(nnx.to_flat_state(state))
+
+
+NORM_FIRST_EPSILON = 1e-5
+"""PyTorch's default, which pytorch-superpoint uses."""
+
+
+def _folded(tensors: StateDict, layout: Layout) -> dict[str, np.ndarray]:
+    """The weights and biases of convolutions that compute the same as with their batch norms, in float64 until then."""
+    norm_of = {ours: theirs for theirs, ours in layout.layers.items()}
+    folded = {}
+    for theirs, ours in layout.layers.items():
+        norm = norm_of.get("norm_".join(ours.rsplit("conv_", 1)))
+        if norm is None or norm == theirs:
+            continue
+        scale, shift, mean, variance = (
+            np.asarray(tensors[f"{norm}.{name}"], np.float64)
+            for name in ("weight", "bias", "running_mean", "running_var")
+        )
+        factor = scale / np.sqrt(variance + NORM_FIRST_EPSILON)
+        folded[f"{theirs}.weight"] = np.asarray(tensors[f"{theirs}.weight"], np.float64) * factor[:, None, None, None]
+        folded[f"{theirs}.bias"] = (np.asarray(tensors[f"{theirs}.bias"], np.float64) - mean) * factor + shift
+    return folded
 
 
 def _to_flax(tensor: np.ndarray) -> np.ndarray:

@@ -37,16 +37,20 @@ class Layout:
     """The names of the layers in one family of files.
 
     Attributes:
-        name: Name of the layout, and of the preset that reproduces the results published with these weights.
+        name: Name of the layout.
+        preset: Name of the preset that reproduces the results published with these weights.
         title: The owner of the layout, for messages.
         layers: The file's name of each layer, and our name of it.
-        batch_norm: Whether the files hold batch norm; None if some do and some do not.
+        batch_norm: Whether the model has batch norm, after each ReLU; None if that of some files has and of some not.
+        norm_first: Whether the files hold batch norm that comes before the ReLU. It becomes part of the convolutions.
     """
 
     name: str
+    preset: str
     title: str
     layers: Mapping[str, str]
     batch_norm: bool | None
+    norm_first: bool = False
 
     def paths(self, *, batch_norm: bool) -> dict[str, Path]:
         """Every key of a complete file, with the path of that parameter in `SuperPoint`."""
@@ -68,6 +72,7 @@ def _path(layer: str) -> Path:
 
 HUGGING_FACE = Layout(
     name="huggingface",
+    preset="huggingface",
     title="Hugging Face",
     # Only this library's files have batch norm; transformers' SuperPoint has only convolutions.
     layers={name: name for name in (*_CONVS, *_NORMS)},
@@ -76,6 +81,7 @@ HUGGING_FACE = Layout(
 
 MAGIC_LEAP = Layout(
     name="magicleap",
+    preset="magicleap",
     title="Magic Leap",
     layers={
         "conv1a": "encoder.conv_blocks.0.conv_a",
@@ -96,6 +102,7 @@ MAGIC_LEAP = Layout(
 
 RPAUTRAT = Layout(
     name="rpautrat",
+    preset="rpautrat",
     title="rpautrat",
     layers={
         f"{theirs}.{layer}": ours
@@ -110,7 +117,53 @@ RPAUTRAT = Layout(
     batch_norm=True,
 )
 
-LAYOUTS = (HUGGING_FACE, MAGIC_LEAP, RPAUTRAT)
+_HEAD_OF = {"P": "detector_head", "D": "descriptor_head"}
+_HEADS = [(f"conv{head}{half}", f"bn{head}{half}") for head in "PD" for half in "ab"]
+
+SHAOFENGZENG = Layout(
+    name="shaofengzeng",
+    preset="rpautrat",
+    title="shaofengzeng",
+    layers=dict(
+        zip(
+            (
+                *(
+                    f"backbone.block{block}_{half}.{place}"
+                    for place in (0, 2)
+                    for block in range(1, 5)
+                    for half in (1, 2)
+                ),
+                *(f"{_HEAD_OF[names[0][4]]}.{names[kind]}" for kind in (0, 1) for names in _HEADS),
+            ),
+            (*_CONVS[:8], *_NORMS[:8], *_CONVS[8:], *_NORMS[8:]),
+            strict=True,
+        )
+    ),
+    batch_norm=True,
+)
+
+_UNET_BLOCKS = ("inc.conv", "down1.mpconv.1", "down2.mpconv.1", "down3.mpconv.1")
+
+PYTORCH_SUPERPOINT = Layout(
+    name="pytorch_superpoint",
+    preset="magicleap",
+    title="pytorch-superpoint",
+    layers=dict(
+        zip(
+            (
+                *(f"{block}.conv.{place}" for place in (0, 3) for block in _UNET_BLOCKS),
+                *(f"{block}.conv.{place}" for place in (1, 4) for block in _UNET_BLOCKS),
+                *(names[kind] for kind in (0, 1) for names in _HEADS),
+            ),
+            (*_CONVS[0:8:2], *_CONVS[1:8:2], *_NORMS[0:8:2], *_NORMS[1:8:2], *_CONVS[8:], *_NORMS[8:]),
+            strict=True,
+        )
+    ),
+    batch_norm=False,
+    norm_first=True,
+)
+
+LAYOUTS = (HUGGING_FACE, MAGIC_LEAP, RPAUTRAT, SHAOFENGZENG, PYTORCH_SUPERPOINT)
 
 
 def recognise(keys: Iterable[str], *, origin: str) -> Layout:

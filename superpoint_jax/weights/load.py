@@ -24,8 +24,9 @@ from superpoint_jax.weights.sources import Contents, Source, read_single, read_s
 BUNDLED = "data/superpoint_jax.safetensors"
 """File of the weights in the package: float16, in Hugging Face's layout."""
 
-INSIDE_A_MATCHER = ("keypoint_detector.", "keypoint_detector_config")
-"""For the SuperPoint inside transformers' LightGlue: the prefix of its tensors, and the name of its configuration."""
+INSIDE = {"keypoint_detector.": "keypoint_detector_config", "extractor.": "", "superpoint.": ""}
+"""For the SuperPoint inside transformers' LightGlue, a pipeline of glue-factory or one of SuperGlue: the prefix of its
+tensors, and the name of its configuration."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,12 @@ def from_pretrained(
     logger "superpoint_jax".
 
     Args:
-        source: None for the weights in the package; a folder with config.json and model.safetensors (or
-            pytorch_model.bin); a .safetensors, .bin or .pth file in Hugging Face's, Magic Leap's, rpautrat's or our own
-            layout, which is recognised by its keys; or the id of a repository on the Hugging Face hub. From
-            transformers' LightGlue, the SuperPoint inside it is read. If a path with this name exists, the source is a
-            path, not a hub id. With a file, config.json is not read: pass the folder to have it read.
+        source: None for the weights in the package; a folder with config.json and model.safetensors (also in several
+            files with an index) or pytorch_model.bin; a .safetensors, .bin or .pth file in the layout of Hugging Face,
+            Magic Leap, rpautrat, shaofengzeng, pytorch-superpoint or this library, which is recognised by its keys, and
+            which may be a training checkpoint; or the id of a repository on the Hugging Face hub. From LightGlue's and
+            SuperGlue's files, the SuperPoint inside is read. If a path with this name exists, the source is a path, not
+            a hub id. With a file, config.json is not read: pass the folder to have it read.
         config: The configuration, instead of the one that belongs to the weights; or a preset's name, with the sizes of
             the weights.
         **options: Fields of `SuperPointConfig` that replace those of the configuration; and options for the hub, see
@@ -115,7 +117,7 @@ def read(source: Source | None = None, **options: Unpack[HubOptions]) -> Checkpo
     """The contents of a source; see `from_pretrained`."""
     if source is None:
         return _read_bundled()
-    contents = read_source(source, **options).part(*INSIDE_A_MATCHER)
+    contents = read_source(source, **options).part(INSIDE)
     from_magic_leap = isinstance(source, str) and source.lower() == MAGIC_LEAP_HUB_ID
     return _checkpoint(contents, from_magic_leap=from_magic_leap)
 
@@ -142,7 +144,7 @@ def _checkpoint(contents: Contents, *, preset: str | None = None, from_magic_lea
     return Checkpoint(
         tensors=contents.tensors,
         layout=layout,
-        preset=preset or layout.name,
+        preset=preset or layout.preset,
         fields=fields,
         origin=contents.origin,
         from_magic_leap=from_magic_leap or _is_magic_leaps(layout, stated.get(ORIGIN), ours=OWN in stated),

@@ -17,6 +17,9 @@ from superpoint_jax.weights.tensor_files import read_file
 
 Source = str | os.PathLike[str]
 
+INDEX_FILE = "model.safetensors.index.json"
+"""Index of a checkpoint that is stored in several files."""
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -40,13 +43,17 @@ class Contents:
     origin: str
     folder: Path | None = None
 
-    def part(self, prefix: str, config_key: str) -> Self:
-        """The tensors whose names have the prefix, and their configuration; everything if no name has it."""
-        tensors = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
-        if not tensors:
-            return self
-        config = None if self.config is None else self.config.get(config_key)
-        return replace(self, tensors=tensors, config=config if isinstance(config, Mapping) else None)
+    def part(self, prefixes: Mapping[str, str]) -> Self:
+        """The tensors whose names have the first prefix that occurs, and their configuration; else everything.
+
+        `prefixes` gives, for each prefix, the name of that configuration within the whole one.
+        """
+        for prefix, config_key in prefixes.items():
+            tensors = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+            if tensors:
+                config = None if self.config is None else self.config.get(config_key)
+                return replace(self, tensors=tensors, config=config if isinstance(config, Mapping) else None)
+        return self
 
 
 def read_source(source: Source, **options: Unpack[HubOptions]) -> Contents:
@@ -77,7 +84,7 @@ def read_single(path: Path) -> Contents:
 def read_folder(folder: Path, *, origin: str | None = None) -> Contents:
     """The contents of a folder: its weight file and its config.json."""
     path, config_path = _weight_file(folder), folder / CONFIG_FILE
-    tensors, metadata = read_file(path)
+    tensors, metadata = read_shards(path) if path.name == INDEX_FILE else read_file(path)
     config = None
     if config_path.exists():
         config = parse_json(config_path.read_text(encoding="utf-8"), origin=str(config_path))
@@ -86,8 +93,28 @@ def read_folder(folder: Path, *, origin: str | None = None) -> Contents:
     return Contents(tensors, metadata, config, path, config_path, origin or str(folder), folder)
 
 
+def read_shards(index: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors of a checkpoint in several safetensors files, which the index names, and the metadata of the first.
+
+    Raises:
+        WeightsError: The index is damaged, names a file outside its folder, or a file lacks a tensor.
+        FileNotFoundError: A file is missing.
+    """
+    contents = parse_json(index.read_text(encoding="utf-8"), origin=str(index))
+    places = contents.get("weight_map") if isinstance(contents, dict) else None
+    if not (isinstance(places, dict) and places and all(Path(str(name)).name == name for name in places.values())):
+        raise WeightsError(f"{index} does not say which file holds each tensor (weight_map); download it again")
+    missing = [name for name in sorted(set(places.values())) if not (index.parent / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{index.parent} lacks {', '.join(missing)}, which {index.name} names")
+    files = {name: read_file(index.parent / name) for name in sorted(set(places.values()))}
+    if lost := [key for key, name in places.items() if key not in files[name][0]]:
+        raise WeightsError(f"{index.parent}: the files lack {', '.join(lost[:5])}, which {index.name} names")
+    return {key: files[name][0][key] for key, name in places.items()}, next(iter(files.values()))[1]
+
+
 def _weight_file(folder: Path) -> Path:
-    for name in WEIGHT_FILES:
+    for name in (*WEIGHT_FILES, INDEX_FILE):
         if (folder / name).is_file():
             return folder / name
     others = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth", ".pt"))

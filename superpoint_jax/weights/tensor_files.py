@@ -14,8 +14,11 @@ from superpoint_jax.weights.errors import WeightsError
 
 _LFS_POINTER = b"version https://git-lfs"
 
-TRAINING_KEY = "model"
-"""Key of the weights in glue-factory's training checkpoints, which also hold the optimizer and metrics."""
+TRAINING_KEYS = ("model", "model_state_dict", "state_dict")
+"""Keys of the weights in training checkpoints, which also hold the optimizer and metrics."""
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes of all names in weights of a model that was wrapped, by DataParallel or by torch.compile."""
 
 
 def read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -31,15 +34,24 @@ def read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if not head:
         raise WeightsError(f"{path} is empty; download it again")
     if head[8:9] == b"{":
-        return _read_safetensors(path)
+        tensors, metadata = _read_safetensors(path)
+        return _unwrapped(tensors), metadata
     if head.startswith((b"PK\x03\x04", b"\x80")):
-        return _read_pickle(path), {}
+        return _unwrapped(_read_pickle(path)), {}
     if head.startswith(_LFS_POINTER):
         raise WeightsError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`, or download the file")
     raise WeightsError(
         f"{path} is damaged or not a weight file: it starts with {head[:12]!r}, which is neither safetensors nor a "
         f"PyTorch checkpoint; download it again"
     )
+
+
+def _unwrapped(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors under the names that they have without a wrapper."""
+    for prefix in WRAPPERS * 2:  # One wrapper may be inside the other.
+        if tensors and all(key.startswith(prefix) for key in tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -90,8 +102,10 @@ def _number_globals() -> list[Any]:
 def _to_numpy(contents: Any, path: Path) -> dict[str, np.ndarray]:
     import torch
 
-    if isinstance(contents, Mapping) and isinstance(contents.get(TRAINING_KEY), Mapping):
-        contents = contents[TRAINING_KEY]
+    for name in TRAINING_KEYS:
+        if isinstance(contents, Mapping) and isinstance(contents.get(name), Mapping):
+            contents = contents[name]
+            break
     if not isinstance(contents, Mapping):
         raise WeightsError(f"{path} holds a {type(contents).__name__}; a state dict (name: tensor) is needed")
     other = [str(key) for key, value in contents.items() if not isinstance(value, torch.Tensor)]
