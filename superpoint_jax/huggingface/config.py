@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import superpoint_jax.config
 from superpoint_jax.hub import CONFIG_FILE, fetch_file, is_hub_id, split_options
@@ -38,16 +38,11 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-class SuperPointConfig(Pushable):
-    """Options of a SuperPoint as attributes, under transformers' names and with its defaults.
+class Config(Pushable):
+    """Options as attributes, under transformers' names; unknown ones are kept and saved again."""
 
-    You may set them: at every call the model reads those that do not shape its network. Unknown options are kept and
-    saved again. The attribute `superpoint_jax` holds options that transformers has no name for; it exists where a model
-    follows other rules than transformers. `to_superpoint_jax` returns all of them as a
-    `superpoint_jax.SuperPointConfig`.
-    """
-
-    model_type = "superpoint"
+    model_type: ClassVar[str]
+    defaults: ClassVar[Mapping[str, Any]]
 
     def __init__(self, **options: Any) -> None:
         labels = options.pop("num_labels", None)
@@ -56,22 +51,20 @@ class SuperPointConfig(Pushable):
         if "torch_dtype" in options:
             given = options.pop("torch_dtype")
             options["dtype"] = options.get("dtype") or given
-        for name, value in {**copy.deepcopy({**COMMON, **DEFAULTS}), **options}.items():
+        for name, value in {**copy.deepcopy({**COMMON, **self.defaults}), **options}.items():
             setattr(self, name, value)
         self.dtype = None if self.dtype is None else type_name(self.dtype)
-        self.encoder_hidden_sizes = list(self.encoder_hidden_sizes)
         if self.id2label is not None:
             self.id2label = {int(key): value for key, value in self.id2label.items()}
         if labels is not None:
             self.num_labels = labels
-        self.to_superpoint_jax()  # Raises an error if an option is wrong.
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"no option {name!r} in this configuration; there are {', '.join(sorted(self.__dict__))}")
 
     @property
     def num_labels(self) -> int:
-        """Number of labels. SuperPoint uses none; the default of transformers is 2."""
+        """Number of labels. The models use none; the default of transformers is 2."""
         return len(self.id2label or {})
 
     @num_labels.setter
@@ -95,7 +88,7 @@ class SuperPointConfig(Pushable):
         return copy.deepcopy({**self.__dict__, "model_type": self.model_type})
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """The options of SuperPoint, and those of the others that differ from their defaults."""
+        """The options of the model, and those of the others that differ from their defaults."""
         everything = {name: value for name, value in self.to_dict().items() if name != "_name_or_path"}
         return {name: value for name, value in everything.items() if name not in COMMON or value != COMMON[name]}
 
@@ -135,7 +128,7 @@ class SuperPointConfig(Pushable):
         values = copy.deepcopy(dict(values))
         unused = {}
         if return_unused_kwargs:
-            known = {*COMMON, *DEFAULTS, *values}
+            known = {*COMMON, *cls.defaults, *values}
             unused = {name: value for name, value in changes.items() if name not in known}
         config = cls(**{**values, **{name: value for name, value in changes.items() if name not in unused}})
         return (config, unused) if return_unused_kwargs else config
@@ -175,6 +168,38 @@ class SuperPointConfig(Pushable):
             raise FileNotFoundError(f"{source} has no {CONFIG_FILE}; give a folder, that file or a hub id")
         return read_options(path), options
 
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]  # Its options can change.
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__dict__)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string()}"
+
+    def _save_for_hub(self, folder: Path) -> None:
+        self.save_pretrained(folder)
+
+
+class SuperPointConfig(Config):
+    """Options of a SuperPoint as attributes, under transformers' names and with its defaults.
+
+    You may set them: at every call the model reads those that do not shape its network. Unknown options are kept and
+    saved again. The attribute `superpoint_jax` holds options that transformers has no name for; it exists where a model
+    follows other rules than transformers. `to_superpoint_jax` returns all of them as a
+    `superpoint_jax.SuperPointConfig`.
+    """
+
+    model_type = "superpoint"
+    defaults = DEFAULTS
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.encoder_hidden_sizes = list(self.encoder_hidden_sizes)
+        self.to_superpoint_jax()  # Raises an error if an option is wrong.
+
     @classmethod
     def from_superpoint_jax(cls, config: superpoint_jax.config.SuperPointConfig, **changes: Any) -> Self:
         """The same options under transformers' names."""
@@ -189,17 +214,3 @@ class SuperPointConfig(Pushable):
         origin = self._name_or_path or "the configuration"
         fields = from_config_json(self.to_diff_dict(), origin=origin)
         return make_config("huggingface", fields, origin=origin)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SuperPointConfig) and self.__dict__ == other.__dict__
-
-    __hash__ = None  # pyright: ignore[reportAssignmentType]  # Its options can change.
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.__dict__)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__} {self.to_json_string()}"
-
-    def _save_for_hub(self, folder: Path) -> None:
-        self.save_pretrained(folder)

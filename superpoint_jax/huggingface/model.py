@@ -18,7 +18,7 @@ from superpoint_jax.huggingface.arrays import is_torch, is_traced, jax_device, t
 from superpoint_jax.huggingface.config import COMMON, SuperPointConfig
 from superpoint_jax.huggingface.outputs import SuperPointKeypointDescriptionOutput
 from superpoint_jax.huggingface.pixels import as_images
-from superpoint_jax.huggingface.pushing import Pushable
+from superpoint_jax.huggingface.pretrained import IGNORED, Pretrained
 from superpoint_jax.huggingface.rows import as_theirs
 from superpoint_jax.model import Constant, SuperPoint
 from superpoint_jax.weights import from_pretrained, state_dict
@@ -26,12 +26,9 @@ from superpoint_jax.weights.config_json import HUGGING_FACE_FIELDS, OWN
 from superpoint_jax.weights.preprocessing import preprocessor_config
 from superpoint_jax.weights.save import save_network
 
-IGNORED = ("attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors", "weights_only")
-"""Options of transformers' from_pretrained that have no effect here; they would change no result."""
-
 
 @jax.tree_util.register_pytree_node_class
-class SuperPointForKeypointDetection(Pushable):
+class SuperPointForKeypointDetection(Pretrained):
     """A SuperPoint that takes what the processor returns, and gives what transformers' model gives.
 
     It is a pytree, so it can be an argument of `jax.jit`; the number of rows is then fixed.
@@ -42,10 +39,8 @@ class SuperPointForKeypointDetection(Pushable):
         training: Always False.
     """
 
-    main_input_name = "pixel_values"
     base_model_prefix = "superpoint"
     config_class = SuperPointConfig
-    training = False
 
     def __init__(self, config: SuperPointConfig | SuperPoint, *, rngs: nnx.Rngs | None = None) -> None:
         """A model with random weights for a configuration, or a model that wraps a `superpoint_jax.SuperPoint`."""
@@ -153,37 +148,12 @@ class SuperPointForKeypointDetection(Pushable):
         options["encoder_hidden_sizes"] = tuple(options["encoder_hidden_sizes"])
         return {**options, **getattr(self.config, OWN, {})}
 
-    @property
-    def device(self) -> Any:
-        """The `jax.Device` of the parameters."""
-        return next(iter(jax.tree.leaves(self.model)[0].devices()))
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the parameters: always float32. An option sets the type that the network computes in."""
-        return np.dtype(np.float32)
-
-    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """Number of values in the parameters. All can be trained, and there are no embeddings."""
-        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param)))
+    def _networks(self) -> SuperPoint:
+        return self.model
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The parameters as numpy arrays under transformers' names and in its layout."""
         return state_dict(self.model)
-
-    def eval(self) -> Self:
-        """Itself: nothing here behaves differently in training."""
-        return self
-
-    def train(self, mode: bool = True) -> Self:
-        """Itself for `train(False)`.
-
-        Raises:
-            ValueError: `train()` or `train(True)`; the message says what trains instead.
-        """
-        if mode:
-            raise ValueError("this class does not train; superpoint_jax.training does, on the network in `model`")
-        return self
 
     def to(self, device: Any = None, dtype: Any = None) -> Self:
         """Itself, moved to another device or set to compute in another type: `to("cuda")`, `to("bfloat16")`.
@@ -207,14 +177,14 @@ class SuperPointForKeypointDetection(Pushable):
         Write preprocessor_config.json too, unless the folder already has one. With `push_to_hub=True`, also push the
         files to the hub; `options` are those of the method `push_to_hub`.
         """
-        path = save_network(self._as_configured(), folder)
+        path = save_network(self.as_configured(), folder)
         beside = path / PREPROCESSOR_FILE
         if not beside.exists():
             options_beside = preprocessor_config(self.model.config)
             beside.write_text(json.dumps(options_beside, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         self._pushed(folder, push_to_hub, options)
 
-    def _as_configured(self) -> SuperPoint:
+    def as_configured(self) -> SuperPoint:
         """The network with the options that are set now."""
         config = self.config.to_superpoint_jax()
         model = nnx.merge(*nnx.split(self.model))

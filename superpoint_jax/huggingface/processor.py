@@ -19,7 +19,6 @@ from superpoint_jax.huggingface.arrays import jax_device, to_kind
 from superpoint_jax.huggingface.batch import BatchFeature
 from superpoint_jax.huggingface.inputs import as_channels_first, flat_images
 from superpoint_jax.huggingface.options import DEFAULTS, check, is_last, size_dict, target_size
-from superpoint_jax.huggingface.outputs import post_process
 from superpoint_jax.huggingface.pushing import Pushable
 from superpoint_jax.processing.options_file import config_file, read_options
 from superpoint_jax.weights.writing import checked_folder
@@ -33,9 +32,17 @@ class Processor(Pushable):
 
     model_input_names: ClassVar = ["pixel_values"]
     backend: ClassVar[str]
+    saved_name: ClassVar[str]
+    """The class name in preprocessor_config.json, which AutoImageProcessor looks for."""
+    defaults: ClassVar[Mapping[str, Any]] = DEFAULTS
 
     def __init__(self, **options: Any) -> None:
-        self._set({**copy.deepcopy(DEFAULTS), **{name: value for name, value in options.items() if value is not None}})
+        self._set(
+            {
+                **copy.deepcopy(dict(self.defaults)),
+                **{name: value for name, value in options.items() if value is not None},
+            }
+        )
 
     def _set(self, options: Mapping[str, Any]) -> None:
         for name, value in _standard(options).items():
@@ -89,7 +96,7 @@ class Processor(Pushable):
         # False is the default, so the file need not state it.
         if values.get("default_to_square") is False:
             del values["default_to_square"]
-        return copy.deepcopy({**values, "image_processor_type": "SuperPointImageProcessor"})
+        return copy.deepcopy({**values, "image_processor_type": self.saved_name})
 
     def to_json_string(self) -> str:
         """`to_dict` as JSON."""
@@ -120,6 +127,8 @@ class Processor(Pushable):
     def preprocess(self, images: Any, **options: Any) -> BatchFeature:
         """One batch: "pixel_values" [B,C,H,W], resized, rescaled and, with `do_grayscale`, with three equal channels.
 
+        The processors of LightGlue take pairs of images, and "pixel_values" is [B,2,C,H,W].
+
         If the resized images differ in size, "pixel_values" is a list of arrays, and `return_tensors` must be None.
 
         Args:
@@ -140,7 +149,7 @@ class Processor(Pushable):
         check(options)
         pixels = [
             as_channels_first(image, options["input_data_format"], options["do_convert_rgb"])
-            for image in flat_images(images)
+            for image in self._flat(images)
         ]
         if options["do_rescale"] and any(_is_scaled(image) for image in pixels):
             warnings.warn(
@@ -151,16 +160,20 @@ class Processor(Pushable):
             target_size(image.shape[1], image.shape[2], options["size"]) if options["do_resize"] else image.shape[1:]
             for image in pixels
         ]
-        return BatchFeature(pixel_values=_gathered(self._processed(pixels, sizes, options), options))
+        return BatchFeature(pixel_values=self._arranged(_gathered(self._processed(pixels, sizes, options), options)))
+
+    def _flat(self, images: Any) -> list[Any]:
+        """The images as a flat list."""
+        return flat_images(images)
+
+    def _arranged(self, pixel_values: Any) -> Any:
+        """The flat batch of all images, as the model takes it."""
+        return pixel_values
 
     def _processed(
         self, pixels: list[np.ndarray], sizes: list[tuple[int, int]], options: Mapping[str, Any]
     ) -> list[Any]:
         raise NotImplementedError
-
-    def post_process_keypoint_detection(self, outputs: Any, target_sizes: Any) -> list[dict[str, Any]]:
-        """Keypoints in whole pixels of the original images: see `outputs.post_process`."""
-        return post_process(outputs, target_sizes)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string()}"

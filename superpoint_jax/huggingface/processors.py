@@ -10,18 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from superpoint_jax.huggingface.arrays import jax_device
+from superpoint_jax.huggingface.outputs import post_process
 from superpoint_jax.huggingface.processor import Processor
 from superpoint_jax.huggingface.steps import METHODS, gray_on_host, grouped, on_device, resize_on_host, scaled
 
 
-class SuperPointImageProcessor(Processor):
-    """The processor that computes as torchvision does: gray, then an antialiased resize, on the device.
-
-    It is jitted and compiles once per image size. The filters are nearest, bilinear, bicubic and Lanczos. The old name
-    of this class is `SuperPointImageProcessorFast`.
-
-    Source: transformers' class of that name; within one gray level of it, tests/parity/test_transformers_suite.py.
-    """
+class OnDevice(Processor):
+    """The steps as torchvision computes them, jitted: they compile once per image size."""
 
     backend = "torchvision"
 
@@ -52,16 +47,8 @@ class SuperPointImageProcessor(Processor):
         return results
 
 
-class SuperPointImageProcessorFast(SuperPointImageProcessor):
-    """The old name of `SuperPointImageProcessor`."""
-
-
-class SuperPointImageProcessorPil(Processor):
-    """The processor that uses Pillow on the host: it resizes bytes, rescales and makes gray. Nothing is compiled.
-
-    Source: transformers' class of that name; equal in every bit without gray, and within an ulp with it,
-    tests/parity/test_transformers_suite.py.
-    """
+class OnHost(Processor):
+    """The steps as Pillow computes them: it resizes bytes, rescales and makes gray. Nothing is compiled."""
 
     backend = "pil"
 
@@ -76,3 +63,35 @@ class SuperPointImageProcessorPil(Processor):
                 image = scaled(image, float(options["rescale_factor"]))
             results.append(gray_on_host(image) if options["do_grayscale"] else image)
         return results
+
+
+class Detection(Processor):
+    """What the processors of SuperPoint add."""
+
+    saved_name = "SuperPointImageProcessor"
+
+    def post_process_keypoint_detection(self, outputs: Any, target_sizes: Any) -> list[dict[str, Any]]:
+        """Keypoints in whole pixels of the original images: see `outputs.post_process`."""
+        return post_process(outputs, target_sizes)
+
+
+class SuperPointImageProcessor(OnDevice, Detection):
+    """The processor that computes as torchvision does: gray, then an antialiased resize, on the device.
+
+    It is jitted and compiles once per image size. The filters are nearest, bilinear, bicubic and Lanczos. The old name
+    of this class is `SuperPointImageProcessorFast`.
+
+    Source: transformers' class of that name; within one gray level of it, tests/parity/test_transformers_suite.py.
+    """
+
+
+class SuperPointImageProcessorFast(SuperPointImageProcessor):
+    """The old name of `SuperPointImageProcessor`."""
+
+
+class SuperPointImageProcessorPil(OnHost, Detection):
+    """The processor that uses Pillow on the host: it resizes bytes, rescales and makes gray. Nothing is compiled.
+
+    Source: transformers' class of that name; equal in every bit without gray, and within an ulp with it,
+    tests/parity/test_transformers_suite.py.
+    """

@@ -66,11 +66,7 @@ def on_device(
     in_bytes = images.dtype == jnp.uint8
     values = images.astype(jnp.float32)
     if do_grayscale and images.shape[1] > 1:
-        red, green, blue = values[:, 0], values[:, 1], values[:, 2]
-        gray = red * RED + green * GREEN + blue * BLUE
-        gray = jnp.floor(gray) if in_bytes else gray
-        is_gray = ((red == green) & (green == blue)).all(axis=(1, 2), keepdims=True)
-        values = jnp.repeat(jnp.where(is_gray, red, gray)[:, None], 3, axis=1)
+        values = gray_of(values, in_levels=in_bytes)
     if size is not None and size != images.shape[2:]:
         # Three equal channels need one resize.
         once = values[:, :1] if do_grayscale and images.shape[1] > 1 else values
@@ -84,6 +80,18 @@ def on_device(
     if factor is not None:
         return values * factor
     return values.astype(images.dtype)
+
+
+def gray_of(images: Array, *, in_levels: bool) -> Array:
+    """Images [...,3,H,W] with three equal channels, and images that are gray already as they are.
+
+    With `in_levels`, gray is truncated to whole numbers.
+    """
+    red, green, blue = (images[..., i, :, :] for i in range(3))
+    gray = red * RED + green * GREEN + blue * BLUE
+    gray = jnp.floor(gray) if in_levels else gray
+    is_gray = ((red == green) & (green == blue)).all(axis=(-2, -1), keepdims=True)
+    return jnp.repeat(jnp.where(is_gray, red, gray)[..., None, :, :], 3, axis=-3)
 
 
 def grouped(images: list[Any]) -> dict[tuple[tuple[int, ...], str], list[int]]:

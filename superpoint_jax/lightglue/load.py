@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from superpoint_jax.hub import split_options
 from superpoint_jax.lightglue.assembly import assemble, matcher_of, sizes_of
 from superpoint_jax.lightglue.config import LightGlueConfig
 from superpoint_jax.lightglue.config_json import OWN, from_config_json, known_fields
@@ -21,7 +22,7 @@ BUNDLED = "data/lightglue.safetensors"
 """File of the matcher in the package: float16, in Hugging Face's layout."""
 
 
-def from_pretrained(source: Source | None = None, *, revision: str | None = None, **options: Any) -> LightGlue:
+def from_pretrained(source: Source | None = None, **options: Any) -> LightGlue:
     """The network with the weights of a source, float32.
 
     Every layer runs by default, even if the published results stopped early: pass `depth_confidence=0.95` to stop early
@@ -32,8 +33,8 @@ def from_pretrained(source: Source | None = None, *, revision: str | None = None
             pytorch_model.bin); a .safetensors, .bin or .pth file in Hugging Face's layout or one of cvg's two, or a
             training checkpoint of glue-factory, which are recognised by their keys; or the id of a repository on the
             Hugging Face hub. If the source also holds a SuperPoint, `superpoint_jax.from_pretrained` reads it.
-        revision: Branch, tag or commit on the hub.
-        **options: Fields of `LightGlueConfig` that replace those that belong to the weights.
+        **options: Fields of `LightGlueConfig` that replace those that belong to the weights; and options for the hub,
+            see `hub.HubOptions`: `revision` (a branch, a tag or a commit), `token`, `cache_dir`, ...
 
     Raises:
         WeightsError: A file is empty, damaged or does not hold a LightGlue; one message names every tensor that is
@@ -46,7 +47,8 @@ def from_pretrained(source: Source | None = None, *, revision: str | None = None
     """
     if source is not None and not isinstance(source, str | os.PathLike):
         raise TypeError(f"source is a {type(source).__name__}; a path or a name is needed (see from_state_dict)")
-    contents = _bundled() if source is None else read_source(source, revision=revision)
+    hub, options = split_options(options)
+    contents = _bundled() if source is None else read_source(source, **hub)
     tensors = matcher_of(contents.tensors)
     layout = recognise(tensors, origin=str(contents.path))
     fields = {**sizes_of(tensors, layout, origin=contents.origin), **stated_fields(contents)}

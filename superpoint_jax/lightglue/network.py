@@ -85,7 +85,7 @@ class LightGlue(nnx.Module):
                 package.
             revision: Branch, tag or commit on the hub.
             **options: Fields of `LightGlueConfig` that replace those that belong to the weights: `filter_threshold`,
-                `depth_confidence`, `attention`, `dtype`.
+                `depth_confidence`, `attention`, `dtype`; and other options for the hub, see `hub.HubOptions`.
         """
         from superpoint_jax.lightglue.load import from_pretrained
 

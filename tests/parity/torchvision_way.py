@@ -52,17 +52,16 @@ def grayscale_to_rgb(image: Any) -> Any:
 
 
 @cache
-def processor_class() -> Any:
-    """transformers' `SuperPointImageProcessor`."""
+def processor_class(name: str = "SuperPoint") -> Any:
+    """transformers' `SuperPointImageProcessor`, or that of another model."""
     pytest.importorskip("transformers")
+    module = f"transformers.models.{name.lower()}.image_processing_{name.lower()}"
     if importlib.util.find_spec("torchvision") is None:
-        _stand_in()
-    from transformers.models.superpoint.image_processing_superpoint import SuperPointImageProcessor
-
-    return SuperPointImageProcessor
+        _stand_in(module)
+    return getattr(importlib.import_module(module), f"{name}ImageProcessor")
 
 
-def _stand_in() -> None:
+def _stand_in(module: str) -> None:
     from PIL.Image import Resampling
     from transformers import image_processing_backends as backends
 
@@ -83,7 +82,7 @@ def _stand_in() -> None:
     stand_ins["torchvision.transforms"] = types.ModuleType("torchvision.transforms")
     sys.modules.update(stand_ins)
     try:
-        importlib.import_module("transformers.models.superpoint.image_processing_superpoint")
+        importlib.import_module(module)
     finally:
         for name in stand_ins:
             del sys.modules[name]
