@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import itertools
 import json
@@ -19,10 +20,13 @@ import numpy as np
 from superpoint_jax.bulk.hloc import ImageFeatures, read_features
 from superpoint_jax.bulk.pairs import Matching, PairCount, pairs_of
 from superpoint_jax.features import Keypoints
+from superpoint_jax.files import require_room
 from superpoint_jax.matching import match
 from superpoint_jax.processing.loading import natural_order
 
 PAIRS_AT_A_TIME = 8
+ROOM_BYTES = 2**20
+"""What must be free on the disk besides the room for a database that grows."""
 
 
 def write_database(
@@ -64,6 +68,7 @@ def write_database(
         chosen = ((a, b) for a, b in pairs if a in features and b in features)
     # Otherwise pycolmap logs every step on standard error.
     pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
+    require_room(path.parent, ROOM_BYTES + 1000 * len(names))
     pycolmap.Database.open(path).close()
     pycolmap.import_images(path, root, image_names=names)
     database = pycolmap.Database.open(path)
@@ -74,7 +79,14 @@ def write_database(
             if name not in ids:  # pycolmap reads fewer formats than Pillow.
                 ids[name] = _write_image(database, name, one.size)
             database.write_keypoints(ids[name], one.keypoints_xy + np.float32(0.5))
-        tried = _write_matches(database, ids, features, chosen, matching)
+            _require_room(path)
+        pairs_left, tried = iter(chosen), 0
+        while group := list(itertools.islice(pairs_left, PAIRS_AT_A_TIME)):
+            tried += len(group)
+            for (a, b), found in zip(group, match_files(features, group, matching), strict=True):
+                if len(found):
+                    database.write_matches(ids[a], ids[b], found)
+            _require_room(path)
     finally:
         database.close()
     return PairCount(tried, _verify(path, matching.min_verified) if tried else 0)
@@ -98,21 +110,10 @@ def _write_image(database: Any, name: str, size: tuple[int, int]) -> int:
     return image.image_id
 
 
-def _write_matches(
-    database: Any,
-    ids: Mapping[str, int],
-    features: Mapping[str, Path],
-    pairs: Iterable[tuple[str, str]],
-    matching: Matching,
-) -> int:
-    """Write the matches of the pairs and return how many pairs there are."""
-    pairs, tried = iter(pairs), 0
-    while group := list(itertools.islice(pairs, PAIRS_AT_A_TIME)):
-        tried += len(group)
-        for (a, b), found in zip(group, match_files(features, group, matching), strict=True):
-            if len(found):
-                database.write_matches(ids[a], ids[b], found)
-    return tried
+def _require_room(path: Path) -> None:
+    """Raise an OSError if a database may not have room to grow: pycolmap ends the process where it can't write."""
+    size = sum(file.stat().st_size for file in path.parent.glob(f"{glob.escape(path.name)}*"))
+    require_room(path.parent, ROOM_BYTES + 2 * size)
 
 
 def _verify(path: Path, min_verified: int) -> int:
@@ -215,7 +216,7 @@ def _digest(database: sqlite3.Connection) -> str:
     """The SHA-256 of all rows of all tables but the checksum itself."""
     digest = hashlib.sha256()
     tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
-    for (table,) in tables:
+    for (table,) in [("sqlite_master",), *tables]:
         for row in database.execute(f'SELECT * FROM "{table}" ORDER BY rowid'):
             if row[0] != "sha256":
                 digest.update(repr((table, row)).encode())

@@ -224,7 +224,9 @@ class ColmapDatabase(Output):
         if self.options.get("frame") == "upright":
             raise ValueError(f"{self.path}: COLMAP reads photos as they are stored; leave out frame='upright'")
         if self.path.exists() and read_record(self.path) is None:
-            raise Conflict(f"{self.path} exists and was not written by this program; choose another output")
+            raise Conflict(
+                f"{self.path} exists and is damaged or of another program; choose another output, or remove this one"
+            )
 
     def damaged(self) -> list[Path]:
         """The database, if it is damaged."""

@@ -80,6 +80,15 @@ class _Recorded(io.FileIO):
             self.error = error
         return count
 
+    def truncate(self, size: int | None = None) -> int:
+        """Set the length of the file; the length is returned, whether or not it was set."""
+        try:
+            if self.error is None:
+                return super().truncate(size)
+        except OSError as error:
+            self.error = error
+        return size or 0
+
     def check(self) -> None:
         """Raise the first error of writing, if there was one."""
         if self.error is not None:
