@@ -52,6 +52,12 @@ def set_aside(path: Path) -> Path:
     return new
 
 
+def stamp(path: Path) -> tuple[int, int]:
+    """The state of a file: its size in bytes and the time of its last change in ns."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
 def digest_of(path: Path, *, start: int = 0) -> str:
     """The SHA-256 of the bytes of a file from `start` on, in hexadecimal digits."""
     with path.open("rb") as file:

@@ -66,8 +66,8 @@ def write_database(
     chosen: Iterable[tuple[str, str]] = pairs_of(names, matching.matches)
     if pairs is not None:
         chosen = ((a, b) for a, b in pairs if a in features and b in features)
-    # Otherwise pycolmap logs every step on standard error.
-    pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
+    # Otherwise pycolmap logs every step on standard error, and every photo that it can't read.
+    pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
     require_room(path.parent, ROOM_BYTES + 1000 * len(names))
     pycolmap.Database.open(path).close()
     pycolmap.import_images(path, root, image_names=names)

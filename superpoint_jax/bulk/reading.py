@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from superpoint_jax.bulk.hloc import Stamp
+from superpoint_jax.files import stamp
 from superpoint_jax.photos.pixels import network_size, read_pixels
 from superpoint_jax.photos.plan import Shape
 from superpoint_jax.photos.regions import find_mask, read_region
@@ -194,12 +195,12 @@ def _pixels(task: Task, name: str) -> Read | str:
     path = task.root / name
     try:
         mask = None if task.masks is None else find_mask(task.masks, name)
-        stamp = stamp_of(path, mask)
+        state = stamp_of(path, mask)
         stored, orientation = load_stored(path, max_pixels=task.max_pixels)
         seen = upright(stored, orientation)
         pixels = read_pixels(seen, task.processor)
         orientation = orientation if task.frame == "stored" else 1
-        photo = Photo(seen.shape[:2], orientation, stamp)
+        photo = Photo(seen.shape[:2], orientation, state)
         if mask is None:
             return Read(pixels, None, photo)
         region = read_region(mask, upright_size(photo.size, orientation), str(path))
@@ -218,5 +219,4 @@ def stamp_of(image: Path, mask: Path | None) -> Stamp:
     Raises:
         OSError: There is no such file.
     """
-    states = [path.stat() for path in (image, mask) if path is not None]
-    return tuple(number for state in states for number in (state.st_size, state.st_mtime_ns))
+    return (*stamp(image), *(() if mask is None else stamp(mask)))

@@ -38,6 +38,7 @@ from superpoint_jax.training.layers import for_training_on_cpu
 from superpoint_jax.training.losses import corner_targets, descriptor_hinge_loss, detector_loss, info_nce_loss
 from superpoint_jax.training.metrics import Metrics
 from superpoint_jax.training.pairs import Pairs, sample_pairs
+from superpoint_jax.training.resuming import check_same_run, restored
 from superpoint_jax.training.run_config import TrainConfig as TrainConfig
 from superpoint_jax.training.synthetic import render_shapes
 
@@ -257,7 +258,7 @@ def train(
     stop_after: int | None = None,
     devices: Sequence[Any] | None = None,
 ) -> SuperPoint:
-    """The trained model (averaged weights); resumes from the newest checkpoint in `folder` if there is one.
+    """The trained model (averaged weights); resumes from the newest whole checkpoint in `folder` if there is one.
 
     Writes `checkpoints/` (Orbax, the newest two), `metrics.csv`, and `tensorboard/` if tensorboardX is installed.
 
@@ -276,13 +277,14 @@ def train(
     Raises:
         Diverged: The loss or its gradient is not finite; the newest checkpoint is from an earlier step.
         OSError: The disk is full; the newest checkpoint is from an earlier step, and the same call continues.
-        ValueError: The folder contains a run with another configuration.
+        ValueError: The folder contains a run with another configuration, other first weights or other photos; or none
+            of its checkpoints can be read.
     """
     import orbax.checkpoint as ocp
 
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    _same_run(folder / "config.txt", config)
+    check_same_run(folder, config, model, photos)
     mesh = data_mesh(config, devices)
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
     with _told_of_a_full_disk(folder), ocp.CheckpointManager(folder / "checkpoints", options=options) as manager:
@@ -290,9 +292,7 @@ def train(
         network = for_training_on_cpu(model) if jax.default_backend() == "cpu" else model
         if mesh is not None:
             state, network, photos = jax.device_put((state, network, photos), NamedSharding(mesh, PartitionSpec()))
-        if (newest := manager.latest_step()) is not None:
-            state = manager.restore(newest, args=ocp.args.StandardRestore(state))
-            log.info("resumed from step %d", newest)
+        state = restored(manager, state)
         table = Metrics(folder, int(state.step))
         progress = tqdm(total=config.steps, initial=int(state.step), unit="step", desc=folder.name, mininterval=5)
         started, counted = time.perf_counter(), 0
@@ -323,19 +323,6 @@ def train(
         progress.close()
         table.close()
     return trained_model(model, state)
-
-
-def _same_run(path: Path, config: TrainConfig) -> None:
-    text = f"{config}\n"
-    if config.accumulate == 1:
-        # Runs from before this field existed can continue.
-        text = text.replace(", accumulate=1)", ")")
-    if path.exists() and path.read_text() != text:
-        raise ValueError(
-            f"{path.parent} contains a run with another configuration; choose another folder, or the configuration in "
-            f"{path}"
-        )
-    path.write_text(text)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from superpoint_jax.files import require_regular
 from superpoint_jax.weights.errors import WeightsError
 
 _LFS_POINTER = b"version https://git-lfs"
@@ -24,8 +25,9 @@ def read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises:
         WeightsError: The file is empty, truncated, or not a weight file.
         ImportError: The file is a pickle, and torch is not installed.
-        OSError: The file cannot be read.
+        OSError: The file cannot be read, or is a pipe or a device.
     """
+    require_regular(path)
     with path.open("rb") as file:
         head = file.read(64)
     if not head:

@@ -23,15 +23,16 @@ def folder(photos, tmp_path):
 
 @pytest.fixture(scope="session")
 def extracted(model) -> Callable[..., BulkReport]:
-    """A function (source, output, **options) that extracts; `tell` collects what is told, if it is given."""
+    """A function (source, output, root=, **options) that extracts; `tell` collects what is told, if it is given."""
 
-    def run(source, output, tell=lambda _: None, **options) -> BulkReport:
+    def run(source, output, tell=lambda _: None, root=None, **options) -> BulkReport:
         return extract_files(
             source,
             output,
             model=model,
             processor=sp.SuperPointImageProcessor(),
             options=BulkOptions(**{**OPTIONS, **options}),
+            root=root,
             tell=tell,
         )
 

@@ -51,9 +51,10 @@ def stopped(extracted, folder, tmp_path, monkeypatch):
             if parts == 2:
                 raise KeyboardInterrupt
 
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(Writer, "_end", stopping)
-            extracted(folder, output)
+            with pytest.raises(KeyboardInterrupt):
+                extracted(folder, output)
         parts = sorted((output.parent / f"{output.name}.parts").glob("part-*.h5"))
         assert len(parts) == 2
         return parts
@@ -74,13 +75,10 @@ def test_every_flipped_bit_of_a_finished_output_is_found(name, extracted, folder
     contents = dump(path) if name == "f.db" else ""
     for _ in range(FLIPS):
         flip(path, chance.randrange(len(whole)), chance.randrange(8))
-        try:
-            found = verify(output)
-        except ValueError as error:
-            assert str(path) in str(error)
-        else:
-            # In a database there are bytes that mean nothing.
-            assert found == (0, [path]) or (name == "f.db" and dump(path) == contents)
+        code = main(["extract", "--verify", str(output)])
+        # In a database there are bytes that mean nothing.
+        assert code == 2 or (name == "f.db" and dump(path) == contents)
+        assert code == 0 or f"{path} " in capsys.readouterr().err
         path.write_bytes(whole)
     path.write_bytes(whole[:-1])
     assert main(["extract", "--verify", str(output)]) == 2
@@ -185,9 +183,13 @@ def limited(size: int):
 
 @pytest.mark.parametrize("size", [0, 100, 600, 5_000, 100_000])
 def test_hdf5_that_can_not_be_written_is_an_error_and_no_crash(size, tmp_path):
-    with pytest.raises(OSError, match="File too large"), limited(size), sealing(tmp_path / "f.h5") as file:
-        for i in range(20):
-            file.create_dataset(f"{i}/keypoints", data=np.full(10_000, i))
+    def write():
+        with limited(size), sealing(tmp_path / "f.h5") as file:
+            for i in range(20):
+                file.create_dataset(f"{i}/keypoints", data=np.full(10_000, i))
+
+    with pytest.raises(OSError, match="File too large"):
+        write()
     with sealing(tmp_path / "f.h5") as file:
         file["1/keypoints"] = 1
     assert is_intact(tmp_path / "f.h5")
