@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from superpoint_jax import openvino
 from superpoint_jax.cli.arguments import Extraction, Weights
 from superpoint_jax.cli.errors import CommandError, told
@@ -25,14 +27,21 @@ def app(
             weights. The number of keypoints and the smallest score are chosen on the page.
         enlarge: Enlarge photos by this factor before the network, for more exact positions; 2 takes four times as long.
         engine: What computes the network; by default OpenVINO where it is installed and there is no accelerator.
-        host: Address to listen on; 0.0.0.0 lets other machines in.
+        host: Address to listen on. Any other than that of this machine lets others in: 0.0.0.0 all that reach it.
         port: Port to listen on.
         browser: Open the page in the browser.
     """
     with told():
+        from superpoint_jax.app.guard import LOOPBACK
         from superpoint_jax.app.page import require_gradio, serve
 
         require_gradio()
+        if host not in LOOPBACK:
+            print(
+                f"superpoint-jax: warning: --host {host} lets everyone who reaches this machine use the page; there is "
+                f"no password",
+                file=sys.stderr,
+            )
         from superpoint_jax.app.answers import Page
 
         loaded = Extraction(weights=weights, resize=resize, enlarge=enlarge, engine=engine).load()

@@ -68,13 +68,15 @@ def _check_archive(path: Path) -> None:
         raise WeightsError(f"{path} is an archive of NumPy (.npz); save its arrays as safetensors")
     if any(member.filename.endswith("/constants.pkl") for member in members):
         raise WeightsError(
-            f"{path} is a TorchScript program; save its state dict (torch.save(model.state_dict(), ...))"
+            f"{path} is a TorchScript program, which is not opened; save its state dict "
+            f"(torch.save(model.state_dict(), ...))"
         )
     _check_size(path, sum(member.file_size for member in members))
 
 
 def _check_size(path: Path, needed: int) -> None:
-    """Raise a WeightsError if the contents need much more memory than the file has bytes; tensors may be there twice."""
+    """Raise a WeightsError if the contents need much more memory than the file has bytes."""
+    # A tensor may be in a checkpoint twice, under two names.
     size = path.stat().st_size
     if needed > 2 * size + 2**20:
         raise WeightsError(
