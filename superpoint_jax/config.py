@@ -119,9 +119,9 @@ class SuperPointConfig:
             value = getattr(self, name)
             if value not in get_args(rule):
                 raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(map(repr, get_args(rule)))}")
-        if len(self.encoder_hidden_sizes) != 4 or min(self.encoder_hidden_sizes) < 1:
+        if len(self.encoder_hidden_sizes) != 4:
             raise ValueError(
-                f"encoder_hidden_sizes={self.encoder_hidden_sizes} must be four positive channel counts: three of the "
+                f"encoder_hidden_sizes={self.encoder_hidden_sizes} must be four channel counts: three of the "
                 f"blocks pool by 2, which makes the {CELL_PX}-pixel cell of the heads"
             )
         if self.keypoint_decoder_dim != CELL_PX**2 + 1:
@@ -129,18 +129,13 @@ class SuperPointConfig:
                 f"keypoint_decoder_dim={self.keypoint_decoder_dim} must be {CELL_PX**2 + 1}: the pixels of a cell and "
                 f"the 'no keypoint' bin"
             )
-        for name in ("decoder_hidden_size", "descriptor_decoder_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
         if self.max_keypoints != -1 and not 1 <= self.max_keypoints < 2**31:
             raise ValueError(f"max_keypoints={self.max_keypoints} must be positive, or -1 for all of them")
-        for name in ("nms_radius", "border_removal_distance", "refinement_radius"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
-        if not 1 <= self.enlarge <= 8:
-            raise ValueError(f"enlarge={self.enlarge}; a factor from 1 to 8 is needed")
-        if not self.keypoint_threshold >= 0:
-            raise ValueError(f"keypoint_threshold={self.keypoint_threshold} must be a number that is not negative")
+        for name, (least, most) in _RANGES.items():
+            values = getattr(self, name)
+            for value in values if isinstance(values, tuple) else (values,):
+                if not least <= value <= most:  # Not a number is outside, too.
+                    raise ValueError(f"{name}={values}; {least} to {most} is needed")
 
     def replace(self, **changes: Any) -> Self:
         """This configuration with some fields changed.
@@ -164,6 +159,20 @@ class SuperPointConfig:
             raise ValueError(f"preset {name!r} is not known; choose one of {', '.join(map(repr, PRESETS))}")
         return cls(**{**PRESETS[name], **changes})
 
+
+_RANGES = {
+    "encoder_hidden_sizes": (1, 8192),
+    "decoder_hidden_size": (1, 8192),
+    "descriptor_decoder_dim": (1, 8192),
+    "keypoint_threshold": (0, float("inf")),
+    "nms_radius": (0, 1024),
+    "border_removal_distance": (0, 2**20),
+    "initializer_range": (0, 1e6),
+    "batch_norm_eps": (0, 1),
+    "refinement_radius": (0, 64),
+    "enlarge": (1, 8),
+}
+"""Smallest and largest value of the fields that are numbers; beyond them, a network would fill any memory."""
 
 _NUMBERS = {"int": operator.index, "float": float}
 """How the value of a field of each type becomes a Python number, which is hashable; any library's scalars are accepted.

@@ -6,12 +6,16 @@ The settings of `huggingface_hub` apply: HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE, H
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import re
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
+
+log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
@@ -100,6 +104,9 @@ def fetch_file(repo_id: str, filename: str, **options: Unpack[HubOptions]) -> Pa
 
     given = _understood(options)
     revision = options.get("revision")
+    waiting = threading.Timer(TOLD_AFTER_S, _tell_waiting, (repo_id, filename))
+    waiting.daemon = True
+    waiting.start()
     try:
         return Path(hf_hub_download(repo_id, filename, **given))
     except LocalEntryNotFoundError as error:
@@ -115,6 +122,19 @@ def fetch_file(repo_id: str, filename: str, **options: Unpack[HubOptions]) -> Pa
         return None
     except Exception as error:  # The errors of the HTTP client have no common base class.
         raise HubError(_explain(error, repo_id, revision)) from error
+    finally:
+        waiting.cancel()
+
+
+TOLD_AFTER_S = 5
+"""A line says what is waited for after this many seconds. A server that is silent for `huggingface_hub`'s own limit (10
+seconds, HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT) is asked again a few times before it counts as unreachable."""
+
+
+def _tell_waiting(repo_id: str, filename: str) -> None:
+    from huggingface_hub import constants
+
+    log.warning("waiting for %s, which has not sent all of %s of %s yet", constants.ENDPOINT, filename, repo_id)
 
 
 def _understood(options: HubOptions) -> dict[str, Any]:

@@ -269,8 +269,16 @@ def check_images(images: Any, image_sizes: Any = None) -> None:
         raise ValueError(f"images have type {images.dtype}; float in [0, 1] or uint8 is needed")
     if shape[0] < 1:
         raise ValueError("the batch is empty; at least one image is needed")
+    check_byte_order(images, "images")
     if image_sizes is not None:
         _check_sizes(image_sizes, shape)
+
+
+def check_byte_order(array: Any, name: str) -> None:
+    """Raise a ValueError if the bytes of a numpy array are in the order of another processor, which JAX misreads."""
+    if isinstance(array, np.ndarray) and not array.dtype.isnative:
+        native = array.dtype.newbyteorder("=")
+        raise ValueError(f"{name} have type {array.dtype.str}, in another byte order; give {name}.astype('{native}')")
 
 
 def _check_sizes(sizes: Any, shape: tuple[Any, ...]) -> None:
@@ -281,6 +289,7 @@ def _check_sizes(sizes: Any, shape: tuple[Any, ...]) -> None:
         raise ValueError(f"image_sizes have shape {sizes.shape}; ({shape[0]}, 2) is needed: (height, width)")
     if not jnp.issubdtype(sizes.dtype, jnp.integer):
         raise ValueError(f"image_sizes have type {sizes.dtype}; integers are needed")
+    check_byte_order(sizes, "image_sizes")
     # The values of a device array are not checked, because waiting for them would stall the caller's pipeline.
     if isinstance(sizes, np.ndarray) and ((sizes < CELL_PX) | (sizes > np.array(shape[1:3]))).any():
         low, high = sizes.min(0), sizes.max(0)

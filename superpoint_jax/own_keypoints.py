@@ -16,7 +16,7 @@ from superpoint_jax.description import sample_descriptors
 from superpoint_jax.detection import score_map
 from superpoint_jax.extraction import check_values, dense_features, finite_features, rules_of
 from superpoint_jax.features import DenseFeatures, Keypoints
-from superpoint_jax.model import SuperPoint, check_images
+from superpoint_jax.model import SuperPoint, check_byte_order, check_images
 from superpoint_jax.openvino import CompiledSuperPoint
 from superpoint_jax.processing.coordinates import rescale_keypoints
 from superpoint_jax.sharding import placed_like
@@ -66,6 +66,7 @@ def check_places(keypoints_xy: Any, mask: Any, batch: Any) -> None:
     if not hasattr(keypoints_xy, "dtype") or not jnp.issubdtype(keypoints_xy.dtype, jnp.floating):
         kind = getattr(keypoints_xy, "dtype", type(keypoints_xy).__name__)
         raise ValueError(f"keypoints_xy have type {kind}; an array of floats is needed")
+    check_byte_order(keypoints_xy, "keypoints_xy")
     if mask is not None and (np.shape(mask) != shape[:2] or not hasattr(mask, "dtype") or mask.dtype != bool):
         kind = getattr(mask, "dtype", type(mask).__name__)
         raise ValueError(f"mask has shape {np.shape(mask)} and type {kind}; {shape[:2]} and bool are needed")

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from superpoint_jax.estimation import Estimate
 from superpoint_jax.features import Keypoints
+from superpoint_jax.files import require_regular
 from superpoint_jax.matching import Matches
 
 
@@ -50,6 +51,7 @@ def read_keypoints(path: Path) -> Float[np.ndarray, "n 2"]:
         FileNotFoundError: No such file.
         ValueError: There are no places, or one is not two finite numbers.
     """
+    require_regular(path)
     try:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.suffix.lower() == ".json" else _lines(text)

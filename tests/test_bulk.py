@@ -262,9 +262,9 @@ def test_other_options_on_the_same_output_are_refused(folder, model, processor, 
     with pytest.raises(Conflict, match=r"config\.max_keypoints was 30 and is 20"):
         _run(folder, tmp_path / "f.h5", model, processor, other)
     # Unfinished, too.
-    with Parts(tmp_path / "g.h5.parts", {"config.max_keypoints": 30}):
+    with Parts(tmp_path / "g.h5.parts", {"config.max_keypoints": 20}) as parts, parts.writing():
         pass
-    with pytest.raises(Conflict, match="begun with other options"):
+    with pytest.raises(Conflict, match=r"config\.max_keypoints was 20 and is 30"):
         _run(folder, tmp_path / "g.h5", model, processor)
     # How it is computed does not matter.
     same = dataclasses.replace(OPTIONS, batch=2, part=2, max_shapes=1)
@@ -274,10 +274,10 @@ def test_other_options_on_the_same_output_are_refused(folder, model, processor, 
 def test_files_of_others_are_left_alone(folder, model, processor, tmp_path):
     with h5py.File(tmp_path / "f.h5", "w") as file:
         file["x"] = 1
-    with pytest.raises(Conflict, match="was not written by this program"):
+    with pytest.raises(Conflict, match="has no checksum of this program"):
         _run(folder, tmp_path / "f.h5", model, processor)
     (tmp_path / "g.h5").write_text("hello")
-    with pytest.raises(ValueError, match="is not an HDF5 file"):
+    with pytest.raises(ValueError, match="has no checksum of this program"):
         _run(folder, tmp_path / "g.h5", model, processor)
     with pytest.raises(ValueError, match=r"\.h5 \(hloc's HDF5\), \.db"):
         _run(folder, tmp_path / "g.txt", model, processor)
@@ -413,7 +413,16 @@ def test_a_colmap_database_has_keypoints_with_its_origin_and_matches(folder, mod
     assert 0 < len(rows) < mutual.sum()
     np.testing.assert_array_equal(found, np.stack([rows, nearest[rows]], axis=1))
     database.close()
-    with pytest.raises(Conflict, match="a database is not extended"):
+    assert _run(folder, tmp_path / "f.db", model, processor, options) == dataclasses.replace(
+        report, extracted=0, before=10
+    )
+    with pytest.raises(Conflict, match=r"ratio was 0\.95 and is 0\.9"):
+        _run(folder, tmp_path / "f.db", model, processor, dataclasses.replace(options, ratio=0.9))
+    (folder / "a.png").rename(folder / "z.png")
+    with pytest.raises(Conflict, match=r"was made from another a\.png"):
+        _run(folder, tmp_path / "f.db", model, processor, options)
+    (folder / "a.png").symlink_to(folder / "z.png")
+    with pytest.raises(Conflict, match=r"exists without z\.png; a database is not extended"):
         _run(folder, tmp_path / "f.db", model, processor, options)
 
 

@@ -34,7 +34,8 @@ from superpoint_jax.training.loop import (
 )
 from superpoint_jax.training.metrics import Metrics
 from superpoint_jax.training.pairs import PairConfig, sample_pairs
-from superpoint_jax.training.runs import Diverged, _same_run, data_mesh
+from superpoint_jax.training.resuming import check_same_run
+from superpoint_jax.training.runs import Diverged, data_mesh
 
 TINY = TrainConfig(
     steps=4, photos=2, shapes=1, dtype="float32", pairs=PairConfig(shape=(48, 64), labelled_points=8, random_points=4)
@@ -233,12 +234,12 @@ def test_a_folder_of_photos_is_all_that_fine_tuning_needs(tmp_path, photos, caps
         assert "either --data" in capsys.readouterr().err
 
 
-def test_a_run_from_before_accumulation_goes_on(tmp_path):
+def test_a_run_from_before_accumulation_goes_on(model, tmp_path):
     assert "accumulate" in str(TINY)
-    _same_run(tmp_path / "config.txt", TINY)
+    check_same_run(tmp_path, TINY, model, None)
     assert "accumulate" not in (tmp_path / "config.txt").read_text()
     with pytest.raises(ValueError, match="another configuration"):
-        _same_run(tmp_path / "config.txt", replace(TINY, accumulate=2))
+        check_same_run(tmp_path, replace(TINY, accumulate=2), model, None)
 
 
 def test_a_step_of_no_micro_batch_is_refused():

@@ -375,7 +375,7 @@ def test_sizes_that_the_config_states_are_checked_against_the_tensors(tmp_path):
         ("{", "is not JSON"),
         ("[]", "does not hold a JSON object"),
         ('{"model_type": "bert"}', "belongs to a 'bert' model; a 'superpoint' is needed"),
-        ('{"encoder_hidden_sizes": [8, 8]}', "must be four positive channel counts"),
+        ('{"encoder_hidden_sizes": [8, 8]}', "must be four channel counts"),
         ('{"encoder_hidden_sizes": "large"}', "the configuration of .*: "),
         ('{"superpoint_jax": {"warp_drive": 1}}', "warp_drive, which this version does not know; upgrade"),
         ('{"superpoint_jax": 3}', "holds 3 where an object of options is needed"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -33,6 +34,12 @@ MOST_KEYPOINTS = 2048
 
 REMEMBERED = 8
 """Number of photos whose keypoints are kept in memory."""
+
+MOST_PIXELS = 2**26
+"""Larger photos are refused; with the default of `load_image`, a few of them would fill the memory."""
+
+ANSWERS_KEPT = 32
+"""Number of answers whose files are kept."""
 
 MAX_LINES = 200
 
@@ -119,6 +126,7 @@ class Page:
         self._count += 1
         folder = Path(self._folder.name) / str(self._count)
         folder.mkdir()
+        shutil.rmtree(Path(self._folder.name) / str(self._count - ANSWERS_KEPT), ignore_errors=True)
         records: Any = [keypoints_record(name, found) for name, found in zip(names, features, strict=True)]
         counts = [int(found.mask.sum()) for found in features]
         text = f"**{counts[0]} keypoints**"
@@ -153,7 +161,7 @@ class Page:
         status = path.stat()
         key = (str(path), status.st_mtime_ns, status.st_size)
         if key not in self._remembered:
-            pixels = load_image(path)
+            pixels = load_image(path, max_pixels=MOST_PIXELS)
             (found,) = extract_images(
                 self._network, [pixels], max_keypoints=MOST_KEYPOINTS, keypoint_threshold=0.0, **self._options
             )

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from superpoint_jax.app.answers import MOST_KEYPOINTS, Page
+from superpoint_jax.app.guard import LOOPBACK, MOST_BYTES, Guard
 
 if TYPE_CHECKING:
     from gradio import Blocks
 
 TITLE = "SuperPoint in JAX"
+
+UPLOADS_KEPT_S = 3600
+"""Uploaded photos are deleted after this many seconds, and when the page ends."""
 
 
 def serve(page: Page, *, host: str, port: int, browser: bool) -> None:
@@ -21,9 +25,19 @@ def serve(page: Page, *, host: str, port: int, browser: bool) -> None:
     Raises:
         OSError: The port is in use.
     """
+    from starlette.middleware import Middleware
+
+    guard = Middleware(Guard, local=host in LOOPBACK)
     try:
         build(page).launch(
-            server_name=host, server_port=port, inbrowser=browser, share=False, quiet=True, **appearance()
+            server_name=host,
+            server_port=port,
+            inbrowser=browser,
+            share=False,
+            quiet=True,
+            max_file_size=MOST_BYTES // 2,
+            app_kwargs={"middleware": [guard]},
+            **appearance(),
         )
     finally:
         page.close()
@@ -59,15 +73,15 @@ def build(page: Page) -> Blocks:
             return None, "", None
         try:
             shown = page.show(photos, threshold=float(threshold), max_keypoints=int(max_keypoints), matcher=matcher)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, MemoryError) as error:
             # Messages name an uploaded file without its temporary folder.
-            message = str(error)
+            message = str(error) or "not enough memory for this photo"
             for photo in photos:
                 message = message.replace(str(photo), Path(photo).name)
             raise gr.Error(message, duration=None, print_exception=False) from error
         return str(shown.picture), shown.text, [str(path) for path in shown.downloads]
 
-    with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, UPLOADS_KEPT_S)) as blocks:
         gr.Markdown(f"# {TITLE}\nOne photo shows its keypoints, two their matches. Nothing leaves this machine.")
         with gr.Row():
             with gr.Column(scale=1):
@@ -103,4 +117,4 @@ def build(page: Page) -> Blocks:
         for slider in (count, threshold):
             slider.release(show, inputs, outputs)
     # One answer at a time, because the model keeps all cores busy with one photo.
-    return blocks.queue(default_concurrency_limit=1)
+    return blocks.queue(default_concurrency_limit=1, max_size=16)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pickle
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from superpoint_jax.bulk.parts import Parts
 from superpoint_jax.bulk.reading import Reader
 from superpoint_jax.bulk.run import PlacedNetwork, Work, run_parts
 from superpoint_jax.model import SuperPoint
-from superpoint_jax.photos.plan import Batch, Shape, names_of
+from superpoint_jax.photos.plan import Batch
 
 RETRIES = 3
 """How many times a part is given to another actor before the run fails."""
@@ -47,7 +46,6 @@ class RayExecutor:
         work: Work,
         model: SuperPoint,
         parts: list[tuple[Batch, ...]],
-        originals: Mapping[str, Shape],
         progress: bool,
     ) -> tuple[int, dict[str, str]]:
         """Number of images extracted, and the failures; see `run.Executor`.
@@ -69,7 +67,7 @@ class RayExecutor:
         actors = self.actors or int(resources.get("GPU", 0) / gpus if gpus else resources.get("CPU", 1) // 2) or 1
         ray.data.DataContext.get_current().enable_progress_bars = progress
         ray.data.DataContext.get_current().max_errored_blocks = 0
-        rows = [{"part": pickle.dumps((part, {name: originals[name] for name in names_of(part)}))} for part in parts]
+        rows = [{"part": pickle.dumps(part)} for part in parts]
         done = (
             ray.data.from_items(rows, override_num_blocks=len(rows))
             .map(
@@ -104,19 +102,14 @@ class PartExtractor:
         self.work, model = pickle.loads(content)
         self.node = ray.get_runtime_context().get_node_id()[:8]
         self.network = PlacedNetwork(model, self.work.options)
-        options = self.work.options
-        self.reader = Reader(
-            self.work.root, self.work.processor, workers=0, max_pixels=options.max_pixels, masks=options.masks
-        )
+        self.reader = Reader(self.work.task, workers=0)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """The number of images extracted from a part, and the failures."""
-        part, originals = pickle.loads(row["part"])
         failures: dict[str, str] = {}
         # Each actor has its own lock, and so its own temporary name: many actors write at once.
         lock = f"actor-{self.node}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         with Parts(self.work.parts_folder, self.work.identity, lock=lock) as parts:
-            extracted = run_parts(
-                (part,), self.network, self.reader, parts, originals, self.work.options, failures, progress=False
-            )
+            plan = (pickle.loads(row["part"]),)
+            extracted = run_parts(plan, self.network, self.reader, parts, self.work.options, failures, progress=False)
         return {"extracted": extracted, "failures": pickle.dumps(failures)}

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import glob
+import hashlib
 import itertools
+import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +20,13 @@ import numpy as np
 from superpoint_jax.bulk.hloc import ImageFeatures, read_features
 from superpoint_jax.bulk.pairs import Matching, PairCount, pairs_of
 from superpoint_jax.features import Keypoints
+from superpoint_jax.files import require_room
 from superpoint_jax.matching import Matcher, match
+from superpoint_jax.processing.loading import natural_order
 
 PAIRS_AT_A_TIME = 8
+ROOM_BYTES = 2**20
+"""What must be free on the disk besides the room for a database that grows."""
 
 
 def write_database(
@@ -31,7 +40,7 @@ def write_database(
 ) -> PairCount:
     """Write a new database with cameras, images, keypoints, and verified matches; return how many pairs there are.
 
-    Cameras come from the EXIF data of the images or are guessed by pycolmap. Keypoints are moved by half a pixel,
+    Cameras come from the EXIF data of the images or are guessed as pycolmap does. Keypoints are moved by half a pixel,
     because COLMAP's pixel centres are at 0.5. Matches are mutual nearest neighbours that pass the tests of `matching`,
     or what a `matcher` finds. pycolmap verifies them geometrically, with a fixed seed, and only pairs with at least
     `min_verified` verified matches have a two-view geometry in the database.
@@ -47,36 +56,39 @@ def write_database(
 
     Raises:
         ImportError: pycolmap or h5py is not installed.
-        ValueError: There are no features, or pycolmap can't open an image.
+        ValueError: There are no features.
+        OSError: The database can't be written, for example because the disk is full.
     """
     import pycolmap
 
     matching = matching or Matching()
-    names = sorted(features)
+    names = sorted(features, key=natural_order)
     if not names:
         raise ValueError("no image could be read: there is nothing to put into a database")
     chosen: Iterable[tuple[str, str]] = pairs_of(names, matching.matches)
     if pairs is not None:
         chosen = ((a, b) for a, b in pairs if a in features and b in features)
-    # Otherwise pycolmap logs every step on standard error.
-    pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
+    # Otherwise pycolmap logs every step on standard error, and every photo that it can't read.
+    pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
+    require_room(path.parent, ROOM_BYTES + 1000 * len(names))
     pycolmap.Database.open(path).close()
     pycolmap.import_images(path, root, image_names=names)
     database = pycolmap.Database.open(path)
     try:
         ids = {image.name: image.image_id for image in database.read_all_images()}
         for name in names:
-            if name not in ids:
-                raise ValueError(f"pycolmap can't open {root / name}; leave it out, or choose another kind of output")
             (one,) = read_features(features[name], [name])
+            if name not in ids:  # pycolmap reads fewer formats than Pillow.
+                ids[name] = _write_image(database, name, one.size)
             database.write_keypoints(ids[name], one.keypoints_xy + np.float32(0.5))
-        tried = _write_matches(database, ids, features, chosen, matching, matcher)
+        tried = _write_matches(path, database, ids, features, chosen, matching, matcher)
     finally:
         database.close()
     return PairCount(tried, _verify(path, matching.min_verified) if tried else 0)
 
 
 def _write_matches(
+    path: Path,
     database: Any,
     ids: Mapping[str, int],
     features: Mapping[str, Path],
@@ -86,12 +98,38 @@ def _write_matches(
 ) -> int:
     """Write the matches of the pairs and return how many pairs there are."""
     pairs, tried = iter(pairs), 0
+    _require_room(path)
     while group := list(itertools.islice(pairs, PAIRS_AT_A_TIME)):
         tried += len(group)
         for (a, b), found in zip(group, match_files(features, group, matching, matcher), strict=True):
             if len(found):
                 database.write_matches(ids[a], ids[b], found)
+        _require_room(path)
     return tried
+
+
+def _write_image(database: Any, name: str, size: tuple[int, int]) -> int:
+    """Write an image of (height, width) with a camera of its own, guessed as pycolmap does without EXIF data."""
+    import pycolmap
+
+    height, width = size
+    camera = pycolmap.Camera.create_from_model_name(0, "SIMPLE_RADIAL", 1.2 * max(size), width, height)
+    camera.camera_id = database.write_camera(camera)
+    image = pycolmap.Image(name=name, camera_id=camera.camera_id)
+    image.image_id = database.write_image(image)
+    if hasattr(pycolmap, "Rig"):  # Since pycolmap 3.12, each image belongs to a frame of a rig.
+        rig = pycolmap.Rig()
+        rig.add_ref_sensor(camera.sensor_id)
+        frame = pycolmap.Frame(rig_id=database.write_rig(rig))
+        frame.add_data_id(image.data_id)
+        database.write_frame(frame)
+    return image.image_id
+
+
+def _require_room(path: Path) -> None:
+    """Raise an OSError if a database may not have room to grow: pycolmap ends the process where it can't write."""
+    size = sum(file.stat().st_size for file in path.parent.glob(f"{glob.escape(path.name)}*"))
+    require_room(path.parent, ROOM_BYTES + 2 * size)
 
 
 def _verify(path: Path, min_verified: int) -> int:
@@ -150,3 +188,66 @@ def _stacked(images: list[ImageFeatures], rows: int) -> Keypoints:
         num_detected=jnp.asarray(counts, jnp.int32),
         image_sizes=jnp.asarray([image.size for image in images], jnp.int32),
     )
+
+
+TABLE = "superpoint_jax"
+"""Table of ours in a database, which COLMAP does not read: one text with what the database was made from."""
+
+
+@dataclass(frozen=True)
+class DatabaseRecord:
+    """What a database was made from.
+
+    Attributes:
+        options: What the keypoints depend on.
+        matching: What is matched.
+        stamps: The state of each image in it.
+        failures: Names of the images that could not be read.
+        pairs: The two numbers of its `PairCount`.
+    """
+
+    options: Mapping[str, Any]
+    matching: dict[str, Any]
+    stamps: dict[str, list[int]]
+    failures: list[str]
+    pairs: list[int]
+
+
+def write_record(path: Path, record: DatabaseRecord) -> None:
+    """Write what a database was made from, and the checksum of all its tables, into a table of its own."""
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute(f"CREATE TABLE {TABLE} (name TEXT PRIMARY KEY, value TEXT)")
+        database.execute(f"INSERT INTO {TABLE} VALUES ('record', ?)", (json.dumps(dataclasses.asdict(record)),))
+        database.execute(f"INSERT INTO {TABLE} VALUES ('sha256', ?)", (_digest(database),))
+
+
+def read_record(path: Path) -> DatabaseRecord | None:
+    """What a database was made from; None if it was not written by this program, or is damaged."""
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            ((text,),) = database.execute(f"SELECT value FROM {TABLE} WHERE name = 'record'").fetchall()
+            return DatabaseRecord(**json.loads(text))
+    except (sqlite3.DatabaseError, ValueError, TypeError):
+        return None
+
+
+def is_intact_database(path: Path) -> bool:
+    """Whether the contents of a database agree with its checksum."""
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            stored = database.execute(f"SELECT value FROM {TABLE} WHERE name = 'sha256'").fetchall()
+            whole = database.execute("PRAGMA integrity_check").fetchall()
+            return whole == [("ok",)] and stored == [(_digest(database),)]
+    except (sqlite3.DatabaseError, UnicodeDecodeError):
+        return False
+
+
+def _digest(database: sqlite3.Connection) -> str:
+    """The SHA-256 of all rows of all tables but the checksum itself."""
+    digest = hashlib.sha256()
+    tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
+    for (table,) in [("sqlite_master",), *tables]:
+        for row in database.execute(f'SELECT * FROM "{table}" ORDER BY rowid'):
+            if row[0] != "sha256":
+                digest.update(repr((table, row)).encode())
+    return digest.hexdigest()

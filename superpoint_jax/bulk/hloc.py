@@ -5,6 +5,8 @@
 - `scores` float32 [N];
 - `descriptors` [D,N], float16 as hloc's, or float32;
 - `image_size` int64 [2], (width, height) of the original image.
+
+The attribute `stamp` of the group, which hloc does not read, says of which state of the file the features are.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 KEYPOINTS = "/keypoints"
 
+Stamp = tuple[int, ...]
+"""The size in bytes and the time of the last change in ns of a photo, followed by those of its mask if it has one."""
+
 
 @dataclass(frozen=True)
 class ImageFeatures:
@@ -32,6 +37,7 @@ class ImageFeatures:
     descriptors: Float[np.ndarray, "n d"]
     size: tuple[int, int]
     uncertainty_px: float
+    stamp: Stamp = ()
 
 
 def write_features(file: h5py.File, name: str, features: ImageFeatures, *, descriptor_type: str = "float16") -> None:
@@ -42,6 +48,7 @@ def write_features(file: h5py.File, name: str, features: ImageFeatures, *, descr
     group.create_dataset("descriptors", data=np.ascontiguousarray(features.descriptors.T).astype(descriptor_type))
     group.create_dataset("image_size", data=np.array(features.size[::-1], np.int64))
     group["keypoints"].attrs["uncertainty"] = features.uncertainty_px
+    group.attrs["stamp"] = np.array(features.stamp, np.int64)
 
 
 def read_features(path: Path, names: Sequence[str]) -> list[ImageFeatures]:
@@ -60,6 +67,7 @@ def read_features(path: Path, names: Sequence[str]) -> list[ImageFeatures]:
                     descriptors=np.ascontiguousarray(group["descriptors"][()].T),
                     size=(height, width),
                     uncertainty_px=float(group["keypoints"].attrs["uncertainty"]),
+                    stamp=_stamp(group),
                 )
             )
     return found
@@ -67,9 +75,20 @@ def read_features(path: Path, names: Sequence[str]) -> list[ImageFeatures]:
 
 def names_in(path: Path) -> list[str]:
     """Names of the images in a file of hloc's layout, as hloc lists them."""
+    return list(stamps_in(path))
+
+
+def stamps_in(path: Path) -> dict[str, Stamp]:
+    """The stamp of each image in a file of hloc's layout; empty where the file has none."""
     import h5py
 
     with h5py.File(path, "r") as file:
         names: list[str] = []
         file.visit(names.append)
-        return [name.removesuffix(KEYPOINTS) for name in names if name.endswith(KEYPOINTS)]
+        # A folder of photos may also be called "keypoints".
+        found = [name for name in names if name.endswith(KEYPOINTS) and file.get(name, getclass=True) is h5py.Dataset]
+        return {name.removesuffix(KEYPOINTS): _stamp(file[name].parent) for name in found}
+
+
+def _stamp(group: Any) -> Stamp:
+    return tuple(int(value) for value in group.attrs.get("stamp", ()))

@@ -9,6 +9,7 @@ from typing import Literal
 
 from superpoint_jax import openvino
 from superpoint_jax.bulk.pairs import Matching
+from superpoint_jax.bulk.reading import Frame
 from superpoint_jax.config import CELL_PX, ComputeDtype
 from superpoint_jax.photos.pixels import check_resize
 from superpoint_jax.photos.plan import Shape
@@ -29,6 +30,8 @@ class BulkOptions(Matching):
         dtype: Compute type; the model's own by default.
         engine: What computes the network; see `superpoint_jax.openvino.choose`.
         descriptors: Type in which descriptors are kept.
+        frame: The frame of the keypoints of photos with an EXIF orientation: "stored" as COLMAP and hloc take them, or
+            "upright" as the photo is shown. They are found in the upright photo in any case. Masks are in this frame.
         masks: Folder of masks by COLMAP's rule: `a/b.jpg.png` for the image `a/b.jpg`. There are no keypoints where a
             mask is 0. Images without a mask are extracted whole.
         batch: Images per batch; by default 1 per device on a CPU and 32 per device otherwise.
@@ -49,6 +52,7 @@ class BulkOptions(Matching):
     dtype: ComputeDtype | None = None
     engine: openvino.Engine = "auto"
     descriptors: Literal["float16", "float32"] = "float16"
+    frame: Frame = "stored"
     masks: Path | None = None
     batch: int | None = None
     part: int = 256
@@ -65,11 +69,12 @@ class BulkOptions(Matching):
         if self.max_keypoints < 1 and self.max_keypoints != -1:
             raise ValueError(f"max_keypoints={self.max_keypoints}; at least 1 is needed, or -1 for all")
         check_resize(self.resize, upscale=self.upscale)
-        least = dict(part=1, max_shapes=1, multiple=CELL_PX, max_pixels=1)
-        least |= {name: 1 for name in ("batch", "devices") if getattr(self, name) is not None}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name}={getattr(self, name)}; at least {value} is needed")
+        limits = dict(part=(1, 2**20), max_shapes=(1, 2**10), multiple=(CELL_PX, 2**13), max_pixels=(1, 2**40))
+        limits |= dict(batch=(1, 2**16), devices=(1, 2**16), workers=(0, 2**10))
+        for name, (least, most) in limits.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ValueError(f"{name}={value}; {least} to {most} is needed")
 
 
 @dataclass(frozen=True)

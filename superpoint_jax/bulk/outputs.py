@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from superpoint_jax.bulk.colmap import write_database
-from superpoint_jax.bulk.hloc import names_in, read_features
+from superpoint_jax.bulk.colmap import DatabaseRecord, is_intact_database, read_record, write_database, write_record
+from superpoint_jax.bulk.hloc import Stamp, names_in, read_features, stamps_in
 from superpoint_jax.bulk.pairs import Matching, PairCount
-from superpoint_jax.bulk.parts import Conflict, Parts, replacing
+from superpoint_jax.bulk.parts import OPTIONS, Conflict, Parts, check_options, options_in
+from superpoint_jax.bulk.sealed import is_intact, is_ours, sealing
+from superpoint_jax.files import digest_of, digest_of_arrays, flush, replacing
 from superpoint_jax.matching import Matcher
-
-OPTIONS = "superpoint_jax"
-"""Attribute of an HDF5 file or key of a Parquet file that stores what the result depends on."""
 
 
 class Output(abc.ABC):
@@ -37,15 +39,36 @@ class Output(abc.ABC):
         return self.path.with_name(self.path.name + ".parts")
 
     @abc.abstractmethod
-    def check(self, root: Path) -> None:
+    def check(self) -> None:
         """Refuse, before any work, an output that could not be written at the end."""
 
     @abc.abstractmethod
-    def done(self) -> set[str]:
-        """Names of the images that the output already contains."""
+    def damaged(self) -> list[Path]:
+        """The files of the output whose contents do not agree with their checksum."""
 
     @abc.abstractmethod
-    def finish(self, parts: Parts, root: Path) -> PairCount:
+    def stamps(self) -> dict[str, Stamp]:
+        """The images that the output contains, with their stamps."""
+
+    @abc.abstractmethod
+    def made_with(self) -> list[Mapping[str, Any]]:
+        """What each file of the output depends on."""
+
+    def done(self) -> dict[str, Stamp]:
+        """The images that the output already contains, with their stamps.
+
+        Raises:
+            Conflict: The output was made with other options.
+        """
+        for before in self.made_with():
+            check_options(self.path, before, self.options)
+        return self.stamps()
+
+    def check_room(self, names: Collection[str]) -> None:  # noqa: B027 (most outputs take all images)
+        """Refuse, before any work, images that can't be added to the output."""
+
+    @abc.abstractmethod
+    def finish(self, parts: Parts, root: Path, failures: Collection[str]) -> PairCount:
         """Make the output from the parts, and remove the parts; return how many pairs of images were matched."""
 
     def _need(self, module: str, extra: str) -> None:
@@ -57,46 +80,35 @@ class Output(abc.ABC):
         if not self.path.parent.is_dir():
             raise FileNotFoundError(2, "no such folder", str(self.path.parent))
 
-    def _same(self, before: Mapping[str, Any]) -> None:
-        names = sorted(
-            name for name in before.keys() | self.options.keys() if before.get(name) != self.options.get(name)
-        )
-        if names:
-            what = "; ".join(f"{name} was {before.get(name)!r} and is {self.options.get(name)!r}" for name in names)
-            raise Conflict(
-                f"{self.path} was made with other options: {what}. Choose another output, or remove this one"
-            )
-
 
 class HlocFile(Output):
     """One HDF5 file in hloc's layout (see `hloc`), for hloc and every program that reads its files."""
 
-    def check(self, root: Path) -> None:
-        """Refuse a file made with other options or by another program."""
+    def check(self) -> None:
+        """Refuse a file made by another program."""
         self._need("h5py", "bulk")
-        if self.path.exists():
-            import h5py
+        if self.path.exists() and not is_ours(self.path):
+            raise Conflict(f"{self.path} exists and has no checksum of this program; choose another output")
 
-            try:
-                with h5py.File(self.path, "r") as file:
-                    before = file.attrs.get(OPTIONS)
-            except OSError as error:
-                raise ValueError(f"{self.path} exists and is not an HDF5 file: {error}") from error
-            if before is None:
-                raise Conflict(f"{self.path} exists and was not written by this program; choose another output")
-            self._same(json.loads(str(before)))
+    def damaged(self) -> list[Path]:
+        """The file, if it is damaged."""
+        return [self.path] if self.path.exists() and not is_intact(self.path) else []
 
-    def done(self) -> set[str]:
-        """Names in the file."""
-        return set(names_in(self.path)) if self.path.exists() else set()
+    def stamps(self) -> dict[str, Stamp]:
+        """The images in the file."""
+        return stamps_in(self.path) if self.path.exists() else {}
 
-    def finish(self, parts: Parts, root: Path) -> PairCount:
+    def made_with(self) -> list[Mapping[str, Any]]:
+        """What the file depends on."""
+        return [options_in(self.path)] if self.path.exists() else []
+
+    def finish(self, parts: Parts, root: Path, failures: Collection[str]) -> PairCount:
         """Copy the parts into one file, together with what the file already contains."""
         import h5py
 
         paths = parts.paths()
         if paths or not self.path.exists():
-            with replacing(self.path) as temporary, h5py.File(temporary, "w", libver="latest") as file:
+            with replacing(self.path) as temporary, sealing(temporary, libver="latest") as file:
                 file.attrs[OPTIONS] = json.dumps(self.options)
                 for path in [self.path] * self.path.exists() + paths:
                     with h5py.File(path, "r") as part:
@@ -107,45 +119,62 @@ class HlocFile(Output):
         return PairCount(0, 0)
 
 
+DIGITS = 16
+_PART = re.compile(rf"part-(\d+)-([0-9a-f]{{{DIGITS}}})\.parquet")
+
+
 class ParquetFolder(Output):
     """A folder of Parquet files with one row per image, for data analysis.
 
-    Columns: name, width, height; keypoints and descriptors (lists of vectors); scores; uncertainty in pixels.
+    Columns: name, width, height; keypoints and descriptors (lists of vectors); scores; uncertainty in pixels; stamp.
+    The name of a file ends with the first digits of its SHA-256.
     """
 
-    def check(self, root: Path) -> None:
-        """Refuse a folder made with other options or by another program."""
+    def check(self) -> None:
+        """Refuse a folder with files of another program."""
         self._need("pyarrow", "parquet")
         if self.path.exists() and not self.path.is_dir():
             raise Conflict(f"{self.path} exists and is not a folder; choose another output")
-        for file in self._files()[:1]:
-            import pyarrow.parquet
-
-            before = (pyarrow.parquet.read_schema(file).metadata or {}).get(OPTIONS.encode())
-            if before is None:
+        for file in self._files():
+            if not _PART.fullmatch(file.name):
                 raise Conflict(f"{file} was not written by this program; choose another output")
-            self._same(json.loads(before))
 
-    def done(self) -> set[str]:
-        """Names in the files."""
+    def damaged(self) -> list[Path]:
+        """The files that are damaged."""
+        return [path for path in self._files() if not path.stem.endswith(f"-{digest_of(path)[:DIGITS]}")]
+
+    def stamps(self) -> dict[str, Stamp]:
+        """The images in the files."""
         import pyarrow.parquet
 
-        tables = (pyarrow.parquet.read_table(file, columns=["name"]) for file in self._files())
-        return {name for table in tables for name in table["name"].to_pylist()}
+        found: dict[str, Stamp] = {}
+        for path in self._files():
+            table = pyarrow.parquet.read_table(path, columns=["name", "stamp"])
+            found |= zip(table["name"].to_pylist(), map(tuple, table["stamp"].to_pylist()), strict=True)
+        return found
 
-    def finish(self, parts: Parts, root: Path) -> PairCount:
+    def made_with(self) -> list[Mapping[str, Any]]:
+        """What each file depends on."""
+        import pyarrow.parquet
+
+        return [json.loads(pyarrow.parquet.read_schema(path).metadata[OPTIONS.encode()]) for path in self._files()]
+
+    def finish(self, parts: Parts, root: Path, failures: Collection[str]) -> PairCount:
         """Turn each part into a Parquet file and then remove the part: at most one part is on the disk twice."""
         import pyarrow.parquet
 
         self.path.mkdir(exist_ok=True)
-        here = self.done()
+        here = set(self.stamps())
         number = 1 + max((int(file.stem.split("-")[1]) for file in self._files()), default=-1)
         for path in parts.paths():
             names = [name for name in names_in(path) if name not in here]
             here.update(names)
             if names:
-                with replacing(self.path / f"part-{number:08}.parquet") as temporary:
-                    pyarrow.parquet.write_table(_table(path, names, self.options), temporary)
+                temporary = self.path / ".part.parquet.tmp"
+                pyarrow.parquet.write_table(_table(path, names, self.options), temporary)
+                flush(temporary)
+                os.replace(temporary, self.path / f"part-{number:08}-{digest_of(temporary)[:DIGITS]}.parquet")
+                flush(self.path)
                 number += 1
             path.unlink()
         parts.remove()
@@ -178,6 +207,7 @@ def _table(path: Path, names: list[str], options: Mapping[str, Any]) -> Any:
             "scores": lists([image.scores for image in images], pa.float32()),
             "descriptors": lists(descriptors, kind, descriptors[0].shape[1]),
             "uncertainty": pa.array([image.uncertainty_px for image in images], pa.float32()),
+            "stamp": pa.array([list(image.stamp) for image in images], pa.list_(pa.int64())),
         }
     )
     return table.replace_schema_metadata({OPTIONS: json.dumps(options)})
@@ -190,25 +220,67 @@ class ColmapDatabase(Output):
     matcher: Matcher | None = None
     pairs: Sequence[tuple[str, str]] | None = None
 
-    def check(self, root: Path) -> None:
-        """Refuse a database that exists."""
+    def check(self) -> None:
+        """Refuse a database of another program, and keypoints that would not fit its cameras."""
         self._need("pycolmap", "colmap")
-        if self.path.exists():
-            raise Conflict(f"{self.path} exists; a database is not extended. Choose another output, or remove this one")
-
-    def done(self) -> set[str]:
-        """Nothing, because the database is only made at the end."""
-        return set()
-
-    def finish(self, parts: Parts, root: Path) -> PairCount:
-        """Write the database from the parts, and remove the parts; see `colmap.write_database`."""
-        names = {name: path for path in parts.paths() for name in names_in(path)}
-        with replacing(self.path) as temporary:
-            count = write_database(
-                temporary, root, names, matching=self.matching, matcher=self.matcher, pairs=self.pairs
+        if self.options.get("frame") == "upright":
+            raise ValueError(f"{self.path}: COLMAP reads photos as they are stored; leave out frame='upright'")
+        if self.path.exists() and read_record(self.path) is None:
+            raise Conflict(
+                f"{self.path} exists and is damaged or of another program; choose another output, or remove this one"
             )
+
+    def damaged(self) -> list[Path]:
+        """The database, if it is damaged."""
+        return [self.path] if self.path.exists() and not is_intact_database(self.path) else []
+
+    def stamps(self) -> dict[str, Stamp]:
+        """The images in the database."""
+        record = self._record()
+        return {} if record is None else {name: tuple(stamp) for name, stamp in record.stamps.items()}
+
+    def made_with(self) -> list[Mapping[str, Any]]:
+        """What the database depends on, without what is matched, which is compared separately."""
+        record = self._record()
+        if record is None:
+            return []
+        check_options(self.path, record.matching, self._matching())
+        return [record.options]
+
+    def check_room(self, names: Collection[str]) -> None:
+        """Refuse images that are not in a finished database, unless they could not be read when it was made."""
+        record = self._record()
+        if record is not None and (new := sorted(set(names) - set(record.failures))):
+            raise Conflict(
+                f"{self.path} exists without {new[0]}; a database is not extended. Choose another output, or remove "
+                f"this one"
+            )
+
+    def finish(self, parts: Parts, root: Path, failures: Collection[str]) -> PairCount:
+        """Write the database from the parts, and remove the parts; see `colmap.write_database`."""
+        record = self._record()
+        if record is not None:
+            count = PairCount(*record.pairs)
+        else:
+            names = {name: path for path in parts.paths() for name in names_in(path)}
+            stamps = {name: list(stamp) for path in parts.paths() for name, stamp in stamps_in(path).items()}
+            with replacing(self.path) as temporary:
+                count = write_database(
+                    temporary, root, names, matching=self.matching, matcher=self.matcher, pairs=self.pairs
+                )
+                write_record(
+                    temporary, DatabaseRecord(self.options, self._matching(), stamps, sorted(failures), list(count))
+                )
         parts.remove()
         return count
+
+    def _record(self) -> DatabaseRecord | None:
+        return read_record(self.path) if self.path.exists() else None
+
+    def _matching(self) -> dict[str, Any]:
+        matching = {field.name: getattr(self.matching, field.name) for field in dataclasses.fields(Matching)}
+        matcher = None if self.matcher is None else digest_of_arrays(self.matcher)[:DIGITS]
+        return json.loads(json.dumps({**matching, "pairs": self.pairs, "matcher": matcher}))
 
 
 def output_for(
@@ -240,3 +312,22 @@ def output_for(
     if isinstance(output, ColmapDatabase):
         output.matching, output.matcher, output.pairs = matching, matcher, pairs
     return output
+
+
+def verify(path: Path) -> tuple[int, list[Path]]:
+    """The number of images in an output, finished or not, and its files that do not agree with their checksums.
+
+    Nothing is changed. If a file is damaged, the number is 0.
+
+    Raises:
+        FileNotFoundError: There is neither such an output nor parts of it.
+        ValueError: It was not written by this program.
+    """
+    output = output_for(path, {})
+    parts = sorted(output.parts_folder.glob("part-*.h5"))
+    if not path.exists() and not parts:
+        raise FileNotFoundError(2, "no such output, nor parts of it", str(path))
+    output.check()
+    damaged = output.damaged() + [part for part in parts if not is_intact(part)]
+    names = [] if damaged else [output.stamps(), *map(stamps_in, parts)]
+    return len({name for one in names for name in one}), damaged

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from superpoint_jax.files import require_regular
+
 Pairs = Literal["none", "exhaustive", "sequential"]
 SEQUENCE = 10
 """In sequential pairs, each image is matched with this many next ones."""
@@ -90,6 +92,7 @@ def read_pairs(path: Path, names: Collection[str]) -> list[tuple[str, str]]:
     """
     known = frozenset(names)
     pairs: dict[frozenset[str], tuple[str, str]] = {}
+    require_regular(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:

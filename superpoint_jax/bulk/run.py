@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,15 +18,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from superpoint_jax import openvino
+from superpoint_jax.bulk.hloc import Stamp
 from superpoint_jax.bulk.options import BulkOptions as BulkOptions
 from superpoint_jax.bulk.options import BulkReport as BulkReport
 from superpoint_jax.bulk.outputs import output_for
 from superpoint_jax.bulk.pairs import PairCount, read_pairs
-from superpoint_jax.bulk.parts import Parts
-from superpoint_jax.bulk.reading import Read, Reader
+from superpoint_jax.bulk.parts import Conflict, Parts
+from superpoint_jax.bulk.reading import Read, Reader, Task, stamp_of
 from superpoint_jax.bulk.sources import find_images
 from superpoint_jax.bulk.writing import Writer, full_disk_explained
 from superpoint_jax.features import Keypoints
+from superpoint_jax.files import digest_of_arrays, set_aside
 from superpoint_jax.matching import Matcher
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.photos.batches import default_batch, extract_batch
@@ -61,6 +62,9 @@ def extract_files(
     a kill at any moment, the same call continues where it stopped. Photos that can't be read are reported and don't
     stop the rest. On a finished output, the same call extracts and adds only the photos that are not in it.
 
+    What is done is only used if its checksum is right, and if it was made with the same options from the photos as they
+    are now (their sizes and times of change). What is damaged is renamed to NAME.damaged and made again.
+
     Args:
         source: Folder, list or pattern; see `find_images`.
         output: Its suffix decides what is written: .h5 is hloc's HDF5, .db a COLMAP database, no suffix a folder of
@@ -80,7 +84,7 @@ def extract_files(
 
     Raises:
         ValueError: No images, an unknown kind of output, or an option out of range.
-        Conflict: The output was made with other options, or another run is writing it.
+        Conflict: The output was made with other options or from other photos, or another run is writing it.
         OSError: For example a full disk; what is done stays, and the same call continues.
         ImportError: A package that this kind of output needs is missing.
     """
@@ -96,22 +100,24 @@ def extract_files(
     network = PlacedNetwork(model, options)
     identity = _identity(model, network.config_options, processor, options)
     target = output_for(Path(output), identity, matching=options, matcher=matcher, pairs=named)
-    target.check(images.root)
+    target.check()
+    for path in target.damaged():
+        tell(f"{path} is damaged; it is kept as {set_aside(path).name}, and its images are extracted again")
     index, count = shard or (jax.process_index(), jax.process_count())
     if not 0 <= index < count:
         raise ValueError(f"shard {index} of {count}; 0 <= i < n is needed")
     lock = "lock" if count == 1 else f"lock-{index}"
 
-    failures: dict[str, str] = {}
+    failures = dict(images.failures)
+    task = Task(images.root, processor, options.max_pixels, options.masks, options.frame)
     with (
         Parts(target.parts_folder, target.options, lock=lock) as parts,
-        Reader(
-            images.root, processor, workers=options.workers, max_pixels=options.max_pixels, masks=options.masks
-        ) as reader,
+        Reader(task, workers=options.workers) as reader,
     ):
-        done = target.done() | parts.done()
+        done = target.done() | parts.done(tell)
+        _check_unchanged(target.path, task, done)
         # The plan covers all images, so that it is the same in every shard and after every interruption.
-        originals, sizes = _read_sizes(reader, images.names, failures, progress)
+        sizes = _read_sizes(reader, images.names, failures, progress)
         plan = make_plan(
             sizes,
             batch=network.rows,
@@ -119,23 +125,24 @@ def extract_files(
             multiple=options.multiple,
             max_shapes=options.max_shapes,
         )
+        target.check_room(sizes.keys() - done.keys())
         mine = tuple(_without(part, done) for part in plan.parts[index::count])
-        before = len(done.intersection(images.names))
+        before = len(done.keys() & set(images.names))
         _tell_plan(tell, plan, before=before)
         tell(network.description)
         if options.masks is not None:
             masked = sum(find_mask(options.masks, name) is not None for name in images.names)
             tell(f"{masked} of {len(images.names)} images have a mask in {options.masks}")
-        work = Work(images.root, target.parts_folder, target.options, processor, options)
         if executor is None:
-            extracted = run_parts(mine, network, reader, parts, originals, options, failures, progress)
+            extracted = run_parts(mine, network, reader, parts, options, failures, progress)
         else:
-            extracted, failed = executor(work, model, [part for part in mine if part], originals, progress)
+            work = Work(task, target.parts_folder, target.options, options)
+            extracted, failed = executor(work, model, [part for part in mine if part], progress)
             failures |= failed
         matched = PairCount(0, 0)
         if count == 1:
             with full_disk_explained(target.path):
-                matched = target.finish(parts, images.root)
+                matched = target.finish(parts, images.root, failures)
     return BulkReport(
         extracted=extracted,
         before=before,
@@ -153,22 +160,20 @@ class Work:
     """What an executor has to know about a run.
 
     Attributes:
-        root: The folder that names are relative to.
+        task: How photos are read.
         parts_folder: The folder that parts are written to.
         identity: What the result depends on.
-        processor: Preprocessing of the images.
         options: Options of the run.
     """
 
-    root: Path
+    task: Task
     parts_folder: Path
     identity: Mapping[str, Any]
-    processor: SuperPointImageProcessor
     options: BulkOptions
 
 
-Executor = Callable[[Work, SuperPoint, list[tuple[Batch, ...]], Mapping[str, Shape], bool], tuple[int, dict[str, str]]]
-"""Maps (work, model, parts to do, original sizes, whether to show progress) to (images extracted, failures)."""
+Executor = Callable[[Work, SuperPoint, list[tuple[Batch, ...]], bool], tuple[int, dict[str, str]]]
+"""Maps (work, model, parts to do, whether to show progress) to (images extracted, failures)."""
 
 
 class PlacedNetwork:
@@ -214,21 +219,37 @@ class PlacedNetwork:
         )
 
 
-def _read_sizes(
-    reader: Reader, names: Sequence[str], failures: dict[str, str], progress: bool
-) -> tuple[dict[str, Shape], dict[str, Shape]]:
-    """(height, width) of the original images, and of the images that the network will see."""
-    originals, sizes = {}, {}
+def _check_unchanged(output: Path, task: Task, done: Mapping[str, Stamp]) -> None:
+    """Raise a `Conflict` unless the images that are done are those of now."""
+    changed = []
+    for name, stamp in done.items():
+        try:
+            now = stamp_of(task.root / name, None if task.masks is None else find_mask(task.masks, name))
+        except OSError:
+            now = None
+        if now != stamp:
+            changed.append(name)
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise Conflict(
+            f"{output} was made from another {changed[0]}{more} than {task.root} has now: a file or its mask was "
+            f"changed, added or removed since. Choose another output, or remove this one and its .parts"
+        )
+
+
+def _read_sizes(reader: Reader, names: Sequence[str], failures: dict[str, str], progress: bool) -> dict[str, Shape]:
+    """(height, width) of the images as the network will see them."""
+    sizes: dict[str, Shape] = {}
     show = tqdm(reader.sizes(names), desc="sizes", total=len(names), unit="image", disable=None if progress else True)
-    for name, *found in show:
-        if len(found) == 1:
-            failures[name] = str(found[0])
+    for name, found in show:
+        if isinstance(found, str):
+            failures[name] = found
         else:
-            originals[name], sizes[name] = found
-    return originals, sizes
+            sizes[name] = found
+    return sizes
 
 
-def _without(part: tuple[Batch, ...], done: set[str]) -> tuple[Batch, ...]:
+def _without(part: tuple[Batch, ...], done: Collection[str]) -> tuple[Batch, ...]:
     """The batches of a part without the images that are done."""
     rest = (Batch(batch.shape, tuple(name for name in batch.names if name not in done)) for batch in part)
     return tuple(batch for batch in rest if batch.names)
@@ -239,7 +260,6 @@ def run_parts(
     network: PlacedNetwork,
     reader: Reader,
     parts: Parts,
-    originals: Mapping[str, Shape],
     options: BulkOptions,
     failures: dict[str, str],
     progress: bool,
@@ -257,6 +277,8 @@ def run_parts(
                 read: list[tuple[str, Read]] = []
                 for name, handle in zip(batch.names, handles, strict=True):
                     found = handle()
+                    if not isinstance(found, str) and np.any(found.pixels.shape[:2] > np.array(batch.shape)):
+                        found = "the file was changed during the run"
                     if isinstance(found, str):
                         failures[name] = found
                         bar.update()
@@ -267,7 +289,7 @@ def run_parts(
                 names = [name for name, _ in read]
                 regions = None if options.masks is None else [one.region for _, one in read]
                 found = network([one.pixels for _, one in read], batch.shape, regions)
-                writer.add(names, [originals[name] for name in names], found)
+                writer.add(names, [one.photo for _, one in read], found)
             writer.end_part()
         return writer.finish()
 
@@ -286,15 +308,13 @@ def _identity(
     model: SuperPoint, config_options: Mapping[str, Any], processor: SuperPointImageProcessor, options: BulkOptions
 ) -> dict[str, Any]:
     """What a result depends on, to be compared with an earlier run. It does not depend on batches and shapes."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(nnx.state(model, (nnx.Param, nnx.BatchStat))):
-        digest.update(np.asarray(leaf).tobytes())
     config = model.config.replace(**config_options)
     fields = [field.name for field in dataclasses.fields(config) if field.compare]
     return {
-        "weights": digest.hexdigest()[:16],
+        "weights": digest_of_arrays(nnx.state(model, (nnx.Param, nnx.BatchStat)))[:16],
         "descriptors": options.descriptors,
-        **({} if options.masks is None else {"masks": str(options.masks.resolve())}),
+        "frame": options.frame,
+        "masks": options.masks is not None,
         **{f"config.{name}": getattr(config, name) for name in fields},
         **{f"processor.{name}": value for name, value in processor.to_dict().items() if name != "pad_multiple"},
     }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import glob
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from superpoint_jax.processing.loading import IMAGE_SUFFIXES
+from superpoint_jax.processing.loading import IMAGE_SUFFIXES, natural_order, walk_images
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,12 @@ class Sources:
     Attributes:
         root: The folder that names are relative to.
         names: Paths relative to `root`, with slashes, without repetition, in order.
+        failures: What can't be read, a photo or a subfolder, by its name in printable characters, with the reason.
     """
 
     root: Path
     names: tuple[str, ...]
+    failures: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_images(source: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None) -> Sources:
@@ -39,13 +42,14 @@ def find_images(source: str | os.PathLike[str], *, root: str | os.PathLike[str] 
         ValueError: There is no image, or one is outside the root.
     """
     text = os.fspath(source)
-    path = Path(text)
+    path, unread = Path(text), {}
     if path.is_dir():
         base = Path(root) if root is not None else path
-        paths = sorted(p for p in _files(path) if p.suffix.lower() in IMAGE_SUFFIXES)
+        paths, unread = walk_images(path)
     elif glob.has_magic(text) and not path.exists():
         base = Path(root) if root is not None else _before_wildcard(text)
-        paths = sorted(Path(match) for match in glob.glob(text, recursive=True) if not Path(match).is_dir())
+        matches = sorted(glob.glob(text, recursive=True), key=natural_order)
+        paths = [Path(match) for match in matches if not Path(match).is_dir()]
     elif path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
         base = Path(root) if root is not None else path.parent
         paths = [path]
@@ -57,17 +61,22 @@ def find_images(source: str | os.PathLike[str], *, root: str | os.PathLike[str] 
             raise ValueError(f"{path}: neither an image nor a text file of paths") from error
         # hloc's lists may have camera parameters after the name. A whole line that is an existing path is a name.
         entries = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-        paths = [base / (entry if (base / entry).exists() else entry.split()[0]) for entry in entries]
+        paths = [base / (entry if os.path.exists(base / entry) else entry.split()[0]) for entry in entries]
     else:
         raise FileNotFoundError(2, "no such folder, list of images, or match of a pattern", text)
-    if not paths:
+    if not paths and not unread:
         raise ValueError(f"{text}: no images ({', '.join(IMAGE_SUFFIXES)})")
-    return Sources(base, tuple(dict.fromkeys(_name(p, base) for p in paths)))
+    names = list(dict.fromkeys(_name(p, base) for p in paths))
+    failures = {_printable(_name(p, base)): f"the folder can't be read: {reason}" for p, reason in unread.items()}
+    # HDF5 and SQLite take UTF-8 without null characters.
+    odd = {name for name in names if _printable(name) != name}
+    failures |= {_printable(name): "the name is not UTF-8; rename the file" for name in names if name in odd}
+    return Sources(base, tuple(name for name in names if name not in odd), failures)
 
 
-def _files(folder: Path) -> list[Path]:
-    # On millions of files, Path.rglob is several times slower.
-    return [Path(where) / file for where, _, files in os.walk(folder, followlinks=True) for file in files]
+def _printable(name: str) -> str:
+    """The name with bytes that are no UTF-8 written as escapes."""
+    return name.encode(errors="backslashreplace").decode().replace("\0", "\\0")
 
 
 def _before_wildcard(pattern: str) -> Path:

@@ -13,10 +13,12 @@ import numpy as np
 from tqdm import tqdm
 
 from superpoint_jax.bulk.hloc import ImageFeatures, write_features
-from superpoint_jax.bulk.parts import Parts, is_disk_full
+from superpoint_jax.bulk.parts import Parts
+from superpoint_jax.bulk.reading import Photo
 from superpoint_jax.features import Keypoints
+from superpoint_jax.files import is_disk_full
 from superpoint_jax.photos.batches import per_image
-from superpoint_jax.photos.plan import Shape
+from superpoint_jax.processing.orientation import to_stored_frame
 
 if TYPE_CHECKING:
     import h5py
@@ -36,9 +38,9 @@ class Writer:
         self._file: h5py.File | None = None
         self._written = 0
 
-    def add(self, names: list[str], originals: list[Shape], found: Keypoints) -> None:
+    def add(self, names: list[str], images: list[Photo], found: Keypoints) -> None:
         """Write the rows of a batch that have a name; the others are padding."""
-        self._submit(self._write, names, originals, found)
+        self._submit(self._write, names, images, found)
 
     def end_part(self) -> None:
         """Make one part of what was added since the last part ended."""
@@ -63,19 +65,21 @@ class Writer:
             self._waiting.popleft().result()
         self._waiting.append(self._thread.submit(function, *arguments))
 
-    def _write(self, names: list[str], originals: list[Shape], found: Keypoints) -> None:
+    def _write(self, names: list[str], images: list[Photo], found: Keypoints) -> None:
         with full_disk_explained(self._parts.folder):
             if self._file is None:
                 self._part = self._parts.writing()
                 self._file = self._part.__enter__()
-            sizes = np.asarray(found.image_sizes)
-            for name, original, seen, one in zip(names, originals, sizes, per_image(found, originals), strict=False):
+            sizes, photos = np.asarray(found.image_sizes), per_image(found, [image.size for image in images])
+            for name, image, seen, one in zip(names, images, sizes, photos, strict=False):
+                keypoints_xy, size = to_stored_frame(np.asarray(one.keypoints), image.size, image.orientation)
                 features = ImageFeatures(
-                    keypoints_xy=np.asarray(one.keypoints),
+                    keypoints_xy=keypoints_xy,
                     scores=np.asarray(one.scores),
                     descriptors=np.asarray(one.descriptors),
-                    size=original,
-                    uncertainty_px=DETECTION_NOISE_PX * float(np.mean(np.array(original) / seen)),
+                    size=size,
+                    uncertainty_px=DETECTION_NOISE_PX * float(np.mean(np.array(image.size) / seen)),
+                    stamp=image.stamp,
                 )
                 write_features(self._file, name, features, descriptor_type=self._descriptors)
                 self._written += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from superpoint_jax import openvino
 from superpoint_jax.cli.arguments import Extraction, Matcher, Weights
 from superpoint_jax.cli.errors import CommandError, told
@@ -28,14 +30,21 @@ def app(
         engine: What computes the network; by default OpenVINO where it is installed and there is no accelerator.
         matcher: What matches at first; the page has a choice. "nearest" for mutual nearest neighbours of descriptors,
             "lightglue" for the network in the package, or a folder, file or Hugging Face id of a LightGlue.
-        host: Address to listen on; 0.0.0.0 lets other machines in.
+        host: Address to listen on. Any other than that of this machine lets others in: 0.0.0.0 all that reach it.
         port: Port to listen on.
         browser: Open the page in the browser.
     """
     with told():
+        from superpoint_jax.app.guard import LOOPBACK
         from superpoint_jax.app.page import require_gradio, serve
 
         require_gradio()
+        if host not in LOOPBACK:
+            print(
+                f"superpoint-jax: warning: --host {host} lets everyone who reaches this machine use the page; there is "
+                f"no password",
+                file=sys.stderr,
+            )
         from superpoint_jax.app.answers import Page
 
         loaded = Extraction(weights=weights, resize=resize, enlarge=enlarge, engine=engine).load()

@@ -22,6 +22,7 @@ from superpoint_jax.photos import describe_image
 from superpoint_jax.photos.batches import extract_batch
 from superpoint_jax.photos.pixels import prepared, read_pixels
 from superpoint_jax.photos.regions import find_mask
+from superpoint_jax.processing import MAX_IMAGE_PIXELS
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 OptionalOutput = Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")]
@@ -76,6 +77,8 @@ class Extraction(Decoding):
     """Enlarge images by this factor before the network, for more exact positions; 2 takes four times as long."""
     engine: openvino.Engine = "auto"
     """What computes the network; by default OpenVINO where it is installed and there is no accelerator."""
+    max_pixels: int = MAX_IMAGE_PIXELS
+    """Larger photos are refused before they are decoded."""
 
     def given(self) -> dict[str, Any]:
         """Options of the configuration that were given."""
@@ -88,7 +91,7 @@ class Extraction(Decoding):
             processor = sp.SuperPointImageProcessor.for_weights(self.weights, model.config)
             network = openvino.choose(model, self.engine)
         print(openvino.describe(network), file=sys.stderr)
-        return Network(network, processor, self.resize, self.upscale)
+        return Network(network, processor, self.resize, self.upscale, self.max_pixels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +146,12 @@ class Network:
     processor: sp.SuperPointImageProcessor
     resize: int | None
     upscale: bool = False
+    max_pixels: int = MAX_IMAGE_PIXELS
+
+    def read(self, image: Path) -> np.ndarray:
+        """The upright pixels of a photo; see `superpoint_jax.load_image`."""
+        with told():
+            return sp.load_image(image, max_pixels=self.max_pixels)
 
     @property
     def config(self) -> sp.SuperPointConfig:
@@ -159,6 +168,7 @@ class Network:
                 processor=self.processor,
                 resize=self.resize,
                 upscale=self.upscale,
+                max_pixels=self.max_pixels,
             )
 
     def describe(self, image: Path, keypoints_xy: np.ndarray) -> sp.Keypoints:
@@ -171,6 +181,7 @@ class Network:
                 processor=self.processor,
                 resize=self.resize,
                 upscale=self.upscale,
+                max_pixels=self.max_pixels,
             )
 
     def frame(self, pixels: np.ndarray) -> sp.Keypoints:

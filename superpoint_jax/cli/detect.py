@@ -8,9 +8,8 @@ import tyro
 
 from superpoint_jax import visualization
 from superpoint_jax.cli.arguments import Extraction, OptionalOutput, OptionalPath, masks_of
-from superpoint_jax.cli.errors import CommandError, complain, told
+from superpoint_jax.cli.errors import CommandError, complain
 from superpoint_jax.cli.saving import check_outputs, picture_paths, save_json, save_picture
-from superpoint_jax.processing import load_image
 from superpoint_jax.records import keypoints_record
 
 
@@ -27,8 +26,8 @@ def detect(
     """Find the keypoints of photos, print one line per photo, and draw the keypoints.
 
     Args:
-        images: Files of any format that Pillow reads. EXIF rotation is respected. 16-bit values are scaled by their
-            full range, so 12 bits in a 16-bit file look nearly black.
+        images: Files in JPEG, PNG, TIFF, WebP, PNM, BMP, GIF, JPEG 2000 or AVIF. EXIF rotation is respected. 16-bit
+            values are scaled by their full range, so 12 bits in a 16-bit file look nearly black.
         output: Draw the keypoints with size and colour by score. For one photo, the picture to write (.png, .jpg, .pdf,
             .svg); for several, or without a suffix, a folder with one picture NAME.png per photo.
         mask: For one photo, a picture of its size; no keypoint lies where it is black (0).
@@ -55,9 +54,7 @@ def detect(
         try:
             (found,) = network([path], None if region is None else [region])
             if picture is not None:
-                with told():
-                    pixels = load_image(path)
-                save_picture(visualization.draw_keypoints(pixels, found), picture)
+                save_picture(visualization.draw_keypoints(network.read(path), found), picture)
         except CommandError as error:
             complain(error)
             failed = True

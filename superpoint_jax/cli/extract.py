@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Literal
 
 import tyro
@@ -10,8 +11,10 @@ import tyro
 import superpoint_jax as sp
 from superpoint_jax.bulk import BulkOptions, extract_files
 from superpoint_jax.bulk.cluster import RayExecutor
+from superpoint_jax.bulk.outputs import verify as verified
 from superpoint_jax.bulk.pairs import Pairs
-from superpoint_jax.cli.arguments import Extraction, Matching, OptionalPath, Output
+from superpoint_jax.bulk.reading import Frame
+from superpoint_jax.cli.arguments import Extraction, Matching, OptionalOutput, OptionalPath
 from superpoint_jax.cli.errors import CommandError, complain, told
 from superpoint_jax.cli.saving import save_json
 
@@ -19,11 +22,13 @@ FAILURES_SHOWN = 20
 
 
 def extract(
-    source: tyro.conf.Positional[str],
+    source: tyro.conf.Positional[str | None] = None,
     *,
-    output: Output,
+    output: OptionalOutput = None,
+    verify: OptionalPath = None,
     extraction: tyro.conf.OmitArgPrefixes[Extraction] = Extraction(),
     descriptors: Literal["float16", "float32"] = "float16",
+    frame: Frame = "stored",
     masks: OptionalPath = None,
     matches: Pairs = "none",
     pairs: OptionalPath = None,
@@ -35,7 +40,6 @@ def extract(
     max_shapes: int = 8,
     workers: int | None = None,
     devices: int | None = None,
-    max_pixels: int = BulkOptions.max_pixels,
     shard: tuple[int, int] | None = None,
     executor: Literal["local", "ray"] = "local",
     address: str | None = None,
@@ -53,8 +57,11 @@ def extract(
             'photos/**/*.jpg'.
         output: Its suffix decides what is written: .h5 is hloc's HDF5, .db a COLMAP database, no suffix a folder of
             Parquet files.
+        verify: Instead of all else, compare an output, finished or not, with its checksums.
         extraction: How keypoints are found.
         descriptors: Type in which descriptors are kept.
+        frame: Frame of the keypoints of photos with an EXIF orientation: "stored", in which COLMAP and hloc work, or
+            "upright", as the photo is shown. Masks are in this frame too.
         masks: Folder with a mask for each photo by COLMAP's rule: FOLDER/a/b.jpg.png for a/b.jpg. No keypoint lies
             where a mask is black (0). Photos without a mask are used whole.
         matches: Only for a COLMAP database: match every photo with every other, or each with the next 10 by name.
@@ -70,7 +77,6 @@ def extract(
         max_shapes: Images are padded to at most this many shapes, each of which is compiled. It changes no result.
         workers: Number of processes that decode photos.
         devices: Number of devices that are used; all by default.
-        max_pixels: Larger files are refused before they are decoded.
         shard: With `i n`, extract only every n-th part, for several machines with a common file system. Run the command
             once more without it to finish.
         executor: What does the work: this process, or a Ray cluster, whose nodes must see both photos and output.
@@ -78,6 +84,10 @@ def extract(
         actors: Number of models that work at once in the Ray cluster; by default one per GPU, or one per two CPUs.
         json: Write what was done, and what failed and why, to this file.
     """
+    if verify is not None:
+        return _verify(verify)
+    if source is None or output is None:
+        raise CommandError("give photos and an output (extract PHOTOS -o OUTPUT), or --verify OUTPUT")
     with told():
         # Options that both have bear one name, so a new one reaches the run by itself.
         found_by = {name: value for name, value in dataclasses.asdict(extraction).items() if name != "weights"}
@@ -88,13 +98,13 @@ def extract(
             pairs=pairs,
             min_verified=min_verified,
             descriptors=descriptors,
+            frame=frame,
             masks=masks,
             batch=batch,
             part=part,
             max_shapes=max_shapes,
             workers=workers,
             devices=devices,
-            max_pixels=max_pixels,
         )
         model = sp.from_pretrained(extraction.weights)
         matcher = matching.network(model.config)
@@ -134,3 +144,13 @@ def extract(
     }
     save_json(content, json)
     return 2 if report.failures else 0
+
+
+def _verify(output: Path) -> int:
+    with told():
+        images, damaged = verified(output)
+    for path in damaged:
+        complain(CommandError(f"{path} is damaged; run the command that made it again, which makes it anew"))
+    if not damaged:
+        print(f"{output}: {images} images, all checksums are right")
+    return 2 if damaged else 0

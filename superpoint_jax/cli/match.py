@@ -13,7 +13,6 @@ from superpoint_jax import visualization
 from superpoint_jax.cli.arguments import Extraction, Matching, OptionalOutput, OptionalPath, masks_of
 from superpoint_jax.cli.errors import CommandError, told
 from superpoint_jax.cli.saving import check_outputs, save_json, save_picture
-from superpoint_jax.processing import load_image
 from superpoint_jax.records import matches_record
 
 Model = Literal["homography", "fundamental", "none"]
@@ -76,7 +75,7 @@ def match(
     if output is not None:
         inliers = None if model == "none" else estimate.inliers
         axes = visualization.draw_matches(
-            load_image(image_a), load_image(image_b), a, b, matches, inliers=inliers, max_lines=max_lines
+            network.read(image_a), network.read(image_b), a, b, matches, inliers=inliers, max_lines=max_lines
         )
         save_picture(axes, output)
         print(f"wrote {output}")

@@ -12,7 +12,6 @@ import superpoint_jax as sp
 from superpoint_jax.cli.arguments import Extraction, Matching, OptionalPath, Output
 from superpoint_jax.cli.errors import CommandError, told
 from superpoint_jax.cli.saving import check_outputs, save_json
-from superpoint_jax.processing import load_image
 from superpoint_jax.stitching import stitch_images
 
 
@@ -52,7 +51,7 @@ def stitch(
         total, inliers = int(matches.mask.sum()), int(estimate.inliers.sum())
         if not estimate.found:
             raise CommandError(f"{image_a} and {image_b}: no homography was found in {total} matches")
-        picture, offset = stitch_images(load_image(image_a), load_image(image_b), np.asarray(estimate.matrix))
+        picture, offset = stitch_images(network.read(image_a), network.read(image_b), np.asarray(estimate.matrix))
         Image.fromarray(picture).save(output)
     height, width = picture.shape[:2]
     print(f"{image_a} and {image_b}: {inliers} inliers of {total} matches, {width}x{height} -> {output}")

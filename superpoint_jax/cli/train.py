@@ -13,7 +13,16 @@ import tyro
 from superpoint_jax.config import ComputeDtype
 from superpoint_jax.evaluation.validation import photo_validator
 from superpoint_jax.lightglue import LightGlue
-from superpoint_jax.training.labels import PACKAGE, Labelling, label_folder, load_model, new_model, read_labels
+from superpoint_jax.training.labels import (
+    PACKAGE,
+    Labelling,
+    check_labels,
+    label_folder,
+    labels_source,
+    load_model,
+    new_model,
+    read_labels,
+)
 from superpoint_jax.training.loop import TrainConfig, train
 from superpoint_jax.training.matcher.pairs import MatchingPairs, Scenery, make_pairs
 from superpoint_jax.training.matcher.run import MatcherTrainConfig, start_from, train_matcher
@@ -135,17 +144,13 @@ class Joint:
         if self.labels is not None:
             return self.labels
         assert self.data is not None
-        made = self.out / "labels.npz"
-        if not made.exists():
+        made, detector = self.out / "labels.npz", self.start or PACKAGE
+        options: Any = dict(labelling=self.labelling, detector=detector, dtype=self.config.dtype, seed=self.config.seed)
+        if made.exists():
+            check_labels(made, labels_source(self.data, **options))
+        else:
             self.out.mkdir(parents=True, exist_ok=True)
-            label_folder(
-                self.data,
-                made,
-                labelling=self.labelling,
-                detector=self.start or PACKAGE,
-                dtype=self.config.dtype,
-                seed=self.config.seed,
-            )
+            label_folder(self.data, made, **options)
         return made
 
 

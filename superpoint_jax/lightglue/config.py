@@ -54,8 +54,8 @@ class LightGlueConfig:
         for name in ("input_dim", "descriptor_dim", "num_hidden_layers", "num_attention_heads"):
             value = number(name, getattr(self, name), "int")
             object.__setattr__(self, name, value)
-            if value < 1:
-                raise ValueError(f"{name}={value} must be positive")
+            if not 1 <= value <= 8192:
+                raise ValueError(f"{name}={value} must be positive, and at most 8192")
         for name in ("filter_threshold", "depth_confidence"):
             value = getattr(self, name)
             if value is not None or name == "filter_threshold":

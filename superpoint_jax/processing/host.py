@@ -110,6 +110,7 @@ def _checked(array: np.ndarray) -> np.ndarray:
     if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         hint = "; move the channels last" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
         raise ValueError(f"an image has shape {array.shape}; [H,W], [H,W,1], [H,W,3] or [H,W,4] is needed{hint}")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == bool:
         array = array.astype(np.uint8) * np.uint8(255)
     elif array.dtype == np.uint16:

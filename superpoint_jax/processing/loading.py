@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
+
+from superpoint_jax.files import require_regular
+from superpoint_jax.processing.orientation import orientation_of, upright, upright_size
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -22,8 +27,15 @@ MAX_IMAGE_PIXELS = 2**28
 """Images with more pixels (0.8 GB as RGB) are refused unless the caller sets another limit. Pillow's own limit is lower
 and would refuse images from satellites and slide scanners."""
 
-IMAGE_SUFFIXES = (".ppm", ".pgm", ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-"""Suffixes of the files in a folder that are taken for images."""
+FORMATS = ("PPM", "PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF", "HEIF")
+"""Names in Pillow of the formats that are read, where Pillow has them (HEIF needs pillow-heif). Other formats are never
+opened, because some of them start programs (EPS) or read other files."""
+
+IMAGE_SUFFIXES = (
+    ".ppm", ".pgm", ".pnm", ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2",
+    ".avif", ".heic", ".heif", ".hif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef",
+)  # fmt: skip
+"""Suffixes of the files in a folder that are taken for photos. Those of formats that can't be read fail by name."""
 
 _opening = threading.Lock()
 
@@ -32,16 +44,51 @@ class ImageError(ValueError):
     """An image can't be read; the message is one line and names the file."""
 
 
+def natural_order(name: str) -> list[str | int]:
+    """A key that sorts names as people number them: 1, 2, 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def walk_images(folder: str | os.PathLike[str]) -> tuple[list[Path], dict[Path, str]]:
+    """The photos below a folder in natural order, and the subfolders that can't be read, each with the reason.
+
+    Links are followed, and each folder is visited once, whatever links there are.
+    """
+    unread: dict[Path, str] = {}
+
+    def note(error: OSError) -> None:
+        unread[Path(error.filename)] = _one_line(error)
+
+    paths, visited = [], set()
+    # On millions of files, Path.rglob is several times slower.
+    for where, folders, files in os.walk(folder, followlinks=True, onerror=note):
+        try:
+            identity = os.path.realpath(where, strict=True)
+        except OSError as error:
+            note(error)
+            continue
+        folders.sort()
+        if identity in visited:
+            folders.clear()
+            continue
+        visited.add(identity)
+        paths += [os.path.join(where, file) for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
+    return [Path(path) for path in sorted(paths, key=natural_order)], unread
+
+
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """The image files below a folder, sorted by name.
+    """The photos below a folder, in natural order of their names.
 
     Raises:
-        ValueError: The folder does not exist, or holds no image file.
+        ValueError: The folder does not exist, or holds no photo.
+        OSError: A subfolder can't be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; a folder of photos is needed")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths, unread = walk_images(folder)
+    for path, reason in unread.items():
+        raise PermissionError(errno.EACCES, f"{reason}; make it readable, or move it away", str(path))
     if not paths:
         raise ValueError(f"{folder} holds no photos ({', '.join(IMAGE_SUFFIXES)})")
     return paths
@@ -64,9 +111,17 @@ def load_image(
         ImageError: The file is missing, a directory, unreadable, empty, truncated, damaged or not an image, or has more
             than `max_pixels`.
     """
+    stored, orientation = load_stored(source, max_pixels=max_pixels)
+    return upright(stored, orientation)
+
+
+def load_stored(
+    source: ImageSource, *, max_pixels: int | None = MAX_IMAGE_PIXELS
+) -> tuple[UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"], int]:
+    """The pixels as they are stored, and the orientation (see `orientation`); otherwise as `load_image`."""
     with _decoded(source, max_pixels) as (image, name):
         try:
-            return to_uint8(image)
+            return to_uint8(image), orientation_of(image)
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from error
 
@@ -85,21 +140,19 @@ def load_mask(
         return _mask_values(cast("PIL.Image.Image", source))
     with _decoded(cast(ImageSource, source), max_pixels) as (image, name):
         try:
-            return _mask_values(image)
+            return upright(_mask_values(image), orientation_of(image))
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from error
 
 
 def _mask_values(image: PIL.Image.Image) -> np.ndarray:
     deep = image.mode in ("F", "I") or image.mode.startswith("I;16")
-    return np.array(image) if deep else to_uint8(image)
+    return _deep_values(image) if deep else to_uint8(image)
 
 
 @contextmanager
 def _decoded(source: ImageSource, max_pixels: int | None) -> Iterator[tuple[PIL.Image.Image, str]]:
-    """The decoded, upright image of a file, and the name of the file."""
-    from PIL import ImageOps
-
+    """The decoded image of a file as it is stored, and the name of the file."""
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "the image")
     with _open(source, name) as image:
         _check_pixels(image, name, max_pixels)
@@ -108,8 +161,6 @@ def _decoded(source: ImageSource, max_pixels: int | None) -> Iterator[tuple[PIL.
         # Decoders raise many kinds of errors on damaged input (OSError, SyntaxError, struct.error, ...).
         except Exception as error:
             raise ImageError(f"{name}: truncated or damaged: {_one_line(error)}") from error
-        with suppress(Exception):  # If the EXIF data is damaged, the image is not rotated.
-            image = ImageOps.exif_transpose(image)
         yield image, name
 
 
@@ -122,14 +173,7 @@ def read_size(source: ImageSource, *, max_pixels: int | None = MAX_IMAGE_PIXELS)
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "the image")
     with _open(source, name) as image:
         _check_pixels(image, name, max_pixels)
-        turned = False
-        with suppress(Exception):  # As in load_image.
-            turned = image.getexif().get(ORIENTATION_TAG, 1) in (5, 6, 7, 8)
-        return (image.width, image.height) if turned else (image.height, image.width)
-
-
-ORIENTATION_TAG = 0x0112
-"""The EXIF tag for the rotation. Its values 5 to 8 swap height and width."""
+        return upright_size((image.height, image.width), orientation_of(image))
 
 
 def _check_pixels(image: PIL.Image.Image, name: str, max_pixels: int | None) -> None:
@@ -154,7 +198,7 @@ def to_uint8(image: PIL.Image.Image) -> UInt8[np.ndarray, "h w"] | UInt8[np.ndar
 
     mode = image.mode
     if mode in ("F", "I") or mode.startswith("I;16"):
-        return _deep_gray(np.asarray(image))
+        return _deep_gray(_deep_values(image))
     try:
         if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
             opaque = mode in ("LA", "La", "L", "1")
@@ -164,6 +208,17 @@ def to_uint8(image: PIL.Image.Image) -> UInt8[np.ndarray, "h w"] | UInt8[np.ndar
         return np.array(image.convert("L" if mode in ("1", "L") else "RGB"))
     except (ValueError, OSError) as error:
         raise ImageError(f"colours of mode {mode} can't be converted: {_one_line(error)}") from error
+
+
+def _deep_values(image: PIL.Image.Image) -> np.ndarray:
+    """The values of a gray image of more than 8 bits, larger ones brighter."""
+    values = np.array(image)
+    # Pillow itself inverts TIFF files in which 0 is white, but not those of 16 bits.
+    white_is_zero = image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(PHOTOMETRIC_TAG) == 0
+    return 65535 - values if white_is_zero else values
+
+
+PHOTOMETRIC_TAG = 262
 
 
 def _deep_gray(values: np.ndarray) -> np.ndarray:
@@ -183,19 +238,24 @@ def _open(source: ImageSource, name: str) -> PIL.Image.Image:
 
     if isinstance(source, str | os.PathLike):
         path = Path(source)
-        if path.is_dir():
-            raise ImageError(f"{name}: a directory, not an image file")
-        if not path.exists():
-            raise ImageError(f"{name}: no such file")
-        if path.stat().st_size == 0:
+        try:
+            require_regular(path)
+            empty = path.stat().st_size == 0
+        except FileNotFoundError as error:
+            raise ImageError(f"{name}: no such file") from error
+        except (OSError, ValueError) as error:  # ValueError: the name has a null character.
+            raise ImageError(f"{name}: {_one_line(error)}") from error
+        if empty:
             raise ImageError(f"{name}: the file is empty")
     # Pillow's limit is a global of its module. It is switched off here, because `max_pixels` is an argument.
     with _opening:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        Image.init()
+        formats = [format for format in FORMATS if format in Image.OPEN]
         try:
-            return Image.open(cast(IO[bytes], source))
+            return Image.open(cast(IO[bytes], source), formats=formats)
         except UnidentifiedImageError as error:
-            raise ImageError(f"{name}: not an image of a format that Pillow {Image.__version__} reads") from error
+            raise ImageError(f"{name}: not an image of a format that is read here ({', '.join(formats)})") from error
         except Exception as error:  # See load_image: headers can be damaged too.
             raise ImageError(f"{name}: can't be read: {_one_line(error)}") from error
         finally:

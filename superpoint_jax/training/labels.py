@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,9 @@ from flax import nnx
 
 from superpoint_jax import openvino
 from superpoint_jax.config import ComputeDtype, SuperPointConfig
+from superpoint_jax.files import replacing, stamp
 from superpoint_jax.model import SuperPoint
+from superpoint_jax.processing import list_images
 from superpoint_jax.training.adaptation import NetworkHeat, corner_heat, label_photos
 from superpoint_jax.training.labelled import Photos, load_photos
 from superpoint_jax.weights import from_pretrained
@@ -60,6 +65,7 @@ def label_folder(
     Raises:
         ValueError: The folder has no photo that can be read.
     """
+    source = labels_source(data, labelling=labelling, detector=detector, dtype=dtype, seed=seed)
     images, sizes, paths = load_photos(data, side=labelling.side)
     heat, threshold = corner_heat, 0.12
     if detector != CORNERS:
@@ -74,10 +80,28 @@ def label_folder(
         max_corners=labelling.max_corners,
     )
     names = [str(path.relative_to(data)) for path in paths]
-    unfinished = out.with_suffix(".partial.npz")
-    np.savez(unfinished, images=images, sizes=sizes, corners_xy=corners_xy, corners_mask=mask, names=names)
-    unfinished.replace(out)
+    arrays: dict[str, Any] = dict(
+        images=images, sizes=sizes, corners_xy=corners_xy, corners_mask=mask, names=names, source=source
+    )
+    with replacing(out) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
     log.info("%d photos, %.0f corners per photo -> %s", len(paths), mask.sum(1).mean(), out)
+
+
+def labels_source(data: Path, *, labelling: Labelling, detector: str, dtype: ComputeDtype, seed: int) -> str:
+    """What the labels of a folder are made from, as JSON: the options, and a digest of the photos' states."""
+    states = [(str(path.relative_to(data)), *stamp(path)) for path in list_images(data)]
+    photos = hashlib.sha256(json.dumps(states).encode()).hexdigest()
+    return json.dumps(dict(photos=photos, labelling=asdict(labelling), detector=detector, dtype=dtype, seed=seed))
+
+
+def check_labels(path: Path, source: str) -> None:
+    """Raise a ValueError if a file of labels says that it was made from something else than `labels_source` gives."""
+    with np.load(path) as file:
+        if "source" in file and str(file["source"]) != source:
+            raise ValueError(
+                f"{path} was made from other photos or with other options; remove it to label again, or give --labels"
+            )
 
 
 def read_labels(path: Path) -> Photos:

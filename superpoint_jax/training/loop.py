@@ -195,7 +195,7 @@ def train(
     devices: Sequence[Any] | None = None,
     **options: Any,
 ) -> SuperPoint:
-    """The trained model (averaged weights); resumes from the newest checkpoint in `folder` if there is one.
+    """The trained model (averaged weights); resumes from the newest whole checkpoint in `folder` if there is one.
 
     Writes `checkpoints/` (Orbax, the newest two), `metrics.csv`, and `tensorboard/` if tensorboardX is installed.
 
@@ -212,7 +212,8 @@ def train(
     Raises:
         Diverged: The loss or its gradient is not finite; the newest checkpoint is from an earlier step.
         OSError: The disk is full; the newest checkpoint is from an earlier step, and the same call continues.
-        ValueError: The folder contains a run with another configuration.
+        ValueError: The folder contains a run with another configuration, other first weights or other photos; or none
+            of its checkpoints can be read.
     """
     mesh = data_mesh(config.accumulate, devices)
     state = create_state(model, config)
@@ -224,6 +225,8 @@ def train(
         lambda state: train_step(state, network, photos, config=config, mesh=mesh),
         Path(folder).resolve(),
         config=config,
+        first=model,
+        data=photos,
         validate=None if validate is None else lambda state: validate(trained_model(model, state)),
         **options,
     )

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from superpoint_jax.training.metrics import Metrics
+from superpoint_jax.training.resuming import check_same_run, restored
 
 log = logging.getLogger(__name__)
 
@@ -96,20 +97,23 @@ def run_steps(
     folder: Path,
     *,
     config: Any,
+    first: Any,
+    data: Any,
     validate: Callable[[TrainState], dict[str, float]] | None = None,
     log_every: int = 20,
     checkpoint_every: int = 250,
     validate_every: int = 1000,
     stop_after: int | None = None,
 ) -> TrainState:
-    """The state after the steps of a run; resumes from the newest checkpoint in `folder` if there is one.
+    """The state after the steps of a run; resumes from the newest whole checkpoint in `folder` if there is one.
 
     Args:
         state: The state before the first step, with the sharding that a restored state shall have.
         step: The step; its metrics have "loss" and "gradient_norm". It draws its data from the number of the step.
         folder: Absolute path of the run's folder.
-        config: Configuration of the run, a dataclass with `steps`, `learning_rate` and `clip_norm`. Its text must be
-            that of an earlier run in the folder.
+        config: Configuration of the run, a dataclass with `steps`, `learning_rate` and `clip_norm`.
+        first: The network that the run starts from.
+        data: What it is trained on: a pytree of arrays, or None.
         validate: Maps the state to metrics, which are written to metrics.csv.
         log_every: Steps between rows of metrics.csv.
         checkpoint_every: Steps between checkpoints.
@@ -119,17 +123,16 @@ def run_steps(
     Raises:
         Diverged: The loss or its gradient is not finite; the newest checkpoint is from an earlier step.
         OSError: The disk is full; the newest checkpoint is from an earlier step, and the same call continues.
-        ValueError: The folder contains a run with another configuration.
+        ValueError: The folder contains a run with another configuration, other first weights or other data; or none of
+            its checkpoints can be read.
     """
     import orbax.checkpoint as ocp
 
     folder.mkdir(parents=True, exist_ok=True)
-    _same_run(folder / "config.txt", config)
+    check_same_run(folder, config, first, data)
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
     with _told_of_a_full_disk(folder), ocp.CheckpointManager(folder / "checkpoints", options=options) as manager:
-        if (newest := manager.latest_step()) is not None:
-            state = manager.restore(newest, args=ocp.args.StandardRestore(state))
-            log.info("resumed from step %d", newest)
+        state = restored(manager, state)
         table = Metrics(folder, int(state.step))
         progress = tqdm(total=config.steps, initial=int(state.step), unit="step", desc=folder.name, mininterval=5)
         started, counted = time.perf_counter(), 0
@@ -160,17 +163,6 @@ def run_steps(
         progress.close()
         table.close()
     return state
-
-
-def _same_run(path: Path, config: Any) -> None:
-    # Runs from before this field existed can continue.
-    text = f"{config}\n".replace(", accumulate=1)", ")")
-    if path.exists() and path.read_text() != text:
-        raise ValueError(
-            f"{path.parent} contains a run with another configuration; choose another folder, or the configuration in "
-            f"{path}"
-        )
-    path.write_text(text)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from superpoint_jax.weights.errors import WeightsError
 def check_tensors(
     tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], *, origin: str, network: str
 ) -> None:
-    """Raise a WeightsError that names every tensor that is missing, unexpected, of a wrong shape or not of floats.
+    """Raise a WeightsError that names every tensor that is missing, unexpected, misshapen or not of finite floats.
 
     Args:
         tensors: The tensors of the file.
@@ -35,6 +35,11 @@ def check_tensors(
             f"{key} is {tensors[key].dtype}" for key in common if not jnp.issubdtype(tensors[key].dtype, jnp.floating)
         ],
     }
+    if not any(problems.values()):
+        # Compared as float32, because numpy's isfinite does not know bfloat16 of ml_dtypes.
+        with np.errstate(over="ignore"):
+            finite = {key: np.isfinite(np.asarray(tensors[key], np.float32)) for key in common}
+        problems = {"not finite": [f"{key} in {(~ok).sum()} values" for key, ok in finite.items() if not ok.all()]}
     if any(problems.values()):
         lines = [f"  {problem}: {', '.join(names)}" for problem, names in problems.items() if names]
         raise WeightsError(f"{origin} does not fit {network}:\n" + "\n".join(lines))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from superpoint_jax.files import require_regular
 from superpoint_jax.weights.errors import WeightsError
 
 _LFS_POINTER = b"version https://git-lfs"
@@ -27,8 +29,9 @@ def read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises:
         WeightsError: The file is empty, truncated, or not a weight file.
         ImportError: The file is a pickle, and torch is not installed.
-        OSError: The file cannot be read.
+        OSError: The file cannot be read, or is a pipe or a device.
     """
+    require_regular(path)
     with path.open("rb") as file:
         head = file.read(64)
     if not head:
@@ -37,6 +40,7 @@ def read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         tensors, metadata = _read_safetensors(path)
         return _unwrapped(tensors), metadata
     if head.startswith((b"PK\x03\x04", b"\x80")):
+        _check_archive(path)
         return _unwrapped(_read_pickle(path)), {}
     if head.startswith(_LFS_POINTER):
         raise WeightsError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`, or download the file")
@@ -64,6 +68,33 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
         raise WeightsError(f"{path} is truncated or damaged ({error}); download it again") from error
     except (AttributeError, TypeError) as error:  # Types that numpy lacks, like float8.
         raise WeightsError(f"{path} holds a type of tensor that numpy lacks ({error}); save it as float32") from error
+
+
+def _check_archive(path: Path) -> None:
+    """Raise a WeightsError where a zip archive is of another kind, or holds more than the file has bytes."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(member.filename.endswith(".npy") for member in members):
+        raise WeightsError(f"{path} is an archive of NumPy (.npz); save its arrays as safetensors")
+    if any(member.filename.endswith("/constants.pkl") for member in members):
+        raise WeightsError(
+            f"{path} is a TorchScript program, which is not opened; save its state dict "
+            f"(torch.save(model.state_dict(), ...))"
+        )
+    _check_size(path, sum(member.file_size for member in members))
+
+
+def _check_size(path: Path, needed: int) -> None:
+    """Raise a WeightsError if the contents need much more memory than the file has bytes."""
+    # A tensor may be in a checkpoint twice, under two names.
+    size = path.stat().st_size
+    if needed > 2 * size + 2**20:
+        raise WeightsError(
+            f"{path} has {size / 1e6:.3g} MB and its contents {needed / 1e6:.3g} MB; no weights are stored so, and the "
+            f"file is not opened"
+        )
 
 
 def _read_pickle(path: Path) -> dict[str, np.ndarray]:
@@ -114,6 +145,7 @@ def _to_numpy(contents: Any, path: Path) -> dict[str, np.ndarray]:
             f"{path} holds {', '.join(other[:5])}{', ...' if len(other) > 5 else ''}, which are not tensors; a flat "
             f"state dict is needed (torch.save(checkpoint[...], ...) of the part that holds the weights)"
         )
+    _check_size(path, sum(value.numel() * value.element_size() for value in contents.values()))
     # numpy has no bfloat16, and float32 holds every value of the shorter types.
     return {
         str(key): (value.float() if value.is_floating_point() else value).detach().numpy()

@@ -258,6 +258,8 @@ def train_matcher(
         lambda state: train_step(state, network, pairs, config=config, new_projection=new_projection, mesh=mesh),
         Path(folder).resolve(),
         config=config,
+        first=model,
+        data=pairs,
         validate=None if validate is None else lambda state: validate(trained_model(model, state)),
         **options,
     )

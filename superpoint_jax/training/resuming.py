@@ -1,0 +1,71 @@
+"""Continuing a run: only with what it was begun with, and from the newest checkpoint that is whole."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from superpoint_jax.files import digest_of_arrays, replacing, set_aside
+
+log = logging.getLogger(__name__)
+
+
+def check_same_run(folder: Path, config: Any, first: Any, data: Any) -> None:
+    """Record in the folder of a run what it is made from.
+
+    The trained weights have the licence of the first ones, so a run continues only with the same.
+
+    Args:
+        folder: Folder of the run.
+        config: Configuration of the run.
+        first: The network that the run starts from.
+        data: What it is trained on: a pytree of arrays, or None.
+
+    Raises:
+        ValueError: The run in the folder was begun with something else; the message says with what.
+    """
+    # Runs from before this field existed can continue.
+    text = f"{config}\n".replace(", accumulate=1)", ")")
+    made_from = {
+        "another configuration": ("config.txt", text),
+        "other first weights (--from)": ("first_weights.sha256", f"{digest_of_arrays(first)}\n"),
+        "other photos or pairs": ("photos.sha256", f"{digest_of_arrays(data)}\n"),
+    }
+    for what, (name, content) in made_from.items():
+        if (folder / name).exists() and (folder / name).read_text() != content:
+            raise ValueError(
+                f"{folder} contains a run with {what}; choose another folder, or give what it was begun with (see "
+                f"{folder / name})"
+            )
+    for name, content in made_from.values():
+        with replacing(folder / name) as temporary:
+            temporary.write_text(content)
+
+
+def restored(manager: Any, state: Any) -> Any:
+    """The state of the newest checkpoint of an Orbax manager that is whole; the given state if there is no checkpoint.
+
+    Newer ones, which are damaged, are set aside.
+
+    Raises:
+        ValueError: There are checkpoints, and all are damaged.
+    """
+    import orbax.checkpoint as ocp
+
+    damaged: list[int] = []
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            found = manager.restore(step, args=ocp.args.StandardRestore(state))
+        except Exception as error:  # Orbax raises many kinds of errors for damaged files.
+            log.warning("the checkpoint of step %d is damaged: %s", step, str(error).split("\n")[0])
+            damaged.append(step)
+            continue
+        for one in damaged:
+            log.warning("it is kept as %s", set_aside(Path(manager.directory) / str(one)))
+        manager.reload()
+        log.info("resumed from step %d", step)
+        return found
+    if damaged:
+        raise ValueError(f"{manager.directory}: no checkpoint can be read; move this folder away to begin again")
+    return state
