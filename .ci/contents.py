@@ -6,7 +6,8 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-PACKAGE = r"superpoint_jax/(?:[\w/]+\.py|py\.typed|weights/data/(?:superpoint_jax\.safetensors|MODEL_CARD\.md))"
+DATA = r"weights/data/superpoint_jax\.safetensors|lightglue/data/lightglue\.safetensors|(?:weights|lightglue)/data/MODEL_CARD\.md"
+PACKAGE = rf"superpoint_jax/(?:[\w/]+\.py|py\.typed|{DATA})"
 WHEEL = rf"{PACKAGE}|superpoint_jax-[\w.]+\.dist-info/(?:METADATA|WHEEL|RECORD|entry_points\.txt|licenses/LICENSE)"
 SDIST = (
     rf"{PACKAGE}|convert/\w+\.py|README\.md|LICENSE|CHANGELOG\.md|"
@@ -23,8 +24,9 @@ with tarfile.open(sdist) as archive:
 for path, allowed, names in listings:
     if extra := [name for name in names if not re.fullmatch(allowed, name)]:
         sys.exit(f"{path.name} holds files that do not belong in it: {', '.join(extra)}")
-    if "superpoint_jax/weights/data/superpoint_jax.safetensors" not in names:
-        sys.exit(f"{path.name} holds no weights")
+    for weights in ("weights/data/superpoint_jax.safetensors", "lightglue/data/lightglue.safetensors"):
+        if f"superpoint_jax/{weights}" not in names:
+            sys.exit(f"{path.name} does not hold {weights}")
     if path == wheel and "superpoint_jax/verification/verification.py" not in names:
         sys.exit(f"{path.name} holds no verification of conversions")
     print(f"{path.name}: {len(names)} files, {path.stat().st_size / 1e6:.1f} MB")

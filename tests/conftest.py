@@ -1,6 +1,7 @@
 """The settings of all tests: types and shapes are checked, float32 is exact, and there are eight host devices."""
 
 import os
+import time
 
 # These must be set before jax is imported.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -43,6 +44,12 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     CACHE_OPTIONS.update({name: jax.config.values[name] for name in CACHE_OPTIONS})
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip long tests after the time in TESTS_END (seconds since 1970), so that CI reports within its own limit."""
+    if item.get_closest_marker("slow") and time.time() > float(os.environ.get("TESTS_END", "inf")):
+        pytest.skip("the time for the tests is over (TESTS_END)")
 
 
 CACHE_OPTIONS: dict = dict.fromkeys(("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"))
