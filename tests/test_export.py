@@ -6,11 +6,13 @@ import sys
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import superpoint_jax as sp
 from superpoint_jax.cli import main
 from superpoint_jax.export import export_onnx, export_stablehlo
-from superpoint_jax.export.signature import INPUTS, OUTPUTS
+from superpoint_jax.export.signature import INPUTS, OUTPUTS, PAIR_OUTPUTS
+from tests.lightglue_features import random_matcher
 
 onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
 
@@ -129,8 +131,57 @@ def test_onnx_with_its_weights_beside(model, arrays, tmp_path):
     np.testing.assert_allclose(outputs[0], expected(model, arrays[:1], SIZES[:1], max_keypoints=20)[0], atol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def pairs(arrays) -> tuple[np.ndarray, np.ndarray]:
+    """Two pairs of photos, and their sizes."""
+    return arrays[[0, 1, 2, 0]].reshape(2, 2, *SHAPE, 1), SIZES[[0, 1, 2, 0]].reshape(2, 2, 2)
+
+
+def matches_of(model, matcher, pairs) -> list[np.ndarray]:
+    """What a file that matches returns."""
+    images, sizes = (values.reshape(4, *values.shape[2:]) for values in pairs)
+    features = sp.extract(model, images, image_sizes=sizes, max_keypoints=K)
+    matches = sp.match(features[::2], features[1::2], matcher=matcher)
+    assert matches.mask.any(axis=1).all()
+    arrays = [
+        np.asarray(getattr(features, name)).reshape(2, 2, K, *getattr(features, name).shape[2:]) for name in OUTPUTS
+    ]
+    return [*arrays, np.asarray(matches.indices), np.asarray(matches.scores)]
+
+
+@pytest.mark.parametrize("weights", ["inside", "beside"])
+def test_extraction_and_matching_in_one_stablehlo_file(model, pairs, tmp_path, weights):
+    matcher = random_matcher()
+    path, *beside = export_stablehlo(
+        model, tmp_path / "a", matcher=matcher, shape=SHAPE, weights=weights, max_keypoints=K, platforms=["cpu"]
+    )
+    named = [load_file(file) for file in beside]
+    outputs = jax.export.deserialize(path.read_bytes()).call(*named, *pairs)
+    for name, theirs, ours in zip(PAIR_OUTPUTS, outputs, matches_of(model, matcher, pairs), strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5 * (name == "matching_scores"), err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["network", pytest.param("nearest", marks=pytest.mark.slow)])
+def test_extraction_and_matching_in_one_onnx_file(model, pairs, tmp_path, kind):
+    matcher = random_matcher(num_hidden_layers=2) if kind == "network" else None
+    path, *_ = export_onnx(
+        model, tmp_path / "a.onnx", matcher=matcher or "nearest", shape=SHAPE, batch=2, max_keypoints=K
+    )
+    onnx.checker.check_model(path, full_check=True)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [entry.name for entry in session.get_outputs()] == list(PAIR_OUTPUTS)
+    outputs = session.run(PAIR_OUTPUTS, dict(zip(INPUTS, pairs, strict=True)))
+    for name, theirs, ours in zip(PAIR_OUTPUTS, outputs, matches_of(model, matcher, pairs), strict=True):
+        exact = name in ("mask", "matches")
+        np.testing.assert_allclose(theirs, ours, rtol=0, atol=0 if exact else 1e-4, err_msg=name)
+
+
 def test_what_cannot_be_exported_is_said(model, tmp_path):
     path = tmp_path / "a"
+    with pytest.raises(ValueError, match=r"depth_confidence=0\.9: in ONNX every layer runs"):
+        export_onnx(model, path, matcher=random_matcher(depth_confidence=0.9))
+    with pytest.raises(ValueError, match="the dtype of the LightGlue is bfloat16"):
+        export_onnx(model, path, matcher=random_matcher(dtype="bfloat16"))
     with pytest.raises(ValueError, match="greedy suppression"):
         export_onnx(sp.from_pretrained(config="magicleap"), path)
     with pytest.raises(ValueError, match="float32"):
@@ -159,3 +210,17 @@ def test_command(tmp_path, arrays, capsys):
     assert "No such file" in capsys.readouterr().err
     assert main(["export", "-o", str(path), "-f", "onnx", "--config", "magicleap"]) == 2
     assert "greedy" in capsys.readouterr().err
+
+
+def test_the_command_exports_a_matcher_too(model, pairs, tmp_path, capsys):
+    sp.save_pretrained(model, tmp_path / "weights")
+    random_matcher().save_pretrained(tmp_path / "matcher")
+    random_matcher(input_dim=8).save_pretrained(tmp_path / "other")
+    command = ["export", "-o", str(tmp_path / "a"), "--weights", str(tmp_path / "weights"), "--shape", "120", "160"]
+    command += ["--max-keypoints", "20", "--matcher"]
+    assert main([*command, str(tmp_path / "matcher")]) == 0
+    outputs = jax.export.deserialize((tmp_path / "a").read_bytes()).call(*pairs)
+    assert [output.shape for output in outputs[3:]] == [(2, 2, 20), (2, 20), (2, 20)]
+    assert main([*command, "nearest"]) == 0
+    assert main([*command, str(tmp_path / "other")]) == 2
+    assert "it was trained for another extractor" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from superpoint_jax.cli.arguments import Decoding, Output
+from superpoint_jax.cli.arguments import Decoding, Matching, Output
 from superpoint_jax.cli.errors import CommandError, told
 
 
@@ -15,13 +15,14 @@ def export(
     output: Output,
     format: Annotated[Literal["stablehlo", "onnx"], tyro.conf.arg(aliases=["-f"])] = "stablehlo",
     decoding: tyro.conf.OmitArgPrefixes[Decoding] = Decoding(),
+    matcher: Annotated[str | None, tyro.conf.arg(metavar="nearest|lightglue|SOURCE")] = None,
     shape: tuple[int, int] = (480, 640),
     channels: Literal[1, 3] = 1,
     batch: int = 1,
     beside: bool = False,
     config: str | None = None,
 ) -> int:
-    """Write the extraction as a file that other programs run without this package.
+    """Write the extraction, or extraction and matching, as a file that other programs run without this package.
 
     stablehlo: for jax.export.deserialize, on CPU, CUDA and TPU, with any number of images. onnx: for ONNX Runtime,
     OpenVINO and similar programs (pip install 'superpoint-jax[export]').
@@ -30,9 +31,12 @@ def export(
         output: File to write.
         format: stablehlo or onnx.
         decoding: Which weights, and which keypoints. The output has --max-keypoints rows, so that can't be -1.
+        matcher: Also match; the file then takes pairs of images. "nearest" for mutual nearest neighbours of
+            descriptors, "lightglue" for the network in the package, or a folder, file or Hugging Face id of a
+            LightGlue.
         shape: (height, width) of the largest image.
         channels: 1 for gray images, 3 for RGB.
-        batch: Images per call, for onnx; stablehlo takes any number.
+        batch: Images per call, or pairs with a matcher, for onnx; stablehlo takes any number.
         beside: Write the weights to a separate file next to the output.
         config: Preset that decides how keypoints are decoded: huggingface, magicleap, rpautrat, superglue, ...; by
             default that of the weights.
@@ -44,8 +48,13 @@ def export(
         raise CommandError(f"max_keypoints={decoding.max_keypoints}; an exported program has a fixed number of rows")
     with told():
         model = from_pretrained(decoding.weights, config=config)
+        network = None if matcher is None else Matching(matcher=matcher).network(model.config)
         options: dict[str, Any] = dict(
-            shape=shape, channels=channels, weights="beside" if beside else "inside", **decoding.given()
+            matcher="nearest" if matcher == "nearest" else network,
+            shape=shape,
+            channels=channels,
+            weights="beside" if beside else "inside",
+            **decoding.given(),
         )
         if format == "onnx":
             written = export_onnx(model, output, batch=batch, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,16 @@ import jax
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
-from superpoint_jax.export.signature import INPUTS, OUTPUTS, extraction_of, input_shapes
+from superpoint_jax.export.signature import (
+    INPUTS,
+    OUTPUTS,
+    PAIR_OUTPUTS,
+    ExportedMatcher,
+    function_of,
+    input_shapes,
+    networks_of,
+)
+from superpoint_jax.lightglue import LightGlue
 from superpoint_jax.model import SuperPoint
 
 OPSET = 18
@@ -22,13 +32,14 @@ def export_onnx(
     model: SuperPoint,
     path: str | os.PathLike[str],
     *,
+    matcher: ExportedMatcher = None,
     shape: tuple[int, int] = (480, 640),
     channels: int = 1,
     batch: int = 1,
     weights: Literal["inside", "beside"] = "inside",
     **options: Any,
 ) -> list[Path]:
-    """The paths of the files written, which contain `extract` as ONNX.
+    """The paths of the files written, which contain `extract` as ONNX; with a `matcher`, `extract` and `match`.
 
     Inputs and outputs are those of `superpoint_jax.export.signature`. The keypoints are those of `extract`, with fixed
     K and mask. The number of images and the size of the arrays are fixed, but `image_sizes` allows smaller images: an
@@ -37,15 +48,17 @@ def export_onnx(
     Args:
         model: Any SuperPoint, in float32.
         path: File to write.
+        matcher: What matches the two images of each pair: a network, for example `superpoint_jax.LightGlue`, or
+            "nearest" for mutual nearest neighbours. By default nothing is matched.
         shape: (height, width) of the arrays.
         channels: 1 for gray, 3 for RGB.
-        batch: Number of images.
+        batch: Number of images, or of pairs with a `matcher`.
         weights: "inside" the file, or "beside" it in PATH.data, as ONNX's external data.
         **options: Options of `extract`.
 
     Raises:
-        ValueError: An option is out of range, or not possible in ONNX: greedy suppression (the preset "magicleap"), or
-            a compute type other than float32.
+        ValueError: An option is out of range, or not possible in ONNX: greedy suppression (the preset "magicleap"), a
+            compute type other than float32, or a LightGlue that stops early.
         ImportError: jax2onnx is not installed.
     """
     config = model.config.replace(**options)
@@ -56,6 +69,13 @@ def export_onnx(
             "the greedy suppression of this variant is a loop of scatters, which jax2onnx can't convert; export "
             'StableHLO, or choose suppression_rule="three_pass", which gives nearly the same keypoints'
         )
+    if isinstance(matcher, LightGlue) and matcher.config.depth_confidence is not None:
+        raise ValueError(
+            f"depth_confidence={matcher.config.depth_confidence}: in ONNX every layer runs; load the LightGlue without "
+            f"depth_confidence, or export StableHLO"
+        )
+    if isinstance(matcher, LightGlue) and matcher.config.dtype != "float32":
+        raise ValueError(f"the dtype of the LightGlue is {matcher.config.dtype}: ONNX is written in float32")
     if batch < 1:
         raise ValueError(f"batch={batch}; a graph takes at least one image")
     if find_spec("jax2onnx") is None:
@@ -63,19 +83,19 @@ def export_onnx(
     import onnx
     from jax2onnx import to_onnx
 
-    shapes = input_shapes(batch, shape, channels)
-    features_of = extraction_of(**options)
+    shapes = input_shapes(batch, shape, channels, pairs=matcher is not None)
+    function = function_of(matcher, **options)
     # Traced here, because the converter replaces some of JAX's functions while it traces, and these give float64. The
     # pooling uses no window, because the converter does not support windows of four dimensions.
-    network = model.pooled_by_slices()
-    traced = jax.make_jaxpr(lambda images, sizes: features_of(network, images, sizes))(*shapes)
+    networks = networks_of(model.pooled_by_slices(), matcher)
+    traced = jax.make_jaxpr(lambda images, sizes: function(networks, images, sizes))(*shapes)
     graph: Any = to_onnx(
         jaxpr_as_fun(traced),
         list(shapes),
         model_name="superpoint",
         opset=OPSET,
         input_names=list(INPUTS),
-        output_names=list(OUTPUTS),
+        output_names=list(OUTPUTS if matcher is None else PAIR_OUTPUTS),
     )
     _shrink_constants(graph.graph)
     path = Path(path)
@@ -114,7 +134,7 @@ def _shrink_constants(graph: Any) -> None:
     from onnx import numpy_helper
 
     users: dict[str, set[str]] = {}
-    for node in graph.node:
+    for node in _nodes(graph):
         for name in node.input:
             users.setdefault(name, set()).add(node.op_type)
     for tensor in graph.initializer:
@@ -131,3 +151,12 @@ def _shrink_constants(graph: Any) -> None:
             del value.type.tensor_type.shape.dim[:]
             for length in shapes[value.name]:
                 value.type.tensor_type.shape.dim.add().dim_value = length
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    """The nodes of a graph and of the bodies of its loops, which see the constants of the graph."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)

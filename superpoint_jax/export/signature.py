@@ -1,9 +1,10 @@
-"""The function in every exported file: `extract` with fixed options, from arrays to arrays."""
+"""The functions in exported files, from arrays to arrays: `extract` with fixed options, or `extract` and `match`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,29 +12,62 @@ from jax import Array
 
 from superpoint_jax.config import CELL_PX
 from superpoint_jax.extraction import extract
+from superpoint_jax.features import Keypoints
+from superpoint_jax.matching import Matcher, match
 from superpoint_jax.model import SuperPoint
 
 INPUTS = ("images", "image_sizes")
-"""float32 [B,H,W,C] in [0, 1]; int32 [B,2], the true (height, width) of each image in the top-left corner."""
+"""float32 [B,H,W,C] in [0, 1]; int32 [B,2], the true (height, width) of each image in the top-left corner.
+
+In a file that matches, B pairs of images: float32 [B,2,H,W,C]; int32 [B,2,2].
+"""
 
 OUTPUTS = ("keypoints", "scores", "descriptors", "mask")
 """float32 [B,K,2], (x, y) in pixels; float32 [B,K]; float32 [B,K,256]; bool [B,K], False for rows that are padding."""
 
-Features = tuple[Array, Array, Array, Array]
+PAIR_OUTPUTS = (*OUTPUTS, "matches", "matching_scores")
+"""In a file that matches: the same of B pairs, [B,2,K,...]; int32 [B,K], row of the partner in the second image of each
+keypoint of the first one, -1 where there is none; float32 [B,K], the scores of the matches, 0 where there is none."""
+
+Features = tuple[Array, ...]
+ExportedMatcher = Matcher | Literal["nearest"] | None
+"""What matches in a file: a network, mutual nearest neighbours, or nothing."""
 
 
-def extraction_of(**options: Any) -> Callable[[SuperPoint, Array, Array], Features]:
-    """A function from (model, images, image_sizes) to `OUTPUTS`, with these options of `extract`."""
+def networks_of(model: SuperPoint, matcher: ExportedMatcher) -> Any:
+    """The networks of a file, as a pytree: the first argument of `function_of`."""
+    return {"extractor": model, "matcher": matcher} if isinstance(matcher, Matcher) else model
 
-    def features_of(model: SuperPoint, images: Array, image_sizes: Array) -> Features:
-        features = extract(model, images, image_sizes=image_sizes, **options)
-        return features.keypoints, features.scores, features.descriptors, features.mask
 
-    return features_of
+def function_of(matcher: ExportedMatcher, **options: Any) -> Callable[[Any, Array, Array], Features]:
+    """A function from (networks, images, image_sizes) to `OUTPUTS`, with these options of `extract`.
+
+    With a matcher, it is a function from pairs of images to `PAIR_OUTPUTS`.
+    """
+
+    def features_of(model: SuperPoint, images: Array, image_sizes: Array) -> Keypoints:
+        return extract(model, images, image_sizes=image_sizes, **options)
+
+    def extracted(networks: Any, images: Array, image_sizes: Array) -> Features:
+        return tuple(getattr(features_of(networks, images, image_sizes), name) for name in OUTPUTS)
+
+    def matched(networks: Any, images: Array, image_sizes: Array) -> Features:
+        model, network = (
+            (networks["extractor"], networks["matcher"]) if isinstance(networks, dict) else (networks, None)
+        )
+        flat = features_of(model, images.reshape(-1, *images.shape[2:]), image_sizes.reshape(-1, 2))
+        pairs = jax.tree.map(lambda leaf: leaf.reshape(-1, 2, *leaf.shape[1:]), flat)
+        a, b = (jax.tree.map(lambda leaf, side=side: leaf[:, side], pairs) for side in (0, 1))
+        matched_by = partial(match, matcher=network)
+        # A symbolic number of pairs can only be mapped over, and jax2onnx can't convert that for a LightGlue.
+        found = (matched_by if isinstance(images.shape[0], int) else jax.vmap(matched_by))(a, b)
+        return *(getattr(pairs, name) for name in OUTPUTS), found.indices, found.scores
+
+    return extracted if matcher is None else matched
 
 
 def input_shapes(
-    batch: Any, shape: tuple[int, int], channels: int
+    batch: Any, shape: tuple[int, int], channels: int, *, pairs: bool = False
 ) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     """Shapes of `INPUTS`.
 
@@ -44,5 +78,6 @@ def input_shapes(
         raise ValueError(f"channels={channels}; images are gray (1) or RGB (3)")
     if min(shape) < CELL_PX:
         raise ValueError(f"shape={shape}; at least {CELL_PX} x {CELL_PX} pixels are needed")
-    images = jax.ShapeDtypeStruct((batch, *shape, channels), jnp.float32)
-    return images, jax.ShapeDtypeStruct((batch, 2), jnp.int32)
+    first = (batch, 2) if pairs else (batch,)
+    images = jax.ShapeDtypeStruct((*first, *shape, channels), jnp.float32)
+    return images, jax.ShapeDtypeStruct((*first, 2), jnp.int32)

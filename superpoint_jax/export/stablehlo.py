@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from superpoint_jax.export.signature import extraction_of, input_shapes
+from superpoint_jax.export.signature import ExportedMatcher, function_of, input_shapes, networks_of
 from superpoint_jax.model import SuperPoint
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -23,6 +23,7 @@ def export_stablehlo(
     model: SuperPoint,
     path: str | os.PathLike[str],
     *,
+    matcher: ExportedMatcher = None,
     shape: tuple[int, int] = (480, 640),
     channels: int = 1,
     platforms: Sequence[str] = PLATFORMS,
@@ -36,12 +37,17 @@ def export_stablehlo(
         function = jax.export.deserialize(pathlib.Path(path).read_bytes())
         keypoints, scores, descriptors, mask = function.call(images, image_sizes)
 
-    The number of images is free. The size of the arrays is fixed, but `image_sizes` allows smaller images: an image in
-    the top-left corner of its array gives the same result as without padding.
+    With a `matcher`, the file contains `extract` and `match` for pairs of images, and the call returns two more arrays:
+    see `superpoint_jax.export.signature`.
+
+    The number of images or pairs is free. The size of the arrays is fixed, but `image_sizes` allows smaller images: an
+    image in the top-left corner of its array gives the same result as without padding.
 
     Args:
         model: Any SuperPoint.
         path: File to write.
+        matcher: What matches the two images of each pair: a network, for example `superpoint_jax.LightGlue`, or
+            "nearest" for mutual nearest neighbours. By default nothing is matched.
         shape: (height, width) of the arrays.
         channels: 1 for gray, 3 for RGB.
         platforms: Any of "cpu", "cuda", "rocm", "tpu"; one file serves all of them.
@@ -59,17 +65,18 @@ def export_stablehlo(
         raise ValueError(f"platforms {unknown} are not known; choose from {', '.join(PLATFORMS)}")
     path = Path(path)
     (batch,) = jax.export.symbolic_shape("batch")
-    images, sizes = input_shapes(batch, shape, channels)
-    features_of = extraction_of(**options)
-    graph, state = nnx.split(model)
+    images, sizes = input_shapes(batch, shape, channels, pairs=matcher is not None)
+    function = function_of(matcher, **options)
+    networks = networks_of(model, matcher)
+    graph, state = nnx.split(networks)
 
     def with_weights_inside(images: Array, sizes: Array) -> Any:
-        return features_of(model, images, sizes)
+        return function(networks, images, sizes)
 
     def with_weights_beside(arrays: dict[str, Array], images: Array, sizes: Array) -> Any:
         named = {tuple(name.split(".")): value for name, value in arrays.items()}
         flat = [(key, variable.replace(named[_text(key)])) for key, variable in nnx.to_flat_state(state)]
-        return features_of(nnx.merge(graph, nnx.from_flat_state(flat)), images, sizes)
+        return function(nnx.merge(graph, nnx.from_flat_state(flat)), images, sizes)
 
     export = jax.export.export
     if weights == "inside":

@@ -66,7 +66,7 @@ def _with_dropouts(
     pair = prepare(image_of(a), image_of(b), matcher.positional_encoder, matcher.input_projection, sort=False)
     total = jnp.maximum(sum(jnp.sum(mask, axis=-1, dtype=jnp.float32) for mask in pair.masks), 1)
 
-    def step(carry: Any, given: tuple[Any, Any, Array]) -> tuple[Any, None]:
+    def run(carry: Any, given: tuple[Any, Any, Array]) -> Any:
         states, masks, layers, stops = carry
         layer, head, index = given
         running = stops == last
@@ -86,7 +86,11 @@ def _with_dropouts(
         ]
         masks = tuple(jnp.where(goes_on, k, mask) for k, mask in zip(kept, masks, strict=True))
         layers = tuple(count + (goes_on & mask) for count, mask in zip(layers, masks, strict=True))
-        return (states, masks, layers, jnp.where(stop, index, stops)), None
+        return states, masks, layers, jnp.where(stop, index, stops)
+
+    def step(carry: Any, given: tuple[Any, Any, Array]) -> tuple[Any, None]:
+        # A layer is skipped when every pair has stopped.
+        return lax.cond(jnp.any(carry[-1] == last), run, lambda carry, given: carry, carry, given), None
 
     ones = tuple(jnp.ones_like(mask, jnp.int32) for mask in pair.masks)
     stops = jnp.full(len(a.mask), last, jnp.int32)
