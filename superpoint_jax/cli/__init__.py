@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import io
 import itertools
 import os
 import sys
@@ -50,6 +51,9 @@ LATER = {"train": "superpoint_jax.cli.train", "evaluate": "superpoint_jax.cli.ev
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: also 130 after Ctrl-C, and 141 where nobody reads the output."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # So that any name can be printed on any terminal.
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = _run(arguments)
         sys.stdout.flush()

@@ -50,19 +50,21 @@ def detect(
     regions = masks_of(images, masks) if mask is None else [mask]
     network = extraction.load()
     records, failed = [], False
-    for path, picture, region in zip(images, pictures, regions, strict=True):
-        try:
-            (found,) = network([path], None if region is None else [region])
-            if picture is not None:
-                save_picture(visualization.draw_keypoints(network.read(path), found), picture)
-        except CommandError as error:
-            complain(error)
-            failed = True
-            continue
-        records.append(record := keypoints_record(str(path), found, with_descriptors=descriptors))
-        count, detected = len(record["keypoints"]), record["num_detected"]
-        of = f" of {detected}" if detected > count else ""
-        wrote = "" if picture is None else f" -> {picture}"
-        print(f"{path}: {record['width']}x{record['height']}, {count}{of} keypoints{wrote}")
-    save_json(records, json)
+    try:
+        for path, picture, region in zip(images, pictures, regions, strict=True):
+            try:
+                (found,) = network([path], None if region is None else [region])
+                if picture is not None:
+                    save_picture(visualization.draw_keypoints(network.read(path), found), picture)
+            except CommandError as error:
+                complain(error)
+                failed = True
+                continue
+            records.append(record := keypoints_record(str(path), found, with_descriptors=descriptors))
+            count, detected = len(record["keypoints"]), record["num_detected"]
+            of = f" of {detected}" if detected > count else ""
+            wrote = "" if picture is None else f" -> {picture}"
+            print(f"{path}: {record['width']}x{record['height']}, {count}{of} keypoints{wrote}")
+    finally:  # Also what was found before Ctrl-C.
+        save_json(records, json)
     return 2 if failed else 0

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 from superpoint_jax.model import LUMA, LUMA_BYTES
-from superpoint_jax.processing.loading import load_image, to_uint8
+from superpoint_jax.processing.loading import load_image, strips, to_uint8
 
 GrayscaleRule = Literal["luma", "huggingface"]
 ImageArray: TypeAlias = UInt8[np.ndarray, "_h _w _c"] | Float32[np.ndarray, "_h _w _c"]
@@ -69,9 +69,12 @@ def to_gray(image: ImageArray, rule: GrayscaleRule) -> ImageArray:
         return np.repeat(gray.astype(image.dtype), 3, axis=2)
     if image.dtype == np.uint8:
         red, green, blue = LUMA_BYTES
-        wide = image.astype(np.int32)
-        total = red * wide[..., 0:1] + green * wide[..., 1:2] + blue * wide[..., 2:3]
-        return ((total + 2**15) >> 16).astype(np.uint8)
+        gray = np.empty((*image.shape[:2], 1), np.uint8)
+        for rows in strips(*image.shape[:2]):
+            wide = image[rows].astype(np.int32)
+            total = red * wide[..., 0:1] + green * wide[..., 1:2] + blue * wide[..., 2:3]
+            gray[rows] = (total + 2**15) >> 16
+        return gray
     return np.asarray(sum(np.float32(weight) * image[..., i : i + 1] for i, weight in enumerate(LUMA)))
 
 

@@ -202,12 +202,23 @@ def to_uint8(image: PIL.Image.Image) -> UInt8[np.ndarray, "h w"] | UInt8[np.ndar
     try:
         if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
             opaque = mode in ("LA", "La", "L", "1")
-            rgba = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            return np.array(Image.alpha_composite(white, rgba).convert("L" if opaque else "RGB"))
-        return np.array(image.convert("L" if mode in ("1", "L") else "RGB"))
+            pixels = np.empty((image.height, image.width) if opaque else (image.height, image.width, 3), np.uint8)
+            for rows in strips(image.height, image.width):
+                rgba = image.crop((0, rows.start, image.width, rows.stop)).convert("RGBA")
+                white = Image.new("RGBA", rgba.size, "white")
+                pixels[rows] = np.asarray(Image.alpha_composite(white, rgba).convert("L" if opaque else "RGB"))
+            return pixels
+        wanted = "L" if mode in ("1", "L") else "RGB"
+        return np.array(image if mode == wanted else image.convert(wanted))
     except (ValueError, OSError) as error:
         raise ImageError(f"colours of mode {mode} can't be converted: {_one_line(error)}") from error
+
+
+def strips(height: int, width: int) -> Iterator[slice]:
+    """The rows of an image in strips of about 2^22 pixels, for work that needs many bytes per pixel."""
+    step = max(1, 2**22 // width)
+    for start in range(0, height, step):
+        yield slice(start, min(start + step, height))
 
 
 def _deep_values(image: PIL.Image.Image) -> np.ndarray:
