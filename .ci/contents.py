@@ -6,7 +6,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-DATA = r"weights/data/superpoint_jax\.safetensors|lightglue/data/lightglue\.safetensors|(?:weights|lightglue)/data/MODEL_CARD\.md"
+DATA = r"weights/data/superpoint_jax\.safetensors|lightglue/data/lightglue\.safetensors|\w+/data/MODEL_CARD\.md"
 PACKAGE = rf"superpoint_jax/(?:[\w/]+\.py|py\.typed|{DATA})"
 WHEEL = rf"{PACKAGE}|superpoint_jax-[\w.]+\.dist-info/(?:METADATA|WHEEL|RECORD|entry_points\.txt|licenses/LICENSE)"
 SDIST = (

@@ -117,11 +117,6 @@ def _weight_file(folder: Path) -> Path:
     for name in (*WEIGHT_FILES, INDEX_FILE):
         if (folder / name).is_file():
             return folder / name
-    if sharded := sorted(path.name for path in folder.glob("*.index.json")):
-        raise FileNotFoundError(
-            f"{folder} has weights that are divided among several files ({sharded[0]}); save them as one file, "
-            f"model.safetensors"
-        )
     others = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth", ".pt"))
     hint = f"; pass the file itself: {', '.join(others)}" if others else ""
     raise FileNotFoundError(f"{folder} has none of {', '.join(WEIGHT_FILES)}{hint}")
