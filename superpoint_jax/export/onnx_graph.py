@@ -145,12 +145,9 @@ def _shrink_constants(graph: Any) -> None:
             and np.array_equal(values, np.full_like(values, values.flat[0]), equal_nan=True)
         ):
             tensor.CopyFrom(numpy_helper.from_array(values[(slice(1),) * values.ndim], tensor.name))
-    shapes = {tensor.name: tensor.dims for tensor in graph.initializer}
-    for value in graph.value_info:
-        if value.name in shapes:
-            del value.type.tensor_type.shape.dim[:]
-            for length in shapes[value.name]:
-                value.type.tensor_type.shape.dim.add().dim_value = length
+    # These shapes of values are only notes, which every runtime infers. They are now wrong for the constants, and the
+    # converter may note wrong ones for the network that matches.
+    del graph.value_info[:]
 
 
 def _nodes(graph: Any) -> Iterator[Any]:

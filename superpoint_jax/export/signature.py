@@ -49,7 +49,8 @@ def function_of(matcher: ExportedMatcher, **options: Any) -> Callable[[Any, Arra
         return extract(model, images, image_sizes=image_sizes, **options)
 
     def extracted(networks: Any, images: Array, image_sizes: Array) -> Features:
-        return tuple(getattr(features_of(networks, images, image_sizes), name) for name in OUTPUTS)
+        features = features_of(networks, images, image_sizes)
+        return tuple(getattr(features, name) for name in OUTPUTS)
 
     def matched(networks: Any, images: Array, image_sizes: Array) -> Features:
         model, network = (
