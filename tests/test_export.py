@@ -149,7 +149,7 @@ def matches_of(model, matcher, pairs) -> list[np.ndarray]:
     return [*arrays, np.asarray(matches.indices), np.asarray(matches.scores)]
 
 
-@pytest.mark.parametrize("weights", ["inside", "beside"])
+@pytest.mark.parametrize("weights", ["inside", pytest.param("beside", marks=pytest.mark.slow)])
 def test_extraction_and_matching_in_one_stablehlo_file(model, pairs, tmp_path, weights):
     matcher = random_matcher()
     path, *beside = export_stablehlo(

@@ -99,7 +99,7 @@ def with_pairs(match):
     return run
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", [SEEDS[0], *(pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS[1:])])
 def test_the_page_gives_transformers_matches_and_pictures(build, images, seed, monkeypatch):
     mine, other = build(seed, **EVERY_LAYER)
     outputs, processed, (picture,) = snippet(hf.LightGlueImageProcessorPil(size=SIZE), mine, list(images[:2]))
@@ -117,7 +117,10 @@ def test_the_page_gives_transformers_matches_and_pictures(build, images, seed, m
     assert np.abs(difference).max() <= 1
 
 
-@pytest.mark.parametrize(("seed", "depth"), [(0, 0.99), (1, 0.99), (2, 0.95)])
+@pytest.mark.parametrize(
+    ("seed", "depth"),
+    [(0, 0.99), pytest.param(1, 0.99, marks=pytest.mark.slow), pytest.param(2, 0.95, marks=pytest.mark.slow)],
+)
 def test_keypoints_drop_out_and_pairs_stop_where_they_do_in_transformers(build, images, seed, depth):
     mine, other = build(seed, depth_confidence=depth, width_confidence=0.5)
     pixels = Pil(size=SIZE)(list(images[:2]), return_tensors="pt")
