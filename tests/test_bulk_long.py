@@ -43,7 +43,7 @@ def test_killed_at_twenty_random_moments_nothing_is_lost_twice_or_damaged(photos
     def started(output):
         """The process, once it has begun to keep parts."""
         process = subprocess.Popen(command(output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not (tmp_path / f"{output}.parts" / "options.json").exists():
+        while process.poll() is None and not (tmp_path / f"{output}.parts" / "lock").exists():
             time.sleep(0.01)
         return process
 

@@ -46,10 +46,10 @@ def stopped(extracted, folder, tmp_path, monkeypatch):
 
         def stopping(self):
             nonlocal parts
-            end(self)
-            parts += 1
             if parts == 2:
                 raise KeyboardInterrupt
+            end(self)
+            parts += 1
 
         with monkeypatch.context() as patch:
             patch.setattr(Writer, "_end", stopping)

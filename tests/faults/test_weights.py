@@ -1,11 +1,14 @@
 """Weight files that are not what they seem: each is one error that names the file and says what to do."""
 
 import io
+import time
 import zipfile
 
 import numpy as np
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
+from superpoint_jax import hub
 from superpoint_jax.cli import main
 from superpoint_jax.weights import WeightsError, from_pretrained, from_state_dict, state_dict
 
@@ -54,3 +57,20 @@ def test_other_kinds_of_files_are_called_by_their_names(model, tmp_path, capsys)
         assert main(["info", "--weights", str(source)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert f"{tmp_path / name} {message}" in line
+
+
+def test_a_line_says_what_a_slow_hub_is_asked_for(monkeypatch, caplog):
+    def slow(*_, **__):
+        time.sleep(0.3)
+        raise LocalEntryNotFoundError("silent")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", slow)
+    monkeypatch.setattr(hub, "TOLD_AFTER_S", 0.02)
+    with pytest.raises(hub.HubError, match="cannot be reached: check the network"):
+        hub.fetch("owner/name")
+    assert "which has not sent all of config.json of owner/name yet" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(hub, "TOLD_AFTER_S", 5)
+    with pytest.raises(hub.HubError):
+        hub.fetch("owner/name")
+    assert not caplog.text
