@@ -1,15 +1,15 @@
 """LightGlue's checkpoints: every layout in, Hugging Face's out, and errors that name every tensor."""
 
 import json
-from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import superpoint_jax as sp
 from superpoint_jax import cli
-from superpoint_jax.lightglue import load
+from superpoint_jax.geometry import warp_images, warp_points
 from superpoint_jax.lightglue.assembly import from_state_dict, state_dict
 from superpoint_jax.lightglue.save import save_weights
 from tests.conftest import SMALL as SMALL_SUPERPOINT
@@ -291,9 +291,22 @@ def test_transformers_opens_what_is_saved(tmp_path, transformers_folder, random_
     assert LightGlueForKeypointMatching.from_pretrained(tmp_path).config.filter_threshold == 0.3
 
 
-def test_without_a_source_the_matcher_of_the_package_loads():
-    if (Path(load.__file__).parent / load.BUNDLED).exists():
-        assert sp.LightGlue.from_pretrained().config.input_dim == sp.from_pretrained().config.descriptor_decoder_dim
-    else:
-        with pytest.raises(sp.WeightsError, match="the package of this version contains no matcher; give a checkpoint"):
-            sp.LightGlue.from_pretrained()
+def test_the_matcher_of_the_package_is_better_than_nearest_neighbours(gray_photos):
+    """On a photo and its warp; so file, names and normalisation of positions are those that it was trained with."""
+    model, matcher = sp.from_pretrained(), sp.LightGlue.from_pretrained()
+    assert matcher.config.input_dim == model.config.descriptor_decoder_dim
+    photo = jnp.asarray(gray_photos["coffee"])[None, :, :, None]
+    homography = jnp.array([[[0.85, -0.25, 60.0], [0.2, 0.8, 5.0], [2e-4, 3e-4, 1.0]]])
+    view, _ = warp_images(photo, homography)
+    a, b = (sp.extract(model, images, max_keypoints=256) for images in (photo, view))
+    expected = warp_points(homography, a.keypoints)[0]
+    rates = []
+    for options in ({}, {"matcher": matcher}):
+        found = sp.match(a, b, **options)[0]
+        errors = jnp.linalg.norm(expected - b.keypoints[0][jnp.maximum(found.indices, 0)], axis=-1)
+        right = int((found.mask & (errors < 3)).sum())
+        rates.append((right, right / int(found.mask.sum())))
+    (nearest_right, nearest_precision), (right, precision) = rates
+    assert right >= nearest_right
+    assert precision > nearest_precision + 0.1
+    assert precision > 0.85

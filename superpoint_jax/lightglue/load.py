@@ -82,7 +82,5 @@ def _bundled() -> Contents:
     resource = importlib.resources.files("superpoint_jax.lightglue").joinpath(BUNDLED)
     with importlib.resources.as_file(resource) as path:
         if not path.exists():
-            raise WeightsError(
-                "the package of this version contains no matcher; give a checkpoint (file, folder or hub id)"
-            )
+            raise WeightsError(f"the matcher of the package is missing ({path}); install superpoint-jax again")
         return read_single(path)
