@@ -10,9 +10,10 @@ import tyro
 
 import superpoint_jax as sp
 from superpoint_jax.bulk import BulkOptions, extract_files
+from superpoint_jax.bulk.cameras import Cameras
 from superpoint_jax.bulk.cluster import RayExecutor
 from superpoint_jax.bulk.outputs import verify as verified
-from superpoint_jax.bulk.pairs import Pairs
+from superpoint_jax.bulk.pairs import Pairing
 from superpoint_jax.bulk.reading import Frame
 from superpoint_jax.cli.arguments import Extraction, Matching, OptionalOutput, OptionalPath
 from superpoint_jax.cli.errors import CommandError, complain, told
@@ -30,10 +31,9 @@ def extract(
     descriptors: Literal["float16", "float32"] = "float16",
     frame: Frame = "stored",
     masks: OptionalPath = None,
-    matches: Pairs = "none",
-    pairs: OptionalPath = None,
+    pairing: tyro.conf.OmitArgPrefixes[Pairing] = Pairing(),
     matching: tyro.conf.OmitArgPrefixes[Matching] = Matching(),
-    min_verified: int = BulkOptions.min_verified,
+    cameras: tyro.conf.OmitArgPrefixes[Cameras] = Cameras(),
     root: OptionalPath = None,
     batch: int | None = None,
     part: int = 256,
@@ -64,12 +64,9 @@ def extract(
             "upright", as the photo is shown. Masks are in this frame too.
         masks: Folder with a mask for each photo by COLMAP's rule: FOLDER/a/b.jpg.png for a/b.jpg. No keypoint lies
             where a mask is black (0). Photos without a mask are used whole.
-        matches: Only for a COLMAP database: match every photo with every other, or each with the next 10 by name.
-        pairs: Only for a COLMAP database, instead of --matches: a text file of the pairs to match, two names per line
-            as in hloc.
-        matching: What matches photos for a COLMAP database, and what a match has to pass.
-        min_verified: A pair with fewer geometrically verified matches is not written as a verified pair. By default,
-            COLMAP's mapper needs 15 too.
+        pairing: Which photos are matched for a COLMAP database.
+        matching: What matches them, and what a match has to pass.
+        cameras: The cameras of a COLMAP database.
         root: The folder that names are relative to; by default the given folder, the folder of the list, or the part of
             the pattern before its first wildcard.
         batch: Images per batch; by default 1 on a CPU and 32 otherwise.
@@ -94,9 +91,8 @@ def extract(
         options = BulkOptions(
             **found_by,
             **matching.tests(),
-            matches=matches,
-            pairs=pairs,
-            min_verified=min_verified,
+            **dataclasses.asdict(pairing),
+            **dataclasses.asdict(cameras),
             descriptors=descriptors,
             frame=frame,
             masks=masks,
