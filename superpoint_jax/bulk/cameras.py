@@ -135,7 +135,10 @@ def _places(names: list[str]) -> set[str]:
 
 def _parameters(model: str, where: str) -> list[str]:
     """The names of the parameters of a camera model."""
-    import pycolmap
+    try:
+        import pycolmap
+    except ImportError as error:
+        raise ImportError("cameras need pycolmap: pip install 'superpoint-jax[colmap]'") from error
 
     models = [name for name in pycolmap.CameraModelId.__members__ if name != "INVALID"]
     if model not in models:

@@ -72,8 +72,7 @@ def write_database(
     chosen: Iterable[tuple[str, str]] = pairs_of(names, matching.matches)
     if pairs is not None:
         chosen = ((a, b) for a, b in pairs if a in features and b in features)
-    # Otherwise pycolmap logs every step on standard error, and every photo that it can't read.
-    pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
+    silence()
     require_room(path.parent, ROOM_BYTES + 1000 * len(names))
     sizes = {name: read_features(features[name], [name])[0].size for name in names}
     ids = write_images(path, root, sizes, cameras, intrinsics)
@@ -86,6 +85,13 @@ def write_database(
     finally:
         database.close()
     return PairCount(tried, _verify(path, matching.min_verified) if tried else 0)
+
+
+def silence() -> None:
+    """Keep pycolmap from logging every step, and every photo that it can't read, on standard error."""
+    import pycolmap
+
+    pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
 
 
 def _write_matches(

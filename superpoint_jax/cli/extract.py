@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -86,13 +87,11 @@ def extract(
     if source is None or output is None:
         raise CommandError("give photos and an output (extract PHOTOS -o OUTPUT), or --verify OUTPUT")
     with told():
-        # Options that both have bear one name, so a new one reaches the run by itself.
-        found_by = {name: value for name, value in dataclasses.asdict(extraction).items() if name != "weights"}
-        options = BulkOptions(
-            **found_by,
-            **matching.tests(),
-            **dataclasses.asdict(pairing),
-            **dataclasses.asdict(cameras),
+        run = arguments_of_run(
+            extraction,
+            pairing,
+            matching,
+            cameras,
             descriptors=descriptors,
             frame=frame,
             masks=masks,
@@ -102,31 +101,23 @@ def extract(
             workers=workers,
             devices=devices,
         )
-        model = sp.from_pretrained(extraction.weights)
-        matcher = matching.network(model.config)
         report = extract_files(
             source,
             output,
-            model=model,
-            processor=sp.SuperPointImageProcessor.for_weights(extraction.weights, model.config),
-            matcher=matcher,
-            options=options,
+            **run,
             root=root,
             shard=shard,
             executor=RayExecutor(address=address, actors=actors) if executor == "ray" else None,
             progress=True,
             tell=print,
         )
-    for name, reason in list(report.failures.items())[:FAILURES_SHOWN]:
-        complain(CommandError(f"{name}: {reason}" if name not in reason else reason))
-    if len(report.failures) > FAILURES_SHOWN:
-        complain(CommandError(f"and {len(report.failures) - FAILURES_SHOWN} more; --json lists all"))
+    complain_of(report.failures)
     where = f"-> {output}" if report.finished else f"in {output}.parts; run once without --shard to finish"
     print(f"{report.extracted} images extracted, {report.before} before, {len(report.failures)} failed {where}")
     if report.pairs_tried:
         print(
             f"{report.pairs_tried} pairs of images tried, {report.pairs_verified} verified (with at least "
-            f"{options.min_verified} matches that agree on a geometry)"
+            f"{pairing.min_verified} matches that agree on a geometry)"
         )
     content = {
         "extracted": report.extracted,
@@ -140,6 +131,32 @@ def extract(
     }
     save_json(content, json)
     return 2 if report.failures else 0
+
+
+def arguments_of_run(
+    extraction: Extraction, pairing: Pairing, matching: Matching, cameras: Cameras, **others: Any
+) -> dict[str, Any]:
+    """The networks and the options of a run, under the names that `extract_files` has for them."""
+    # Options that both have bear one name, so a new one reaches the run by itself.
+    found_by = {name: value for name, value in dataclasses.asdict(extraction).items() if name != "weights"}
+    options = BulkOptions(
+        **found_by, **matching.tests(), **dataclasses.asdict(pairing), **dataclasses.asdict(cameras), **others
+    )
+    model = sp.from_pretrained(extraction.weights)
+    return {
+        "model": model,
+        "processor": sp.SuperPointImageProcessor.for_weights(extraction.weights, model.config),
+        "matcher": matching.network(model.config),
+        "options": options,
+    }
+
+
+def complain_of(failures: Mapping[str, str]) -> None:
+    """Print the first failures, one per line."""
+    for name, reason in list(failures.items())[:FAILURES_SHOWN]:
+        complain(CommandError(f"{name}: {reason}" if name not in reason else reason))
+    if len(failures) > FAILURES_SHOWN:
+        complain(CommandError(f"and {len(failures) - FAILURES_SHOWN} more; --json lists all"))
 
 
 def _verify(output: Path) -> int:
