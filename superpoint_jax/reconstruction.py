@@ -131,7 +131,7 @@ def reconstruct(
     """
     options = options or BulkOptions(matches="exhaustive")
     if not options.wanted:
-        raise ValueError("a reconstruction needs matches: choose matches or pairs")
+        raise ValueError("a reconstruction needs matches: choose matches, loops or pairs")
     output = Path(output)
     images = find_images(source, root=root)
     if refine_intrinsics is None:

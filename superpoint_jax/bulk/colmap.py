@@ -20,6 +20,7 @@ import numpy as np
 from superpoint_jax.bulk.cameras import Cameras, Intrinsics, write_images
 from superpoint_jax.bulk.hloc import ImageFeatures, read_features
 from superpoint_jax.bulk.pairs import Matching, PairCount, pairs_of
+from superpoint_jax.bulk.similar import similar_pairs
 from superpoint_jax.features import Keypoints
 from superpoint_jax.files import require_room
 from superpoint_jax.matching import Matcher, match
@@ -72,6 +73,9 @@ def write_database(
     chosen: Iterable[tuple[str, str]] = pairs_of(names, matching.matches)
     if pairs is not None:
         chosen = ((a, b) for a, b in pairs if a in features and b in features)
+    if matching.loops:
+        chosen = list(chosen)
+        chosen += similar_pairs(features, names, matching.loops, set(map(frozenset, chosen)))
     silence()
     require_room(path.parent, ROOM_BYTES + 1000 * len(names))
     sizes = {name: read_features(features[name], [name])[0].size for name in names}

@@ -22,6 +22,8 @@ class Pairing:
 
     Attributes:
         matches: Only for a COLMAP database: match every image with every other, or each with the next 10 by name.
+        loops: Only for a COLMAP database: also match each image with this many others that look most like it and are
+            not matched in any case. With sequential matches, this finds returns to a place.
         pairs: Only for a COLMAP database, instead of --matches: a text file of the pairs to match, two names per line
             as in hloc.
         min_verified: A pair with fewer geometrically verified matches is not written as a verified pair. By default,
@@ -29,13 +31,14 @@ class Pairing:
     """
 
     matches: Pairs = "none"
+    loops: int = 0
     pairs: Path | None = None
     min_verified: int = 15
 
     @property
     def wanted(self) -> bool:
         """Whether any images are matched."""
-        return self.pairs is not None or self.matches != "none"
+        return self.pairs is not None or self.matches != "none" or self.loops > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,10 @@ class Matching(Pairing):
         """Raise a ValueError if an option is out of range."""
         if self.pairs is not None and self.matches != "none":
             raise ValueError(f"matches={self.matches!r} and pairs={str(self.pairs)!r} exclude each other; give one")
+        if self.loops < 0 or (self.loops and self.matches == "exhaustive"):
+            raise ValueError(
+                f"loops={self.loops}; 0 or more is needed, and 0 where every image is matched with every other"
+            )
         if self.ratio is not None and not 0 < self.ratio <= 1:
             raise ValueError(f"ratio={self.ratio}; above 0 and at most 1 is needed, or None to leave the test out")
         if self.max_distance is not None and not self.max_distance > 0:

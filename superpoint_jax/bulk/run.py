@@ -94,7 +94,7 @@ def extract_files(
         executor = engine
     options = options or BulkOptions()
     if matcher is not None and not options.wanted:
-        raise ValueError("a matcher was given, and no images are matched: choose matches or pairs")
+        raise ValueError("a matcher was given, and no images are matched: choose matches, loops or pairs")
     processor = prepared(processor, options.resize, upscale=options.upscale)
     images = find_images(source, root=root)
     named = None if options.pairs is None else read_pairs(options.pairs, images.names)
