@@ -173,7 +173,6 @@ def _mapping(mapper: Mapper, refine_intrinsics: bool) -> Callable[[Path, Path, P
     options.random_seed = 0
     if mapper == "incremental":
         options.ba_refine_focal_length = options.ba_refine_extra_params = refine_intrinsics
-        options.mapper.abs_pose_refine_focal_length = options.mapper.abs_pose_refine_extra_params = refine_intrinsics
     else:
         adjustment = options.mapper.bundle_adjustment
         adjustment.refine_focal_length = adjustment.refine_extra_params = refine_intrinsics

@@ -24,7 +24,9 @@ def test_a_ring_of_views_becomes_a_model_with_the_true_poses(tmp_path, capsys):
     command += ["--camera-mode", "single", "--camera-model", "PINHOLE", "--intrinsics", PARAMS]
     assert main([*command, "--json", str(tmp_path / "report.json")]) == 0
     assert "8 of 8 images registered" in capsys.readouterr().out
-    found = errors(pycolmap.Reconstruction(tmp_path / "model"), poses)
+    model = pycolmap.Reconstruction(tmp_path / "model")
+    assert ",".join(map(str, model.camera(1).params)) == PARAMS  # Known cameras stay as they are.
+    found = errors(model, poses)
     print(found)
     assert found["registered"] == 8
     assert found["rotation_largest"] < 2
