@@ -59,8 +59,8 @@ def test_a_folder_becomes_a_reconstruction(tmp_path, photos):
     render_views(tmp_path / "photos", photos)
     script = [sys.executable, str(REPOSITORY / "examples" / "reconstruct.py"), "photos", "out"]
     done = subprocess.run(script, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=300)
-    assert "8 of 8 photos registered" in done.stdout
-    assert list((tmp_path / "out" / "sparse").rglob("points3D.bin"))
+    assert "8 photos registered, 0 left out" in done.stdout
+    assert (tmp_path / "out" / "points3D.bin").exists()
 
 
 @pytest.mark.slow

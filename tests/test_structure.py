@@ -21,7 +21,7 @@ ROOMS = [
     {"extraction", "weights"},
     {"own_keypoints", "photos", "records", "lightglue"},
     {"huggingface", "training", "bulk", "evaluation", "visualization", "export"},
-    {"app"},
+    {"app", "reconstruction"},
     {"cli"},
     {"__main__"},
 ]

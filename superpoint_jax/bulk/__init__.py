@@ -2,8 +2,8 @@
 
 The steps for a photo: `sources` names it; `photos.plan` puts it into a batch with others of about its size; `reading`
 reads it in another process; `run` extracts its keypoints; `writing` writes them to a part; `parts` keeps the parts that
-are done; `outputs` turns the parts into the output, with `hloc` and `colmap` for the formats, and `pairs` for what is
-matched. `options` are those of a run.
+are done; `outputs` turns the parts into the output, with `hloc` and `colmap` for the formats, `cameras` for those of a
+COLMAP database, and `pairs` and `similar` for what is matched. `options` are those of a run.
 """
 
 from superpoint_jax.bulk.options import BulkOptions as BulkOptions

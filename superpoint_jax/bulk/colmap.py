@@ -17,8 +17,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from superpoint_jax.bulk.cameras import Cameras, Intrinsics, write_images
 from superpoint_jax.bulk.hloc import ImageFeatures, read_features
 from superpoint_jax.bulk.pairs import Matching, PairCount, pairs_of
+from superpoint_jax.bulk.similar import similar_pairs
 from superpoint_jax.features import Keypoints
 from superpoint_jax.files import require_room
 from superpoint_jax.matching import Matcher, match
@@ -37,13 +39,14 @@ def write_database(
     matching: Matching | None = None,
     matcher: Matcher | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
+    cameras: Cameras | None = None,
+    intrinsics: Mapping[str, Intrinsics] | None = None,
 ) -> PairCount:
     """Write a new database with cameras, images, keypoints, and verified matches; return how many pairs there are.
 
-    Cameras come from the EXIF data of the images or are guessed as pycolmap does. Keypoints are moved by half a pixel,
-    because COLMAP's pixel centres are at 0.5. Matches are mutual nearest neighbours that pass the tests of `matching`,
-    or what a `matcher` finds. pycolmap verifies them geometrically, with a fixed seed, and only pairs with at least
-    `min_verified` verified matches have a two-view geometry in the database.
+    Keypoints are moved by half a pixel, because COLMAP's pixel centres are at 0.5. Matches are mutual nearest
+    neighbours that pass the tests of `matching`, or what a `matcher` finds. pycolmap verifies them geometrically, with
+    a fixed seed, and only pairs with at least `min_verified` verified matches have a two-view geometry in the database.
 
     Args:
         path: File to write; it must not exist.
@@ -53,10 +56,12 @@ def write_database(
         matcher: A network that matches, for example `superpoint_jax.LightGlue`.
         pairs: The names of the images that are matched, instead of what `matching` says. Pairs with an image that has
             no features are left out.
+        cameras: Which images share a camera.
+        intrinsics: What is known of cameras, by name of the image.
 
     Raises:
         ImportError: pycolmap or h5py is not installed.
-        ValueError: There are no features.
+        ValueError: There are no features, or the cameras don't fit the images.
         OSError: The database can't be written, for example because the disk is full.
     """
     import pycolmap
@@ -68,23 +73,29 @@ def write_database(
     chosen: Iterable[tuple[str, str]] = pairs_of(names, matching.matches)
     if pairs is not None:
         chosen = ((a, b) for a, b in pairs if a in features and b in features)
-    # Otherwise pycolmap logs every step on standard error, and every photo that it can't read.
-    pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
+    if matching.loops:
+        chosen = list(chosen)
+        chosen += similar_pairs(features, names, matching.loops, set(map(frozenset, chosen)))
+    silence()
     require_room(path.parent, ROOM_BYTES + 1000 * len(names))
-    pycolmap.Database.open(path).close()
-    pycolmap.import_images(path, root, image_names=names)
+    sizes = {name: read_features(features[name], [name])[0].size for name in names}
+    ids = write_images(path, root, sizes, cameras, intrinsics)
     database = pycolmap.Database.open(path)
     try:
-        ids = {image.name: image.image_id for image in database.read_all_images()}
         for name in names:
             (one,) = read_features(features[name], [name])
-            if name not in ids:  # pycolmap reads fewer formats than Pillow.
-                ids[name] = _write_image(database, name, one.size)
             database.write_keypoints(ids[name], one.keypoints_xy + np.float32(0.5))
         tried = _write_matches(path, database, ids, features, chosen, matching, matcher)
     finally:
         database.close()
     return PairCount(tried, _verify(path, matching.min_verified) if tried else 0)
+
+
+def silence() -> None:
+    """Keep pycolmap from logging every step, and every photo that it can't read, on standard error."""
+    import pycolmap
+
+    pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
 
 
 def _write_matches(
@@ -106,24 +117,6 @@ def _write_matches(
                 database.write_matches(ids[a], ids[b], found)
         _require_room(path)
     return tried
-
-
-def _write_image(database: Any, name: str, size: tuple[int, int]) -> int:
-    """Write an image of (height, width) with a camera of its own, guessed as pycolmap does without EXIF data."""
-    import pycolmap
-
-    height, width = size
-    camera = pycolmap.Camera.create_from_model_name(0, "SIMPLE_RADIAL", 1.2 * max(size), width, height)
-    camera.camera_id = database.write_camera(camera)
-    image = pycolmap.Image(name=name, camera_id=camera.camera_id)
-    image.image_id = database.write_image(image)
-    if hasattr(pycolmap, "Rig"):  # Since pycolmap 3.12, each image belongs to a frame of a rig.
-        rig = pycolmap.Rig()
-        rig.add_ref_sensor(camera.sensor_id)
-        frame = pycolmap.Frame(rig_id=database.write_rig(rig))
-        frame.add_data_id(image.data_id)
-        database.write_frame(frame)
-    return image.image_id
 
 
 def _require_room(path: Path) -> None:
@@ -200,7 +193,7 @@ class DatabaseRecord:
 
     Attributes:
         options: What the keypoints depend on.
-        matching: What is matched.
+        matching: What is matched, and the cameras.
         stamps: The state of each image in it.
         failures: Names of the images that could not be read.
         pairs: The two numbers of its `PairCount`.

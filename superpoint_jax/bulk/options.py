@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from superpoint_jax import openvino
+from superpoint_jax.bulk.cameras import Cameras
 from superpoint_jax.bulk.pairs import Matching
 from superpoint_jax.bulk.reading import Frame
 from superpoint_jax.config import CELL_PX, ComputeDtype
@@ -17,8 +18,8 @@ from superpoint_jax.processing.loading import MAX_IMAGE_PIXELS
 
 
 @dataclass(frozen=True, kw_only=True)
-class BulkOptions(Matching):
-    """Options of a run; those of `Matching` say what is matched for a COLMAP database.
+class BulkOptions(Matching, Cameras):
+    """Options of a run; those of `Matching` and `Cameras` are for a COLMAP database.
 
     Attributes:
         max_keypoints: At most this many keypoints per image are kept, those with the best scores; -1 keeps all.

@@ -9,10 +9,12 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from superpoint_jax.bulk.cameras import Cameras, Intrinsics
 from superpoint_jax.bulk.colmap import DatabaseRecord, is_intact_database, read_record, write_database, write_record
 from superpoint_jax.bulk.hloc import Stamp, names_in, read_features, stamps_in
 from superpoint_jax.bulk.pairs import Matching, PairCount
@@ -219,6 +221,8 @@ class ColmapDatabase(Output):
     matching = Matching()
     matcher: Matcher | None = None
     pairs: Sequence[tuple[str, str]] | None = None
+    cameras = Cameras()
+    intrinsics: Mapping[str, Intrinsics] = MappingProxyType({})
 
     def check(self) -> None:
         """Refuse a database of another program, and keypoints that would not fit its cameras."""
@@ -240,11 +244,11 @@ class ColmapDatabase(Output):
         return {} if record is None else {name: tuple(stamp) for name, stamp in record.stamps.items()}
 
     def made_with(self) -> list[Mapping[str, Any]]:
-        """What the database depends on, without what is matched, which is compared separately."""
+        """What the database depends on, without matching and cameras, which are compared separately."""
         record = self._record()
         if record is None:
             return []
-        check_options(self.path, record.matching, self._matching())
+        check_options(self.path, record.matching, self._beside())
         return [record.options]
 
     def check_room(self, names: Collection[str]) -> None:
@@ -266,10 +270,17 @@ class ColmapDatabase(Output):
             stamps = {name: list(stamp) for path in parts.paths() for name, stamp in stamps_in(path).items()}
             with replacing(self.path) as temporary:
                 count = write_database(
-                    temporary, root, names, matching=self.matching, matcher=self.matcher, pairs=self.pairs
+                    temporary,
+                    root,
+                    names,
+                    matching=self.matching,
+                    matcher=self.matcher,
+                    pairs=self.pairs,
+                    cameras=self.cameras,
+                    intrinsics=self.intrinsics,
                 )
                 write_record(
-                    temporary, DatabaseRecord(self.options, self._matching(), stamps, sorted(failures), list(count))
+                    temporary, DatabaseRecord(self.options, self._beside(), stamps, sorted(failures), list(count))
                 )
         parts.remove()
         return count
@@ -277,10 +288,13 @@ class ColmapDatabase(Output):
     def _record(self) -> DatabaseRecord | None:
         return read_record(self.path) if self.path.exists() else None
 
-    def _matching(self) -> dict[str, Any]:
+    def _beside(self) -> dict[str, Any]:
+        """What the database depends on besides the options of the keypoints."""
         matching = {field.name: getattr(self.matching, field.name) for field in dataclasses.fields(Matching)}
+        cameras = {field.name: getattr(self.cameras, field.name) for field in dataclasses.fields(Cameras)}
+        given = {"pairs": self.pairs, "intrinsics": self.intrinsics or None}
         matcher = None if self.matcher is None else digest_of_arrays(self.matcher)[:DIGITS]
-        return json.loads(json.dumps({**matching, "pairs": self.pairs, "matcher": matcher}))
+        return json.loads(json.dumps({**matching, **cameras, **given, "matcher": matcher}))
 
 
 def output_for(
@@ -290,11 +304,13 @@ def output_for(
     matching: Matching | None = None,
     matcher: Matcher | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
+    cameras: Cameras | None = None,
+    intrinsics: Mapping[str, Intrinsics] | None = None,
 ) -> Output:
     """The output of the kind given by the suffix: .h5 or .hdf5, .db, or none for Parquet.
 
     Raises:
-        ValueError: Another suffix, or matching for an output that is not a COLMAP database.
+        ValueError: Another suffix, or matching or cameras for an output that is not a COLMAP database.
     """
     # Converted to what will be read back: tuples become lists in JSON.
     options = json.loads(json.dumps(options))
@@ -306,11 +322,13 @@ def output_for(
         )
     matching = matching or Matching()
     if matching.wanted and path.suffix.lower() != ".db":
-        wanted = f"matches={matching.matches!r}" if matching.pairs is None else f"pairs={str(matching.pairs)!r}"
-        raise ValueError(f"{path}: {wanted} needs a COLMAP database (.db)")
+        raise ValueError(f"{path}: matches, loops and pairs need a COLMAP database (.db)")
+    if cameras is not None and cameras.cameras_given and path.suffix.lower() != ".db":
+        raise ValueError(f"{path}: options of cameras need a COLMAP database (.db)")
     output = kinds[path.suffix.lower()](path, options)
     if isinstance(output, ColmapDatabase):
         output.matching, output.matcher, output.pairs = matching, matcher, pairs
+        output.cameras, output.intrinsics = cameras or Cameras(), intrinsics or {}
     return output
 
 

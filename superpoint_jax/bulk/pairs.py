@@ -17,35 +17,56 @@ SEQUENCE = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Matching:
-    """Which images are matched for a COLMAP database, and what a match has to pass.
-
-    The default of `ratio` is a measured one; see docs/extraction.md.
+class Pairing:
+    """Which images are matched for a COLMAP database, and which of their pairs count.
 
     Attributes:
         matches: Only for a COLMAP database: match every image with every other, or each with the next 10 by name.
+        loops: Only for a COLMAP database: also match each image with this many others that look most like it and are
+            not matched in any case. With sequential matches, this finds returns to a place.
         pairs: Only for a COLMAP database, instead of --matches: a text file of the pairs to match, two names per line
             as in hloc.
-        ratio: Lowe's ratio test: the distance to the nearest descriptor must be less than this times the distance to
-            the second nearest. None leaves the test out. A network that matches does not use it.
-        max_distance: Largest L2 distance between the descriptors of a match. A network that matches does not use it.
-        min_score: Smallest score of a match: the cosine similarity of the descriptors, or the probability of a network
-            that matches, by default its own.
         min_verified: A pair with fewer geometrically verified matches is not written as a verified pair. By default,
             COLMAP's mapper needs 15 too.
     """
 
     matches: Pairs = "none"
+    loops: int = 0
     pairs: Path | None = None
+    min_verified: int = 15
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any images are matched."""
+        return self.pairs is not None or self.matches != "none" or self.loops > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matching(Pairing):
+    """What is matched for a COLMAP database, and what a match has to pass.
+
+    The default of `ratio` is a measured one; see docs/extraction.md.
+
+    Attributes:
+        ratio: Lowe's ratio test: the distance to the nearest descriptor must be less than this times the distance to
+            the second nearest. None leaves the test out. A network that matches does not use it.
+        max_distance: Largest L2 distance between the descriptors of a match. A network that matches does not use it.
+        min_score: Smallest score of a match: the cosine similarity of the descriptors, or the probability of a network
+            that matches, by default its own.
+    """
+
     ratio: float | None = 0.85
     max_distance: float | None = None
     min_score: float | None = None
-    min_verified: int = 15
 
     def check(self) -> None:
         """Raise a ValueError if an option is out of range."""
         if self.pairs is not None and self.matches != "none":
             raise ValueError(f"matches={self.matches!r} and pairs={str(self.pairs)!r} exclude each other; give one")
+        if self.loops < 0 or (self.loops and self.matches == "exhaustive"):
+            raise ValueError(
+                f"loops={self.loops}; 0 or more is needed, and 0 where every image is matched with every other"
+            )
         if self.ratio is not None and not 0 < self.ratio <= 1:
             raise ValueError(f"ratio={self.ratio}; above 0 and at most 1 is needed, or None to leave the test out")
         if self.max_distance is not None and not self.max_distance > 0:
@@ -54,11 +75,6 @@ class Matching:
             raise ValueError(f"min_score={self.min_score}; a cosine is needed, from -1 to 1, or None for no limit")
         if self.min_verified < 1:
             raise ValueError(f"min_verified={self.min_verified}; at least 1 is needed")
-
-    @property
-    def wanted(self) -> bool:
-        """Whether any images are matched."""
-        return self.pairs is not None or self.matches != "none"
 
 
 class PairCount(NamedTuple):

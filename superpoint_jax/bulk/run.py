@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from superpoint_jax import openvino
+from superpoint_jax.bulk.cameras import read_intrinsics
 from superpoint_jax.bulk.hloc import Stamp
 from superpoint_jax.bulk.options import BulkOptions as BulkOptions
 from superpoint_jax.bulk.options import BulkReport as BulkReport
@@ -93,13 +94,21 @@ def extract_files(
         executor = engine
     options = options or BulkOptions()
     if matcher is not None and not options.wanted:
-        raise ValueError("a matcher was given, and no images are matched: choose matches or pairs")
+        raise ValueError("a matcher was given, and no images are matched: choose matches, loops or pairs")
     processor = prepared(processor, options.resize, upscale=options.upscale)
     images = find_images(source, root=root)
     named = None if options.pairs is None else read_pairs(options.pairs, images.names)
     network = PlacedNetwork(model, options)
     identity = _identity(model, network.config_options, processor, options)
-    target = output_for(Path(output), identity, matching=options, matcher=matcher, pairs=named)
+    target = output_for(
+        Path(output),
+        identity,
+        matching=options,
+        matcher=matcher,
+        pairs=named,
+        cameras=options,
+        intrinsics=read_intrinsics(options, images.names) if options.cameras_given else None,
+    )
     target.check()
     for path in target.damaged():
         tell(f"{path} is damaged; it is kept as {set_aside(path).name}, and its images are extracted again")

@@ -28,6 +28,7 @@ from superpoint_jax.cli.export import export
 from superpoint_jax.cli.extract import extract
 from superpoint_jax.cli.info import info
 from superpoint_jax.cli.match import match
+from superpoint_jax.cli.reconstruct import reconstruct
 from superpoint_jax.cli.stitch import stitch
 from superpoint_jax.cli.track import track
 
@@ -38,6 +39,7 @@ COMMANDS = {
     "stitch": stitch,
     "track": track,
     "extract": extract,
+    "reconstruct": reconstruct,
     "app": app,
     "demo": demo,
     "convert": convert,

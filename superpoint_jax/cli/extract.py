@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 import superpoint_jax as sp
 from superpoint_jax.bulk import BulkOptions, extract_files
+from superpoint_jax.bulk.cameras import Cameras
 from superpoint_jax.bulk.cluster import RayExecutor
 from superpoint_jax.bulk.outputs import verify as verified
-from superpoint_jax.bulk.pairs import Pairs
+from superpoint_jax.bulk.pairs import Pairing
 from superpoint_jax.bulk.reading import Frame
 from superpoint_jax.cli.arguments import Extraction, Matching, OptionalOutput, OptionalPath
 from superpoint_jax.cli.errors import CommandError, complain, told
@@ -30,10 +32,9 @@ def extract(
     descriptors: Literal["float16", "float32"] = "float16",
     frame: Frame = "stored",
     masks: OptionalPath = None,
-    matches: Pairs = "none",
-    pairs: OptionalPath = None,
+    pairing: tyro.conf.OmitArgPrefixes[Pairing] = Pairing(),
     matching: tyro.conf.OmitArgPrefixes[Matching] = Matching(),
-    min_verified: int = BulkOptions.min_verified,
+    cameras: tyro.conf.OmitArgPrefixes[Cameras] = Cameras(),
     root: OptionalPath = None,
     batch: int | None = None,
     part: int = 256,
@@ -64,12 +65,9 @@ def extract(
             "upright", as the photo is shown. Masks are in this frame too.
         masks: Folder with a mask for each photo by COLMAP's rule: FOLDER/a/b.jpg.png for a/b.jpg. No keypoint lies
             where a mask is black (0). Photos without a mask are used whole.
-        matches: Only for a COLMAP database: match every photo with every other, or each with the next 10 by name.
-        pairs: Only for a COLMAP database, instead of --matches: a text file of the pairs to match, two names per line
-            as in hloc.
-        matching: What matches photos for a COLMAP database, and what a match has to pass.
-        min_verified: A pair with fewer geometrically verified matches is not written as a verified pair. By default,
-            COLMAP's mapper needs 15 too.
+        pairing: Which photos are matched for a COLMAP database.
+        matching: What matches them, and what a match has to pass.
+        cameras: The cameras of a COLMAP database.
         root: The folder that names are relative to; by default the given folder, the folder of the list, or the part of
             the pattern before its first wildcard.
         batch: Images per batch; by default 1 on a CPU and 32 otherwise.
@@ -89,14 +87,11 @@ def extract(
     if source is None or output is None:
         raise CommandError("give photos and an output (extract PHOTOS -o OUTPUT), or --verify OUTPUT")
     with told():
-        # Options that both have bear one name, so a new one reaches the run by itself.
-        found_by = {name: value for name, value in dataclasses.asdict(extraction).items() if name != "weights"}
-        options = BulkOptions(
-            **found_by,
-            **matching.tests(),
-            matches=matches,
-            pairs=pairs,
-            min_verified=min_verified,
+        run = arguments_of_run(
+            extraction,
+            pairing,
+            matching,
+            cameras,
             descriptors=descriptors,
             frame=frame,
             masks=masks,
@@ -106,31 +101,23 @@ def extract(
             workers=workers,
             devices=devices,
         )
-        model = sp.from_pretrained(extraction.weights)
-        matcher = matching.network(model.config)
         report = extract_files(
             source,
             output,
-            model=model,
-            processor=sp.SuperPointImageProcessor.for_weights(extraction.weights, model.config),
-            matcher=matcher,
-            options=options,
+            **run,
             root=root,
             shard=shard,
             executor=RayExecutor(address=address, actors=actors) if executor == "ray" else None,
             progress=True,
             tell=print,
         )
-    for name, reason in list(report.failures.items())[:FAILURES_SHOWN]:
-        complain(CommandError(f"{name}: {reason}" if name not in reason else reason))
-    if len(report.failures) > FAILURES_SHOWN:
-        complain(CommandError(f"and {len(report.failures) - FAILURES_SHOWN} more; --json lists all"))
+    complain_of(report.failures)
     where = f"-> {output}" if report.finished else f"in {output}.parts; run once without --shard to finish"
     print(f"{report.extracted} images extracted, {report.before} before, {len(report.failures)} failed {where}")
     if report.pairs_tried:
         print(
             f"{report.pairs_tried} pairs of images tried, {report.pairs_verified} verified (with at least "
-            f"{options.min_verified} matches that agree on a geometry)"
+            f"{pairing.min_verified} matches that agree on a geometry)"
         )
     content = {
         "extracted": report.extracted,
@@ -144,6 +131,32 @@ def extract(
     }
     save_json(content, json)
     return 2 if report.failures else 0
+
+
+def arguments_of_run(
+    extraction: Extraction, pairing: Pairing, matching: Matching, cameras: Cameras, **others: Any
+) -> dict[str, Any]:
+    """The networks and the options of a run, under the names that `extract_files` has for them."""
+    # Options that both have bear one name, so a new one reaches the run by itself.
+    found_by = {name: value for name, value in dataclasses.asdict(extraction).items() if name != "weights"}
+    options = BulkOptions(
+        **found_by, **matching.tests(), **dataclasses.asdict(pairing), **dataclasses.asdict(cameras), **others
+    )
+    model = sp.from_pretrained(extraction.weights)
+    return {
+        "model": model,
+        "processor": sp.SuperPointImageProcessor.for_weights(extraction.weights, model.config),
+        "matcher": matching.network(model.config),
+        "options": options,
+    }
+
+
+def complain_of(failures: Mapping[str, str]) -> None:
+    """Print the first failures, one per line."""
+    for name, reason in list(failures.items())[:FAILURES_SHOWN]:
+        complain(CommandError(f"{name}: {reason}" if name not in reason else reason))
+    if len(failures) > FAILURES_SHOWN:
+        complain(CommandError(f"and {len(failures) - FAILURES_SHOWN} more; --json lists all"))
 
 
 def _verify(output: Path) -> int:

@@ -1,4 +1,4 @@
-"""Pictures of keypoints, matches and tracks: each function draws on matplotlib axes and returns them for further use.
+"""Pictures of keypoints, matches, tracks and scenes: each function draws on matplotlib axes and returns them.
 
 Without `axes`, the picture fills a new figure without a frame; `save` writes it. No global state of pyplot changes.
 Scores are shown in viridis, and categories in the colours of Okabe and Ito; colour-blind people can read both.
@@ -12,3 +12,4 @@ from superpoint_jax.visualization.drawing import draw_matches as draw_matches
 from superpoint_jax.visualization.drawing import draw_tracks as draw_tracks
 from superpoint_jax.visualization.maps import draw_descriptor_map as draw_descriptor_map
 from superpoint_jax.visualization.maps import draw_score_map as draw_score_map
+from superpoint_jax.visualization.scene import draw_scene as draw_scene
