@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def reconstruct(
         model: The network that finds keypoints.
         processor: Preprocessing of the images.
         matcher: A network that matches, for example `superpoint_jax.LightGlue`; by default nearest neighbours.
-        options: Options of the extraction and the matching; by default every image is matched with every other.
+        options: Options of the extraction and the matching. If they choose no pairs of images, all pairs are matched.
         root: The folder that names are relative to; see `find_images`.
         mapper: COLMAP's incremental mapper, or its global one (GLOMAP).
         refine_intrinsics: Whether the mapper adjusts focal lengths and distortions; by default unless
@@ -125,14 +126,14 @@ def reconstruct(
         tell: Called with lines of text about the extraction.
 
     Raises:
-        ValueError: No images, or options that match none or are out of range.
+        ValueError: No images, or an option out of range.
         Conflict: The database was made with other options or from other photos.
         OSError: For example a full disk.
         ImportError: pycolmap or h5py is not installed.
     """
-    options = options or BulkOptions(matches="exhaustive")
+    options = options or BulkOptions()
     if not options.wanted:
-        raise ValueError("a reconstruction needs matches: choose matches, loops or pairs")
+        options = dataclasses.replace(options, matches="exhaustive")
     output = Path(output)
     images = find_images(source, root=root)
     if refine_intrinsics is None:

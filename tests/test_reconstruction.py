@@ -82,10 +82,10 @@ def test_without_a_model_the_code_is_2_and_the_reason_is_told(unrelated, model, 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["--matches", "none"], "a reconstruction needs matches: choose matches, loops or pairs"),
         (["--camera-model", "PINHOLE", "--intrinsics", "1,2"], "PINHOLE has 4 parameters (fx,fy,cx,cy), not 2"),
+        (["--matches", "exhaustive", "--loops", "2"], "loops=2; 0 or more is needed, and 0 where every image"),
         (["--ratio", "2"], "ratio=2.0; above 0"),
-        (["--pairs", "gone.txt", "--matches", "none"], "gone.txt: No such file"),
+        (["--pairs", "gone.txt"], "gone.txt: No such file"),
         (["--masks", "gone"], "masks='gone': no such folder"),
     ],
 )
