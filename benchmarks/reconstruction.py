@@ -7,6 +7,7 @@ photo. Ours and COLMAP's SIFT get the true intrinsics and the same mapper, and a
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import superpoint_jax as sp
 from benchmarks.__main__ import provenance
 from superpoint_jax.bulk import BulkOptions
 from superpoint_jax.lightglue.load import choose
-from superpoint_jax.reconstruction import reconstruct
+from superpoint_jax.reconstruction import PICTURE, reconstruct
 
 SIZE = 480, 360
 """(width, height) of a view in pixels."""
@@ -47,6 +48,8 @@ class Arguments:
     """
     enlarge: float | None = None
     """Also measure ours with images enlarged by this factor."""
+    picture: Path | None = None
+    """File for the picture of the first model."""
     json: Path | None = None
     """File to write the result to."""
 
@@ -68,12 +71,14 @@ def main() -> None:
             for way, changes in ways.items():
                 model = ours(photos, Path(folder) / way, arguments.max_keypoints, **changes)
                 rows.append({"scene": scene, "way": way, **errors(model, poses)})
+                if len(rows) == 1 and arguments.picture:
+                    shutil.copy(Path(folder) / way / PICTURE, arguments.picture)
             rows.append({"scene": scene, "way": "COLMAP's SIFT", **errors(sift(photos, Path(folder)), poses)})
         for row in rows:
             if row["scene"] == scene:
                 print(json.dumps(row), flush=True)
     if arguments.json:
-        setting = {**asdict(arguments), "json": None}
+        setting = {**asdict(arguments), "json": None, "picture": None}
         arguments.json.write_text(json.dumps({**provenance(), "setting": setting, "rows": rows}, indent=1) + "\n")
 
 

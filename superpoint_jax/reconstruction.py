@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,7 +107,7 @@ def reconstruct(
 
     OUTPUT/database.db gets keypoints and matches; what an earlier call put there is used, see `bulk.extract_files`.
     COLMAP's mapper makes models from it, and the one with most images is written to OUTPUT in COLMAP's binary format
-    (cameras.bin, images.bin, points3D.bin and what the version of pycolmap adds), with a picture, OUTPUT/model.png.
+    (cameras.bin, images.bin, points3D.bin, frames.bin, rigs.bin), with a picture, OUTPUT/model.png.
     The poses are in COLMAP's frame: x to the right, y down, z forward; the unit of length is arbitrary.
 
     Args:
@@ -114,9 +116,9 @@ def reconstruct(
         model: The network that finds keypoints.
         processor: Preprocessing of the images.
         matcher: A network that matches, for example `superpoint_jax.LightGlue`; by default nearest neighbours.
-        options: Options of the extraction and the matching; by default every image is matched with every other.
+        options: Options of the extraction and the matching. If they choose no pairs of images, all pairs are matched.
         root: The folder that names are relative to; see `find_images`.
-        mapper: COLMAP's incremental mapper, or its global one (GLOMAP), where pycolmap has it.
+        mapper: COLMAP's incremental mapper, or its global one (GLOMAP).
         refine_intrinsics: Whether the mapper adjusts focal lengths and distortions; by default unless
             `options.intrinsics` gives those of all images. On a ring of views around an object, adjusted focal lengths
             and tilted cameras explain the photos as well as the true ones.
@@ -124,14 +126,14 @@ def reconstruct(
         tell: Called with lines of text about the extraction.
 
     Raises:
-        ValueError: No images, options that match none or are out of range, or a mapper that pycolmap does not have.
+        ValueError: No images, or an option out of range.
         Conflict: The database was made with other options or from other photos.
         OSError: For example a full disk.
         ImportError: pycolmap or h5py is not installed.
     """
-    options = options or BulkOptions(matches="exhaustive")
+    options = options or BulkOptions()
     if not options.wanted:
-        raise ValueError("a reconstruction needs matches: choose matches, loops or pairs")
+        options = dataclasses.replace(options, matches="exhaustive")
     output = Path(output)
     images = find_images(source, root=root)
     if refine_intrinsics is None:
@@ -166,17 +168,17 @@ def _mapping(mapper: Mapper, refine_intrinsics: bool) -> Callable[[Path, Path, P
     import pycolmap
 
     silence()
-    if not hasattr(pycolmap, f"{mapper}_mapping"):
-        raise ValueError(f"pycolmap {pycolmap.__version__} has no {mapper} mapper; choose the incremental one")
-    run: Any = getattr(pycolmap, f"{mapper}_mapping")
-    options = getattr(pycolmap, f"{mapper.title()}PipelineOptions")()
-    options.random_seed = 0
     if mapper == "incremental":
+        options = pycolmap.IncrementalPipelineOptions()
         options.ba_refine_focal_length = options.ba_refine_extra_params = refine_intrinsics
+        run = partial(pycolmap.incremental_mapping, options=options)
     else:
+        options = pycolmap.GlobalPipelineOptions()
         adjustment = options.mapper.bundle_adjustment
         adjustment.refine_focal_length = adjustment.refine_extra_params = refine_intrinsics
-    return lambda database, images, folder: list(run(database, images, folder, options=options).values())
+        run = partial(pycolmap.global_mapping, options=options)
+    options.random_seed = 0
+    return lambda database, images, folder: list(run(database, images, folder).values())
 
 
 def _report(extraction: BulkReport, names: tuple[str, ...], models: list[Any]) -> ReconstructionReport:

@@ -8,6 +8,7 @@ import superpoint_jax as sp
 from superpoint_jax.bulk import BulkOptions, extract_files
 from superpoint_jax.bulk.cameras import Cameras, read_intrinsics, write_images
 from superpoint_jax.bulk.parts import Conflict
+from superpoint_jax.bulk.sources import find_images
 from superpoint_jax.cli import main
 
 pycolmap = pytest.importorskip("pycolmap")
@@ -114,6 +115,16 @@ def test_colmap_s_file_of_one_camera_is_for_all_images(folder, tmp_path):
     images, known = written(folder, tmp_path / "x.db", Cameras(intrinsics=str(tmp_path / "cameras.txt")))
     assert len(set(images.values())) == 1
     assert [camera.params.tolist() for camera in known.values()] == [[90, 50, 40, 0, 0]]
+
+
+def test_a_list_of_photos_may_have_their_cameras(folder, tmp_path):
+    """hloc's list of queries with intrinsics names the photos and is read for both."""
+    path = tmp_path / "queries.txt"
+    path.write_text("left/e.png SIMPLE_PINHOLE 100 80 90 50 40\na.png SIMPLE_PINHOLE 100 80 91 50 40\n")
+    names = find_images(path, root=folder).names
+    assert names == ("left/e.png", "a.png")
+    known = read_intrinsics(Cameras(intrinsics=str(path)), names)
+    assert [known[name].params for name in names] == ["90.0,50.0,40.0", "91.0,50.0,40.0"]
 
 
 def test_cameras_that_do_not_fit_the_photos_are_told(folder, tmp_path):

@@ -10,9 +10,9 @@ from PIL import Image
 import superpoint_jax as sp
 from benchmarks.reconstruction import PARAMS, errors, render_ring, similarity
 from superpoint_jax import reconstruction, visualization
-from superpoint_jax.bulk import BulkOptions, BulkReport
+from superpoint_jax.bulk import BulkReport
 from superpoint_jax.cli import main
-from superpoint_jax.reconstruction import ReconstructionReport, reconstruct
+from superpoint_jax.reconstruction import ReconstructionReport
 
 pycolmap = pytest.importorskip("pycolmap")
 
@@ -36,8 +36,8 @@ def test_a_ring_of_views_becomes_a_model_with_the_true_poses(tmp_path, capsys):
     assert report["points"] == found["points"]
     picture = np.asarray(Image.open(tmp_path / "model" / "model.png").convert("RGB"))
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 250
-    # The same command uses the database, and other cameras are refused.
-    assert main(command) == 0
+    # The same command uses the database, here with the other mapper; other cameras are refused.
+    assert main([*command, "--mapper", "global"]) == 0
     assert "8 images were done before" in capsys.readouterr().out
     assert main(["extract", "--verify", str(tmp_path / "model" / "database.db")]) == 0
     capsys.readouterr()
@@ -82,10 +82,10 @@ def test_without_a_model_the_code_is_2_and_the_reason_is_told(unrelated, model, 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["--matches", "none"], "a reconstruction needs matches: choose matches, loops or pairs"),
         (["--camera-model", "PINHOLE", "--intrinsics", "1,2"], "PINHOLE has 4 parameters (fx,fy,cx,cy), not 2"),
+        (["--matches", "exhaustive", "--loops", "2"], "loops=2; 0 or more is needed, and 0 where every image"),
         (["--ratio", "2"], "ratio=2.0; above 0"),
-        (["--pairs", "gone.txt", "--matches", "none"], "gone.txt: No such file"),
+        (["--pairs", "gone.txt"], "gone.txt: No such file"),
         (["--masks", "gone"], "masks='gone': no such folder"),
     ],
 )
@@ -102,20 +102,6 @@ def test_photos_that_are_not_there_leave_no_folder(tmp_path, capsys):
     assert not (tmp_path / "model").exists()
 
 
-def test_a_mapper_that_pycolmap_has_not_is_told(unrelated, tmp_path, model, monkeypatch):
-    monkeypatch.delattr(pycolmap, "global_mapping")
-    options = BulkOptions(matches="exhaustive")
-    with pytest.raises(ValueError, match="has no global mapper; choose the incremental one"):
-        reconstruct(
-            unrelated,
-            tmp_path / "model",
-            model=model,
-            processor=sp.SuperPointImageProcessor(),
-            options=options,
-            mapper="global",
-        )
-
-
 def test_a_weak_model_says_why():
     extraction = BulkReport(extracted=10, before=0, failures={}, shapes={}, padding=0.0, finished=True)
     firm = ReconstructionReport(extraction, (10,), (), 900, 0.8, 4.0, 300.0)
@@ -130,8 +116,8 @@ def test_a_weak_model_says_why():
     assert "seen by 2.4 images on average" in tracks
 
 
-def test_the_largest_model_is_reported(monkeypatch):
-    """Three images, of which two have a pose and see three points; COLMAP's own synthetic scene."""
+def test_the_largest_model_is_reported():
+    """COLMAP's own synthetic scene of five images and forty points."""
     options = pycolmap.SyntheticDatasetOptions(num_rigs=1, num_cameras_per_rig=1, num_frames_per_rig=5, num_points3D=40)
     model = pycolmap.synthesize_dataset(options)
     names = tuple(sorted(image.name for image in model.images.values()))

@@ -322,7 +322,7 @@ def output_for(
         )
     matching = matching or Matching()
     if matching.wanted and path.suffix.lower() != ".db":
-        raise ValueError(f"{path}: matches, loops and pairs need a COLMAP database (.db)")
+        raise ValueError(f"{path}: matching needs a COLMAP database (.db); leave out matches, loops and pairs")
     if cameras is not None and cameras.cameras_given and path.suffix.lower() != ".db":
         raise ValueError(f"{path}: options of cameras need a COLMAP database (.db)")
     output = kinds[path.suffix.lower()](path, options)

@@ -103,7 +103,7 @@ class Matching:
     or a folder, file or Hugging Face id of a LightGlue that was trained for the weights."""
     ratio: Limit = "auto"
     """Lowe's ratio test: the distance to the nearest descriptor must be less than this times the distance to the second
-    nearest. "auto" is 0.85 for `extract`, and no test elsewhere."""
+    nearest. "auto" is 0.85 for `extract` and `reconstruct`, and no test elsewhere."""
     max_distance: Limit = "auto"
     """Largest L2 distance between the descriptors of a match. "auto" is 0.7 for `track`, and no limit elsewhere."""
     min_score: Limit = "auto"

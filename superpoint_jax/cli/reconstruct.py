@@ -24,7 +24,7 @@ def reconstruct(
     mapper: Mapper = "incremental",
     refine_intrinsics: bool | None = None,
     extraction: tyro.conf.OmitArgPrefixes[Extraction] = Extraction(),
-    pairing: tyro.conf.OmitArgPrefixes[Pairing] = Pairing(matches="exhaustive"),
+    pairing: tyro.conf.OmitArgPrefixes[Pairing] = Pairing(),
     matching: tyro.conf.OmitArgPrefixes[Matching] = Matching(),
     cameras: tyro.conf.OmitArgPrefixes[Cameras] = Cameras(),
     masks: OptionalPath = None,
@@ -46,7 +46,7 @@ def reconstruct(
         refine_intrinsics: Whether the mapper adjusts focal lengths and distortions; by default unless --intrinsics
             gives those of all photos.
         extraction: How keypoints are found.
-        pairing: Which photos are matched.
+        pairing: Which photos are matched; all pairs, if nothing else is chosen.
         matching: What matches them, and what a match has to pass.
         cameras: The cameras of the photos.
         masks: Folder with a mask for each photo by COLMAP's rule: FOLDER/a/b.jpg.png for a/b.jpg. No keypoint lies
