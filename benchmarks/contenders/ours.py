@@ -66,7 +66,7 @@ def _match(setting: Setting, dtype: str) -> Callable[[], Any]:
 
     if dtype != "float32":
         raise NotAvailable("descriptors are float32")
-    a, b = _features(setting)
+    a, b = features(setting)
     return lambda: sp.match(a, b)
 
 
@@ -77,11 +77,11 @@ def _lightglue(setting: Setting, dtype: str) -> Callable[[], Any]:
     import superpoint_jax as sp
 
     matcher = sp.LightGlue(sp.LightGlueConfig(dtype=dtype), rngs=nnx.Rngs(0))  # pyright: ignore[reportArgumentType]
-    a, b = _features(setting)
+    a, b = features(setting)
     return lambda: sp.match(a, b, matcher=matcher)
 
 
-def _features(setting: Setting) -> list[Any]:
+def features(setting: Setting) -> list[Any]:
     """The keypoints of both sides, as `extract` returns them."""
     import jax.numpy as jnp
 
