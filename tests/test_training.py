@@ -175,7 +175,7 @@ def test_devices_share_the_micro_batches_evenly(caplog):
     devices = jax.devices()[:3]
     sizes = {n: data_mesh(n, devices) for n in (1, 2, 3, 6, 7)}
     assert {n: 1 if mesh is None else mesh.size for n, mesh in sizes.items()} == {1: 1, 2: 2, 3: 3, 6: 3, 7: 1}
-    assert "2 of 3 devices train, so that accumulate=2" in caplog.text
+    assert "2 of 3 devices train, so that the 2 parts of a step" in caplog.text
 
 
 @pytest.mark.slow

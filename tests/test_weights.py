@@ -448,7 +448,7 @@ def test_weights_of_another_network_are_a_clear_error(tmp_path):
     ("contents", "message"),
     [
         ([1, 2], "holds a list; a state dict"),
-        ({"epoch": 3, "state_dict": {}}, "holds epoch, state_dict, which are not tensors; a flat state dict"),
+        ({"epoch": 3, "weights": {}}, "holds epoch, weights, which are not tensors; a flat state dict"),
         ({}, "holds no tensors"),
     ],
 )

@@ -23,6 +23,7 @@ def first(random_model):
     return model
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_keeps_its_licence_and_survives_a_damaged_checkpoint(first, random_model, tmp_path):
     whole = train(first, None, tmp_path / "whole", config=CONFIG, checkpoint_every=1)
     run = tmp_path / "run"
