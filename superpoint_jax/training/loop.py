@@ -31,7 +31,7 @@ from superpoint_jax.training.layers import for_training_on_cpu
 from superpoint_jax.training.losses import corner_targets, descriptor_hinge_loss, detector_loss, info_nce_loss
 from superpoint_jax.training.pairs import Pairs, sample_pairs
 from superpoint_jax.training.run_config import TrainConfig as TrainConfig
-from superpoint_jax.training.runs import DATA, TrainState, data_mesh, initial_state, run_steps, updated
+from superpoint_jax.training.runs import DATA, TrainState, data_mesh, initial_state, run_steps, updated, with_parameters
 from superpoint_jax.training.synthetic import render_shapes
 
 MAX_LOG_SCALE = math.log(100.0)
@@ -62,8 +62,7 @@ def create_state(model: SuperPoint, config: TrainConfig) -> TrainState:
 
 def trained_model(model: SuperPoint, state: TrainState) -> SuperPoint:
     """The model with the averaged weights of the run."""
-    graph, _, rest = nnx.split(model, nnx.Param, ...)
-    return nnx.merge(graph, state.ema["model"], rest)
+    return with_parameters(model, state.ema["model"])
 
 
 @partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames=("state",))
@@ -195,9 +194,7 @@ def train(
     devices: Sequence[Any] | None = None,
     **options: Any,
 ) -> SuperPoint:
-    """The trained model (averaged weights); resumes from the newest whole checkpoint in `folder` if there is one.
-
-    Writes `checkpoints/` (Orbax, the newest two), `metrics.csv`, and `tensorboard/` if tensorboardX is installed.
+    """The trained model (averaged weights); see `run_steps`, also for what is written to the folder.
 
     Args:
         model: The model that training starts from.
@@ -210,24 +207,22 @@ def train(
         **options: Options of `run_steps`: `log_every`, `checkpoint_every`, `validate_every`, `stop_after`.
 
     Raises:
-        Diverged: The loss or its gradient is not finite; the newest checkpoint is from an earlier step.
-        OSError: The disk is full; the newest checkpoint is from an earlier step, and the same call continues.
-        ValueError: The folder contains a run with another configuration, other first weights or other photos; or none
-            of its checkpoints can be read.
+        Diverged, OSError, ValueError: As `run_steps`.
     """
     mesh = data_mesh(config.accumulate, devices)
     state = create_state(model, config)
     network = for_training_on_cpu(model) if jax.default_backend() == "cpu" else model
+    placed = photos
     if mesh is not None:
-        state, network, photos = jax.device_put((state, network, photos), NamedSharding(mesh, PartitionSpec()))
-    state = run_steps(
+        state, network, placed = jax.device_put((state, network, photos), NamedSharding(mesh, PartitionSpec()))
+    return run_steps(
+        model,
         state,
-        lambda state: train_step(state, network, photos, config=config, mesh=mesh),
-        Path(folder).resolve(),
+        lambda state: train_step(state, network, placed, config=config, mesh=mesh),
+        folder,
         config=config,
-        first=model,
         data=photos,
-        validate=None if validate is None else lambda state: validate(trained_model(model, state)),
+        trained=trained_model,
+        validate=validate,
         **options,
     )
-    return trained_model(model, state)

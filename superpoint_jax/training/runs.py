@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jax import Array
 from jax.sharding import Mesh
 from jaxtyping import Float
@@ -25,6 +26,8 @@ from superpoint_jax.training.metrics import Metrics
 from superpoint_jax.training.resuming import check_same_run, restored
 
 log = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound=nnx.Module)
 
 DATA = "data"
 """Name of the mesh axis over which the data of a step is divided."""
@@ -91,30 +94,40 @@ def data_mesh(parts: int, devices: Sequence[Any] | None = None) -> Mesh | None:
     return Mesh(np.array(devices[:count]), (DATA,)) if count > 1 else None
 
 
+def with_parameters(model: Model, params: Any) -> Model:
+    """The model with other parameters; what is not trained is its own."""
+    graph, _, rest = nnx.split(model, nnx.Param, ...)
+    return nnx.merge(graph, params, rest)
+
+
 def run_steps(
+    model: Model,
     state: TrainState,
     step: Callable[[TrainState], tuple[TrainState, dict[str, Float[Array, ""]]]],
-    folder: Path,
+    folder: str | Path,
     *,
     config: Any,
-    first: Any,
     data: Any,
-    validate: Callable[[TrainState], dict[str, float]] | None = None,
+    trained: Callable[[Model, TrainState], Model],
+    validate: Callable[[Model], dict[str, float]] | None = None,
     log_every: int = 20,
     checkpoint_every: int = 250,
     validate_every: int = 1000,
     stop_after: int | None = None,
-) -> TrainState:
-    """The state after the steps of a run; resumes from the newest whole checkpoint in `folder` if there is one.
+) -> Model:
+    """The network after the steps of a run; resumes from the newest whole checkpoint in `folder` if there is one.
+
+    Writes `checkpoints/` (Orbax, the newest two), `metrics.csv`, and `tensorboard/` if tensorboardX is installed.
 
     Args:
+        model: The network that the run starts from.
         state: The state before the first step, with the sharding that a restored state shall have.
         step: The step; its metrics have "loss" and "gradient_norm". It draws its data from the number of the step.
-        folder: Absolute path of the run's folder.
+        folder: Folder of the run.
         config: Configuration of the run, a dataclass with `steps`, `learning_rate` and `clip_norm`.
-        first: The network that the run starts from.
-        data: What it is trained on: a pytree of arrays, or None.
-        validate: Maps the state to metrics, which are written to metrics.csv.
+        data: What it is trained on: a pytree of arrays, or None. They are only compared with those of the run so far.
+        trained: The network in a state: the first one with the averaged weights.
+        validate: Maps that network to metrics, which are written to metrics.csv.
         log_every: Steps between rows of metrics.csv.
         checkpoint_every: Steps between checkpoints.
         validate_every: Steps between validations.
@@ -128,8 +141,9 @@ def run_steps(
     """
     import orbax.checkpoint as ocp
 
+    folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    check_same_run(folder, config, first, data)
+    check_same_run(folder, config, model, data)
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
     with _told_of_a_full_disk(folder), ocp.CheckpointManager(folder / "checkpoints", options=options) as manager:
         state = restored(manager, state)
@@ -156,13 +170,14 @@ def run_steps(
                 table.add(number, row)
                 progress.set_postfix({name: f"{row[name]:.3f}" for name in ("loss", "accuracy") if name in row})
             if validate is not None and (number % validate_every == 0 or number == last):
-                table.add(number, {f"validation_{name}": value for name, value in validate(state).items()})
+                found = validate(trained(model, state))
+                table.add(number, {f"validation_{name}": value for name, value in found.items()})
                 started, counted = time.perf_counter(), 0
             if saved:
                 manager.save(number, args=ocp.args.StandardSave(state))
         progress.close()
         table.close()
-    return state
+    return trained(model, state)
 
 
 @contextmanager

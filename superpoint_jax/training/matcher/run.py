@@ -21,7 +21,7 @@ from superpoint_jax.lightglue import LightGlue
 from superpoint_jax.training.matcher.losses import every_layer_loss, truth_of
 from superpoint_jax.training.matcher.pairs import MatchingPairs
 from superpoint_jax.training.run_config import fastest_dtype
-from superpoint_jax.training.runs import DATA, TrainState, data_mesh, initial_state, run_steps, updated
+from superpoint_jax.training.runs import DATA, TrainState, data_mesh, initial_state, run_steps, updated, with_parameters
 
 PROJECTION = "input_projection"
 
@@ -175,10 +175,9 @@ def train_step(
     if mesh is not None:
         batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(DATA)))
     truth = truth_of(batch, match_px=config.match_px, no_match_px=config.no_match_px)
-    graph, _, rest = nnx.split(model, nnx.Param, ...)
 
     def loss_of(params: Any) -> tuple[Array, dict[str, Array]]:
-        network = nnx.merge(graph, params, rest)
+        network = with_parameters(model, params)
         return every_layer_loss(network, batch, truth, layer_decay=config.layer_decay, dtype=config.dtype)
 
     (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -212,8 +211,7 @@ def _drawn(key: Array, pairs: MatchingPairs, config: MatcherTrainConfig) -> Matc
 
 def trained_model(model: LightGlue, state: TrainState) -> LightGlue:
     """The model with the averaged weights of the run."""
-    graph, _, rest = nnx.split(model, nnx.Param, ...)
-    return nnx.merge(graph, state.ema, rest)
+    return with_parameters(model, state.ema)
 
 
 def train_matcher(
@@ -226,9 +224,7 @@ def train_matcher(
     devices: Sequence[Any] | None = None,
     **options: Any,
 ) -> LightGlue:
-    """The trained network (averaged weights); resumes from the newest checkpoint in `folder` if there is one.
-
-    Writes `checkpoints/` (Orbax, the newest two), `metrics.csv`, and `tensorboard/` if tensorboardX is installed.
+    """The trained network (averaged weights); see `run_steps`, also for what is written to the folder.
 
     Args:
         start: What training starts from: see `start_from`.
@@ -241,9 +237,8 @@ def train_matcher(
         **options: Options of `run_steps`: `log_every`, `checkpoint_every`, `validate_every`, `stop_after`.
 
     Raises:
-        ValueError: The descriptors of the pairs have another length, or the folder contains another run.
-        Diverged: The loss or its gradient is not finite; the newest checkpoint is from an earlier step.
-        OSError: The disk is full; the newest checkpoint is from an earlier step, and the same call continues.
+        ValueError: The descriptors of the pairs have another length; or as `run_steps`.
+        Diverged, OSError: As `run_steps`.
     """
     model, new_projection = start
     if (length := pairs.descriptors.shape[-1]) != model.rules.input_dim:
@@ -252,15 +247,15 @@ def train_matcher(
     optimizer = make_optimizer(config, new_projection=new_projection)
     state = initial_state(nnx.state(model, nnx.Param), optimizer)
     place = jnp.asarray if mesh is None else partial(jax.device_put, device=NamedSharding(mesh, PartitionSpec()))
-    state, network, pairs = jax.tree.map(place, (state, model, pairs))
-    state = run_steps(
+    state, network, placed = jax.tree.map(place, (state, model, pairs))
+    return run_steps(
+        model,
         state,
-        lambda state: train_step(state, network, pairs, config=config, new_projection=new_projection, mesh=mesh),
-        Path(folder).resolve(),
+        lambda state: train_step(state, network, placed, config=config, new_projection=new_projection, mesh=mesh),
+        folder,
         config=config,
-        first=model,
         data=pairs,
-        validate=None if validate is None else lambda state: validate(trained_model(model, state)),
+        trained=trained_model,
+        validate=validate,
         **options,
     )
-    return trained_model(model, state)
