@@ -1,5 +1,8 @@
 """SuperPoint for JAX."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from superpoint_jax import openvino as openvino
 from superpoint_jax.config import SuperPointConfig as SuperPointConfig
 from superpoint_jax.estimation import Estimate as Estimate
@@ -11,7 +14,6 @@ from superpoint_jax.estimation import relative_pose as relative_pose
 from superpoint_jax.extraction import extract as extract
 from superpoint_jax.features import DenseFeatures as DenseFeatures
 from superpoint_jax.features import Keypoints as Keypoints
-from superpoint_jax.huggingface import SuperPointForKeypointDetection as SuperPointForKeypointDetection
 from superpoint_jax.lightglue import LightGlue as LightGlue
 from superpoint_jax.lightglue import LightGlueConfig as LightGlueConfig
 from superpoint_jax.matching import Matches as Matches
@@ -35,3 +37,15 @@ from superpoint_jax.weights import HubError as HubError
 from superpoint_jax.weights import WeightsError as WeightsError
 from superpoint_jax.weights import from_pretrained as from_pretrained
 from superpoint_jax.weights import save_pretrained as save_pretrained
+
+if TYPE_CHECKING:
+    from superpoint_jax import huggingface as huggingface
+    from superpoint_jax.huggingface import SuperPointForKeypointDetection as SuperPointForKeypointDetection
+
+
+def __getattr__(name: str) -> Any:
+    """The interface of transformers, which is imported when it is first used."""
+    if name not in ("huggingface", "SuperPointForKeypointDetection"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    interface = importlib.import_module("superpoint_jax.huggingface")
+    return interface if name == "huggingface" else interface.SuperPointForKeypointDetection

@@ -139,8 +139,7 @@ def warp_images(
     """
     batch, height, width, channels = images.shape
     rows, columns = shape or (height, width)
-    grid = jnp.stack(jnp.meshgrid(jnp.arange(columns), jnp.arange(rows)), axis=-1).reshape(-1, 2).astype(jnp.float32)
-    grid = jnp.broadcast_to(grid, (batch, *grid.shape))
+    grid = jnp.broadcast_to(pixel_grid((rows, columns)).reshape(-1, 2), (batch, rows * columns, 2))
     back = inverse(homographies)
     source_xy = warp_points(back, grid)
     sizes = jnp.broadcast_to(jnp.array([height, width]), (batch, 2)) if image_sizes is None else image_sizes
@@ -151,6 +150,12 @@ def warp_images(
     warped = jax.vmap(sample_bilinear)(images, jnp.clip(source_xy, 0, last))
     warped = jnp.where(valid[..., None], warped, 0)
     return warped.reshape(batch, rows, columns, channels), valid.reshape(batch, rows, columns)
+
+
+def pixel_grid(shape: tuple[int, ...]) -> Float[Array, "h w 2"]:
+    """The positions (x, y) of the pixels of an array of (height, width) `shape`."""
+    x, y = jnp.meshgrid(jnp.arange(shape[1], dtype=jnp.float32), jnp.arange(shape[0], dtype=jnp.float32))
+    return jnp.stack([x, y], axis=-1)
 
 
 def sample_bilinear(image: Float[Array, "h w c"], points_xy: Float[Array, "n 2"]) -> Float[Array, "n c"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -29,9 +29,7 @@ SHAPES = Extraction(max_keypoints=300, keypoint_threshold=0.0, resize=0)
 def hpatches(
     folder: Folder,
     *,
-    extraction: tyro.conf.OmitArgPrefixes[Extraction] = Extraction(
-        max_keypoints=1000, keypoint_threshold=0.0, resize=640
-    ),
+    extraction: tyro.conf.OmitArgPrefixes[Extraction] = PAIRS,
     extractors: str = EXTRACTORS,
     matching: tyro.conf.OmitArgPrefixes[Matching] = Matching(),
     estimator: Method = "ransac",
@@ -61,15 +59,13 @@ def hpatches(
         matcher=_matcher(matching),
         progress=True,
     )
-    _report(results, json, plot)
+    _report_pairs(results, json, plot)
 
 
 def homographies(
     folder: Folder,
     *,
-    extraction: tyro.conf.OmitArgPrefixes[Extraction] = Extraction(
-        max_keypoints=1000, keypoint_threshold=0.0, resize=640
-    ),
+    extraction: tyro.conf.OmitArgPrefixes[Extraction] = PAIRS,
     extractors: str = EXTRACTORS,
     matching: tyro.conf.OmitArgPrefixes[Matching] = Matching(),
     estimator: Method = "ransac",
@@ -121,7 +117,7 @@ def homographies(
         matcher=_matcher(matching),
         progress=True,
     )
-    _report(results, json, plot)
+    _report_pairs(results, json, plot)
 
 
 def shapes(
@@ -148,9 +144,7 @@ def shapes(
     """
     named = _extractors(extractors, extraction)
     results = evaluate_shapes(named, images=images, shape=shape, strengths=strengths, seed=seed)
-    print(shapes_table(results))
-    if json is not None:
-        save_json(results, json)
+    _report(shapes_table(results), results, json)
 
 
 def stereo(
@@ -179,9 +173,7 @@ def stereo(
         matcher=_matcher(matching),
         progress=True,
     )
-    print(stereo_table(results))
-    if json is not None:
-        save_json(results, json)
+    _report(stereo_table(results), results, json)
 
 
 def pose(
@@ -224,9 +216,7 @@ def pose(
         matcher=_matcher(matching),
         progress=True,
     )
-    print(pose_table(results))
-    if json is not None:
-        save_json(results, json)
+    _report(pose_table(results), results, json)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -245,9 +235,13 @@ def _matcher(matching: Matching) -> FeatureMatcher:
     return FeatureMatcher(name, matching.network(), tests)
 
 
-def _report(results: list[Evaluation], json: Path | None, plot_file: Path | None) -> None:
-    print(table(results))
+def _report(text: str, results: Any, json: Path | None) -> None:
+    print(text)
     if json is not None:
         save_json(results, json)
+
+
+def _report_pairs(results: list[Evaluation], json: Path | None, plot_file: Path | None) -> None:
+    _report(table(results), results, json)
     if plot_file is not None:
         plot(results, plot_file)

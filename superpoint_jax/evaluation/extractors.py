@@ -25,6 +25,13 @@ Features: TypeAlias = Mapping[str, np.ndarray]
 Extractor: TypeAlias = Callable[[np.ndarray], Features]
 
 
+def best_of(features: Features, size: tuple[int, int], max_keypoints: int) -> dict[str, np.ndarray]:
+    """The features with the best scores, and "image_size", the (height, width) `size` of their image."""
+    best = np.argsort(-features["scores"], kind="stable")[:max_keypoints]
+    kept = {key: features[key][best] for key in ("keypoints", "scores", "descriptors")}
+    return {**kept, "image_size": np.array(size)}
+
+
 def superpoint_extractor(
     model: SuperPoint | openvino.CompiledSuperPoint,
     *,

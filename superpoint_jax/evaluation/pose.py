@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Float
 
 from superpoint_jax.estimation import estimate_essential, relative_pose
-from superpoint_jax.evaluation.extractors import Extractor
+from superpoint_jax.evaluation.extractors import Extractor, best_of
 from superpoint_jax.evaluation.matchers import NEAREST, FeatureMatcher, keypoints_of, matcher_for
-from superpoint_jax.matching import Matches
+from superpoint_jax.features import Keypoints
+from superpoint_jax.matching import Matches, batch_of_one
 from superpoint_jax.training.augmentation import photometric
 from superpoint_jax.training.labelled import load_photos
 from superpoint_jax.training.scenes import Scenes, sample_scenes, transfer
@@ -92,12 +93,7 @@ def evaluate_pose(
         tqdm(rendered, total=pairs, unit="pair", disable=None if progress else True)
     ):
         for name, extractor in extractors.items():
-            features = []
-            for view in views:
-                found = extractor(view)
-                best = np.argsort(-found["scores"], kind="stable")[:max_keypoints]
-                kept = {key: found[key][best] for key in ("keypoints", "scores", "descriptors")}
-                features.append({**kept, "image_size": np.array(shape)})
+            features = [best_of(extractor(view), shape, max_keypoints) for view in views]
             rows = matcher_for(name, matcher)(*features)
             results.append(_result(name, number, scene, features, rows, threshold_px))
     return results
@@ -129,7 +125,7 @@ def _result(
     indices[rows[:, 0]] = rows[:, 1]
     arrays: dict[str, Any] = dict(indices=indices, scores=np.ones(len(indices), np.float32), mask=indices >= 0)
     matches = Matches(**arrays)
-    known, right = _right(scene, features, rows)
+    known, right = _right(scene, a, b, rows)
     cameras = np.asarray(scene.cameras[0], np.float64)
     essential = estimate_essential(a, b, matches, camera_a=cameras[0], camera_b=cameras[1], threshold_px=threshold_px)
     angles = 180.0, 180.0
@@ -147,15 +143,11 @@ def _result(
     )
 
 
-def _right(scene: Scenes, features: Sequence[Mapping[str, np.ndarray]], rows: np.ndarray) -> tuple[int, int]:
+def _right(scene: Scenes, a: Keypoints, b: Keypoints, rows: np.ndarray) -> tuple[int, int]:
     """The number of matches with a known error, and of those that are right."""
-    most = max(len(side["keypoints"]) for side in features)
-    # Padded to few sizes, so that little is compiled.
-    padded = np.zeros((1, 2, -(-max(most, 1) // 256) * 256, 2), np.float32)
-    for i, side in enumerate(features):
-        padded[0, i, : len(side["keypoints"])] = side["keypoints"]
-    positions, known = (np.asarray(array)[0, 0] for array in transfer(scene, padded))
-    errors = np.linalg.norm(positions[rows[:, 0]] - features[1]["keypoints"][rows[:, 1]], axis=-1)
+    points = batch_of_one(a).keypoints  # Padded to few sizes, so that little is compiled.
+    positions, known = (np.asarray(array)[0, 0] for array in transfer(scene, jnp.stack([points, points], axis=1)))
+    errors = np.linalg.norm(positions[rows[:, 0]] - np.asarray(b.keypoints)[rows[:, 1]], axis=-1)
     known = known[rows[:, 0]]
     return int(known.sum()), int((errors[known] <= RIGHT_PX).sum())
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from superpoint_jax.estimation.opencv import Method, homography_of_points
 from superpoint_jax.evaluation.datasets import Pair, homography_pairs, sequence_pairs
-from superpoint_jax.evaluation.extractors import Extractor, Features
+from superpoint_jax.evaluation.extractors import Extractor, Features, best_of
 from superpoint_jax.evaluation.images import reduce_image
 from superpoint_jax.evaluation.matchers import NEAREST, FeatureMatcher, matcher_for
 from superpoint_jax.evaluation.metrics import (
@@ -231,9 +231,8 @@ class _Viewer:
         start = time.perf_counter()
         features = self.extractor(image)
         self.seconds.append(time.perf_counter() - start)
-        best = np.argsort(-features["scores"], kind="stable")[: self.max_keypoints]
-        kept = {key: features[key][best] for key in ("keypoints", "scores", "descriptors")}
-        return _View(kept, (image.shape[0], image.shape[1]), resize)
+        size = image.shape[0], image.shape[1]
+        return _View(best_of(features, size, self.max_keypoints), size, resize)
 
 
 def _same_image(a: Path | np.ndarray, b: Path | np.ndarray | None) -> bool:

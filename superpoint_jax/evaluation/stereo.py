@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from superpoint_jax.evaluation.extractors import Extractor
+from superpoint_jax.evaluation.extractors import Extractor, best_of
 from superpoint_jax.evaluation.matchers import NEAREST, FeatureMatcher, matcher_for
 from superpoint_jax.processing import load_image
 
@@ -115,13 +115,8 @@ def evaluate_stereo(
     pairs = stereo_pairs(folder)
     for name, extractor in extractors.items():
         for pair in tqdm(pairs, desc=name, unit="pair", disable=None if progress else True):
-            features = []
-            for path in (pair.left, pair.right):
-                image = load_image(path)
-                found = extractor(image)
-                best = np.argsort(-found["scores"], kind="stable")[:max_keypoints]
-                kept = {key: found[key][best] for key in ("keypoints", "scores", "descriptors")}
-                features.append({**kept, "image_size": np.array(image.shape[:2])})
+            images = [load_image(path) for path in (pair.left, pair.right)]
+            features = [best_of(extractor(image), image.shape[:2], max_keypoints) for image in images]
             i, j = matcher_for(name, matcher)(*features).T
             points_a, points_b = (one["keypoints"].astype(np.float64) for one in features)
             errors_px, known = stereo_errors(points_a[i], points_b[j], pair.disparities)

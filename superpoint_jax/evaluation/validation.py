@@ -24,6 +24,7 @@ from superpoint_jax.geometry import in_front, inverse, sample_homographies, warp
 from superpoint_jax.matching import Matches, match
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.training.labelled import gray_photos
+from superpoint_jax.training.metrics import filled_batches
 
 VALIDATION_SHAPE = (240, 320)
 """(height, width) of the centre crops of photos for validation; the paper evaluates at this size."""
@@ -62,12 +63,8 @@ def validation_metrics(
         **options: Other options of `extract`.
     """
     options.update(max_keypoints=max_keypoints, keypoint_threshold=keypoint_threshold)
-    count = len(images)
     parts, corner_errors = [], []
-    for start in range(0, count, batch_size):
-        # The last batch is filled with the first pairs, so that it has the shape of the other batches.
-        rows = np.arange(start, start + min(batch_size, count)) % count
-        used = min(batch_size, count - start)
+    for rows, used in filled_batches(len(images), batch_size):
         given_views = None if views is None else views[rows]
         a, b, matches = _features(model, images[rows], homographies[rows], given_views, **options)
         figures = pair_figures(a, b, matches, homographies[rows], threshold_px=threshold_px)

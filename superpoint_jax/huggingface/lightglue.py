@@ -89,7 +89,7 @@ class LightGlueForKeypointMatching(Pretrained):
                 jax or torch. The weights stay float32. None and "auto" use the type of the configuration.
             torch_dtype: The old name of `dtype`.
             **options: Options of `LightGlueConfig` that replace the stored ones; and options for the hub, see
-                `superpoint_jax.hub.HubOptions`. Of these, a download takes only `revision`.
+                `superpoint_jax.hub.HubOptions`.
 
         Raises:
             WeightsError, HubError, FileNotFoundError, TypeError, ValueError: As `superpoint_jax.from_pretrained`.

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from superpoint_jax.features import Keypoints
 from superpoint_jax.lightglue import LightGlue
 from superpoint_jax.lightglue.assignment import assign, mutual_matches
+from superpoint_jax.lightglue.network import confidences_after, scored_after
 from superpoint_jax.lightglue.pair import image_of, prepare
 
 
@@ -71,18 +72,17 @@ def _with_dropouts(
         layer, head, index = given
         running = stops == last
         new = layer(*states, masks, pair.rotations, dtype=rules.dtype)
-        states = tuple(jnp.where(running[:, None, None], x, y) for x, y in zip(new, states, strict=True))
-        token = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, last - 1)], matcher.token_confidence)
-        threshold = 0.8 + 0.1 * jnp.exp(-4.0 / rules.num_hidden_layers * index.astype(jnp.float32))
-        confident = [token(x) >= threshold for x in states]
+        states = jax.tree.map(lambda x, y: jnp.where(running[:, None, None], x, y), new, states)
+        confidences, threshold = confidences_after(matcher, index, states)
         unsure = sum(
-            jnp.sum(~sure & mask, axis=-1, dtype=jnp.float32) for sure, mask in zip(confident, masks, strict=True)
+            jnp.sum((confidence < threshold) & mask, axis=-1, dtype=jnp.float32)
+            for confidence, mask in zip(confidences, masks, strict=True)
         )
         stop = running & (index < last) & (1 - unsure / total > depth)
         goes_on = (running & ~stop & (index < last))[:, None]
         kept = [
-            mask & ((jax.nn.sigmoid(head.matchability_logits(x)) > 1 - width) | (token(x) <= threshold))
-            for x, mask in zip(states, masks, strict=True)
+            mask & ((jax.nn.sigmoid(head.matchability_logits(x)) > 1 - width) | (confidence <= threshold))
+            for x, confidence, mask in zip(states, confidences, masks, strict=True)
         ]
         masks = tuple(jnp.where(goes_on, k, mask) for k, mask in zip(kept, masks, strict=True))
         layers = tuple(count + (goes_on & mask) for count, mask in zip(layers, masks, strict=True))
@@ -97,11 +97,6 @@ def _with_dropouts(
     steps = matcher.transformer_layers, matcher.match_assignment_layers, jnp.arange(last + 1, dtype=jnp.int32)
     (states, masks, layers, stops), _ = lax.scan(step, (pair.states, pair.masks, ones, stops), steps)
 
-    def scored(stop: Array, x: Array, y: Array) -> tuple[Array, Array, Array]:
-        head = jax.tree.map(lambda leaf: leaf[stop], matcher.match_assignment_layers)
-        logits = (head.matchability_logits(side[None])[0] for side in (x, y))
-        return head.similarity(x[None], y[None])[0], *logits
-
-    similarity, logits_a, logits_b = jax.vmap(scored)(stops, *states)
     mask_a, mask_b = masks
-    return assign(similarity, logits_a, logits_b, mask_a, mask_b, stops + 1).log_scores, jnp.stack(layers)
+    found = assign(*scored_after(matcher, stops, *states), mask_a, mask_b, stops + 1)
+    return found.log_scores, jnp.stack(layers)

@@ -216,18 +216,38 @@ def _assignment(
     else:
         states, stops = _until_confident(model, pair, depth_confidence, rules)
     states_a, states_b = pair.restored(states)
-
     if depth_confidence is None:
         found = _scored(jax.tree.map(lambda leaf: leaf[last], model.match_assignment_layers), states_a, states_b)
     else:
-
-        def of_pair(stop: Array, a: Array, b: Array) -> tuple[Array, Array, Array]:
-            head = jax.tree.map(lambda leaf: leaf[stop], model.match_assignment_layers)
-            return jax.tree.map(lambda leaf: leaf[0], _scored(head, a[None], b[None]))
-
-        found = jax.vmap(of_pair)(stops, states_a, states_b)
+        found = scored_after(model, stops, states_a, states_b)
     mask_a, mask_b = (jnp.broadcast_to(image.mask, x.shape[:2]) for image, x in ((a, states_a), (b, states_b)))
     return assign(*found, mask_a, mask_b, stops + 1)
+
+
+def scored_after(
+    model: LightGlue, stops: Int[Array, " b"], states_a: Float[Array, "b i d"], states_b: Float[Array, "b j d"]
+) -> tuple[Float[Array, "b i j"], Float[Array, "b i"], Float[Array, "b j"]]:
+    """Similarity and matchability logits of each pair, by the head of its last layer, whose index is in `stops`."""
+
+    def of_pair(stop: Array, a: Array, b: Array) -> tuple[Array, Array, Array]:
+        head = jax.tree.map(lambda leaf: leaf[stop], model.match_assignment_layers)
+        return jax.tree.map(lambda leaf: leaf[0], _scored(head, a[None], b[None]))
+
+    return jax.vmap(of_pair)(stops, states_a, states_b)
+
+
+def confidences_after(
+    model: LightGlue, index: Int[Array, ""], states: tuple[Float[Array, "b i d"], Float[Array, "b j d"]]
+) -> tuple[tuple[Float[Array, "b i"], Float[Array, "b j"]], Float[Array, ""]]:
+    """The confidences of both sides after the layer with this index, and from which one on a keypoint is confident.
+
+    Source: paper, section 3.3.
+    """
+    layers = model.rules.num_hidden_layers
+    # The last layer has no confidence; what is computed for it is not used.
+    token = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, layers - 2)], model.token_confidence)
+    threshold = 0.8 + 0.1 * jnp.exp(-4.0 / layers * index.astype(jnp.float32))
+    return (token(states[0]), token(states[1])), threshold
 
 
 def _scored(head: MatchAssignment, states_a: Array, states_b: Array) -> tuple[Array, Array, Array]:
@@ -258,11 +278,10 @@ def _until_confident(
         new = _layer(layer, states, pair=pair, rules=rules)
         running = stops == last
         states = jax.tree.map(lambda x, y: jnp.where(running[:, None, None], x, y), new, states)
-        token = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, last - 1)], model.token_confidence)
-        threshold = 0.8 + 0.1 * jnp.exp(-4.0 / rules.num_hidden_layers * index.astype(jnp.float32))
+        confidences, threshold = confidences_after(model, index, states)
         unsure = sum(
-            jnp.sum((token(x) < threshold) & mask, axis=-1, dtype=jnp.float32)
-            for x, mask in zip(states, pair.masks, strict=True)
+            jnp.sum((confidence < threshold) & mask, axis=-1, dtype=jnp.float32)
+            for confidence, mask in zip(confidences, pair.masks, strict=True)
         )
         confident = 1 - unsure / total > depth_confidence
         return states, jnp.where(running & confident, index, stops)

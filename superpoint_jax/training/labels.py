@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +14,11 @@ from flax import nnx
 
 from superpoint_jax import openvino
 from superpoint_jax.config import ComputeDtype, SuperPointConfig
-from superpoint_jax.files import replacing, stamp
+from superpoint_jax.files import replacing
 from superpoint_jax.model import SuperPoint
-from superpoint_jax.processing import list_images
 from superpoint_jax.training.adaptation import NetworkHeat, corner_heat, label_photos
 from superpoint_jax.training.labelled import Photos, load_photos
+from superpoint_jax.training.resuming import made_from
 from superpoint_jax.weights import from_pretrained
 
 PACKAGE = "ours"
@@ -89,10 +87,8 @@ def label_folder(
 
 
 def labels_source(data: Path, *, labelling: Labelling, detector: str, dtype: ComputeDtype, seed: int) -> str:
-    """What the labels of a folder are made from, as JSON: the options, and a digest of the photos' states."""
-    states = [(str(path.relative_to(data)), *stamp(path)) for path in list_images(data)]
-    photos = hashlib.sha256(json.dumps(states).encode()).hexdigest()
-    return json.dumps(dict(photos=photos, labelling=asdict(labelling), detector=detector, dtype=dtype, seed=seed))
+    """What the labels of a folder are made from; see `made_from`."""
+    return made_from(data, labelling=asdict(labelling), detector=detector, dtype=dtype, seed=seed)
 
 
 def check_labels(path: Path, source: str) -> None:

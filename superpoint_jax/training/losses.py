@@ -8,7 +8,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from superpoint_jax.config import CELL_PX
-from superpoint_jax.geometry import in_front, warp_points
+from superpoint_jax.geometry import in_front, pixel_grid, warp_points
 
 
 def corner_targets(
@@ -74,7 +74,7 @@ def descriptor_hinge_loss(
     Source: paper, section 3.4, equations 4 to 6, with its margins and weight.
     """
     batch, height, width, dim = descriptors_a.shape
-    grid = jnp.stack(jnp.meshgrid(jnp.arange(width), jnp.arange(height)), axis=-1).reshape(-1, 2)
+    grid = pixel_grid((height, width)).reshape(-1, 2)
     centers = jnp.broadcast_to((grid * CELL_PX + (CELL_PX - 1) / 2)[None], (batch, height * width, 2))
     mapped = warp_points(homographies, centers)
     squared = jnp.sum((mapped[:, :, None] - centers[:, None]) ** 2, axis=-1)

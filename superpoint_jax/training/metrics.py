@@ -1,10 +1,23 @@
-"""The metrics of a run, as a table and for TensorBoard."""
+"""The metrics of a run, as a table and for TensorBoard; and the batches that they are computed on."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+
+import numpy as np
+
+
+def filled_batches(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """The rows of each batch, and how many of them are new: the last batch is filled with the first rows.
+
+    So all batches have one shape, for which a function is compiled once.
+    """
+    size = min(batch_size, count)
+    for start in range(0, count, batch_size):
+        yield np.arange(start, start + size) % count, min(size, count - start)
 
 
 class Metrics:

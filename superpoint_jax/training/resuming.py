@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
-from superpoint_jax.files import digest_of_arrays, replacing, set_aside
+from superpoint_jax.files import digest_of_arrays, replacing, set_aside, stamp
+from superpoint_jax.processing import list_images
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,12 @@ def check_same_run(folder: Path, config: Any, first: Any, data: Any) -> None:
     for name, content in made_from.values():
         with replacing(folder / name) as temporary:
             temporary.write_text(content)
+
+
+def made_from(data: Path, **options: Any) -> str:
+    """The options of what is made from a folder of photos, and a digest of the photos' names and states, as JSON."""
+    states = [(str(path.relative_to(data)), *stamp(path)) for path in list_images(data)]
+    return json.dumps({"photos": hashlib.sha256(json.dumps(states).encode()).hexdigest(), **options})
 
 
 def restored(manager: Any, state: Any) -> Any:

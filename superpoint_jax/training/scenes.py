@@ -16,7 +16,7 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int, UInt8
 
 from superpoint_jax.features import pytree
-from superpoint_jax.geometry import PRNGKey, exact_product, sample_bilinear
+from superpoint_jax.geometry import PRNGKey, exact_product, pixel_grid, sample_bilinear
 
 CANVAS = 1.4
 """Size of the canvas, as a multiple of the view's."""
@@ -143,7 +143,7 @@ def _on_photo(key: Array, canvas: tuple[int, int], size: Array) -> Array:
     # No smoothing is done, so a photo is never reduced.
     zoom = jnp.minimum(jnp.min(last / extent) * jax.random.uniform(zoom_key, minval=0.7, maxval=1.0), 1.0)
     corner = jax.random.uniform(place_key, (2,)) * (last - extent * zoom)
-    return corner[None, None] + zoom * _grid(canvas)
+    return corner[None, None] + zoom * pixel_grid(canvas)
 
 
 def _depth(key: Array, canvas: tuple[int, int], is_flat: Array) -> tuple[Array, Array]:
@@ -154,7 +154,7 @@ def _depth(key: Array, canvas: tuple[int, int], is_flat: Array) -> tuple[Array, 
     """
     height, width = canvas
     keys = jax.random.split(key, 8)
-    x, y = jnp.moveaxis(_grid(canvas), -1, 0)
+    x, y = jnp.moveaxis(pixel_grid(canvas), -1, 0)
     x, y = x / width - 0.5, y / height - 0.5
     # A plane is linear in 1 / depth.
     tilt = jax.random.normal(keys[0], (2,)) * jnp.array([0.35, 0.5])
@@ -227,7 +227,7 @@ def _turned(about_x: Array, about_y: Array, about_z: Array) -> Array:
 def _points(depth: Array, focal_px: Array) -> Array:
     """The canvas pixels as points in space [hc,wc,3]."""
     height, width = depth.shape
-    rays = (_grid(depth.shape) - jnp.array([[[(width - 1) / 2, (height - 1) / 2]]])) / focal_px
+    rays = (pixel_grid(depth.shape) - jnp.array([[[(width - 1) / 2, (height - 1) / 2]]])) / focal_px
     return jnp.concatenate([rays * depth[..., None], depth[..., None]], axis=-1)
 
 
@@ -243,7 +243,7 @@ def _invert(places: Array, *, shape: tuple[int, int], coarse: int = 4) -> tuple[
 
     It is searched from the middle of the canvas on a coarse grid, and from there for all pixels.
     """
-    grid = _grid(shape)
+    grid = pixel_grid(shape)
     seeds = grid[::coarse, ::coarse]
     height, width = places.shape[:2]
     middle = jnp.array([[[(width - 1) / 2, (height - 1) / 2]]], jnp.float32)
@@ -294,9 +294,3 @@ def _inverse_slope(places: Array) -> Array:
     determinant = slope[0, 0] * slope[1, 1] - slope[0, 1] * slope[1, 0]
     adjugate = jnp.array([[slope[1, 1], -slope[0, 1]], [-slope[1, 0], slope[0, 0]]])
     return adjugate / jnp.where(jnp.abs(determinant) < 1e-6, 1e-6, determinant)
-
-
-def _grid(shape: tuple[int, ...]) -> Array:
-    """Positions (x, y) of the pixels of an array of (height, width) `shape`, [h,w,2]."""
-    x, y = jnp.meshgrid(jnp.arange(shape[1], dtype=jnp.float32), jnp.arange(shape[0], dtype=jnp.float32))
-    return jnp.stack([x, y], axis=-1)

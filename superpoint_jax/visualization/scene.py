@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SIDE_PX = 960
 MOST_POINTS = 20_000
-"""Of more points, this many are drawn."""
+"""At most this many points are drawn; of more, some are drawn at random."""
 OUTLIERS = 0.02
 """This part of the points, on each side of each axis, does not widen the view."""
 CAMERA_SIZE = 0.06

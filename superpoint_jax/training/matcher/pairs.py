@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import jax
@@ -17,10 +17,12 @@ from superpoint_jax import openvino
 from superpoint_jax.config import ComputeDtype
 from superpoint_jax.extraction import extract
 from superpoint_jax.features import AnyArray, Keypoints, pytree
+from superpoint_jax.files import replacing
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.training.augmentation import photometric
 from superpoint_jax.training.labelled import load_photos
 from superpoint_jax.training.labels import load_model
+from superpoint_jax.training.resuming import made_from
 from superpoint_jax.training.scenes import sample_scenes, transfer
 
 log = logging.getLogger(__name__)
@@ -113,10 +115,11 @@ def make_pairs(data: Path, folder: Path, *, scenery: Scenery, extractor: str, se
         ValueError: The folder has no photo that can be used, or `folder` holds pairs that were made in another way.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    made_of, note = f"{scenery} {extractor=} {seed=} {data.resolve()}\n", folder / "scenery.txt"
-    if note.exists() and note.read_text() != made_of:
+    source, note = made_from(data, scenery=asdict(scenery), extractor=extractor, seed=seed), folder / "made_from.json"
+    if note.exists() and note.read_text() != source:
         raise ValueError(f"{folder} holds pairs that were made in another way ({note}); choose another folder")
-    note.write_text(made_of)
+    with replacing(note) as temporary:
+        temporary.write_text(source)
     starts = range(0, scenery.pairs, PART)
     missing = [start for start in starts if not (folder / f"{start:06d}.npz").exists()]
     if missing:
@@ -132,9 +135,8 @@ def make_pairs(data: Path, folder: Path, *, scenery: Scenery, extractor: str, se
                 for first in range(0, count, BATCH)
             ]
             part = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
-            unfinished = folder / "unfinished.npz"
-            np.savez(unfinished, **{field.name: getattr(part, field.name) for field in fields(part)})
-            unfinished.replace(folder / f"{start:06d}.npz")
+            with replacing(folder / f"{start:06d}.npz") as temporary, temporary.open("wb") as file:
+                np.savez(file, **{field.name: getattr(part, field.name) for field in fields(part)})
     return read_pairs(folder)
 
 

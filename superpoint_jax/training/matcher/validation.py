@@ -14,6 +14,7 @@ from superpoint_jax.lightglue import LightGlue
 from superpoint_jax.matching import match
 from superpoint_jax.training.matcher.losses import truth_of
 from superpoint_jax.training.matcher.pairs import MatchingPairs
+from superpoint_jax.training.metrics import filled_batches
 
 
 def pair_metrics(
@@ -31,11 +32,9 @@ def pair_metrics(
         batch_size: Pairs on the device at a time.
     """
     counts = []
-    for start in range(0, len(pairs), batch_size):
-        # The last batch is filled with the first pairs, so that it has the shape of the other batches.
-        rows = np.arange(start, start + batch_size) % len(pairs)
+    for rows, used in filled_batches(len(pairs), batch_size):
         part = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), pairs)  # noqa: B023
-        counts.append(np.asarray(_counted(model, part, match_px))[: len(pairs) - start])
+        counts.append(np.asarray(_counted(model, part, match_px))[:used])
     right, matched, recalled, partners = np.concatenate(counts).T
     metrics = {}
     for name, chosen in (("homography", np.asarray(pairs.flat)), ("parallax", ~np.asarray(pairs.flat))):
