@@ -200,6 +200,7 @@ def write_images(
     database = pycolmap.Database.open(path)
     try:
         images = database.read_all_images()
+        rigs = {rig.ref_sensor_id.id: rig.rig_id for rig in database.read_all_rigs()}
         shared = {keys[image.name]: image.camera_id for image in images}
         ids = {image.name: image.image_id for image in images}
         for name, (height, width) in sizes.items():
@@ -207,7 +208,7 @@ def write_images(
                 if keys[name] not in shared:
                     camera = _camera(cameras, intrinsics.get(name), width, height)
                     shared[keys[name]] = database.write_camera(camera)
-                ids[name] = _write_image(database, name, shared[keys[name]])
+                ids[name] = _write_image(database, name, shared[keys[name]], rigs)
     finally:
         database.close()
     return ids
@@ -257,20 +258,21 @@ def _camera(cameras: Cameras, known: Intrinsics | None, width: int, height: int)
     return camera
 
 
-def _write_image(database: Any, name: str, camera_id: int) -> int:
-    """Write an image of a camera that is in the database, and return the number of the image."""
+def _write_image(database: Any, name: str, camera_id: int, rigs: dict[int, int]) -> int:
+    """Write an image of a camera that is in the database, and return the number of the image.
+
+    `rigs` has the number of the rig of each camera; a rig that is written is added.
+    """
     import pycolmap
 
     image = pycolmap.Image(name=name, camera_id=camera_id)
     image.image_id = database.write_image(image)
     # Each image belongs to a frame of a rig, which has its camera.
-    sensor = pycolmap.sensor_t(pycolmap.SensorType.CAMERA, camera_id)
-    rig_id = next((rig.rig_id for rig in database.read_all_rigs() if rig.ref_sensor_id == sensor), None)
-    if rig_id is None:
+    if camera_id not in rigs:
         rig = pycolmap.Rig()
-        rig.add_ref_sensor(sensor)
-        rig_id = database.write_rig(rig)
-    frame = pycolmap.Frame(rig_id=rig_id)
+        rig.add_ref_sensor(pycolmap.sensor_t(pycolmap.SensorType.CAMERA, camera_id))
+        rigs[camera_id] = database.write_rig(rig)
+    frame = pycolmap.Frame(rig_id=rigs[camera_id])
     frame.add_data_id(image.data_id)
     database.write_frame(frame)
     return image.image_id

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from superpoint_jax.bulk.cameras import Cameras, Intrinsics, write_images
-from superpoint_jax.bulk.hloc import ImageFeatures, read_features
+from superpoint_jax.bulk.hloc import ImageFeatures, read_features, sizes_in
 from superpoint_jax.bulk.pairs import Matching, PairCount, pairs_of
 from superpoint_jax.bulk.similar import similar_pairs
 from superpoint_jax.features import Keypoints
@@ -78,7 +78,8 @@ def write_database(
         chosen += similar_pairs(features, names, matching.loops, set(map(frozenset, chosen)))
     silence()
     require_room(path.parent, ROOM_BYTES + 1000 * len(names))
-    sizes = {name: read_features(features[name], [name])[0].size for name in names}
+    in_files = {name: size for path in dict.fromkeys(features.values()) for name, size in sizes_in(path).items()}
+    sizes = {name: in_files[name] for name in names}
     ids = write_images(path, root, sizes, cameras, intrinsics)
     database = pycolmap.Database.open(path)
     try:

@@ -11,16 +11,18 @@ The attribute `stamp` of the group, which hloc does not read, says of which stat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 if TYPE_CHECKING:
     import h5py
+
+T = TypeVar("T")
 
 KEYPOINTS = "/keypoints"
 
@@ -59,13 +61,12 @@ def read_features(path: Path, names: Sequence[str]) -> list[ImageFeatures]:
     with h5py.File(path, "r") as file:
         for name in names:
             group: Any = file[name]
-            width, height = group["image_size"][()].tolist()
             found.append(
                 ImageFeatures(
                     keypoints_xy=group["keypoints"][()],
                     scores=group["scores"][()],
                     descriptors=np.ascontiguousarray(group["descriptors"][()].T),
-                    size=(height, width),
+                    size=_size(group),
                     uncertainty_px=float(group["keypoints"].attrs["uncertainty"]),
                     stamp=_stamp(group),
                 )
@@ -75,11 +76,21 @@ def read_features(path: Path, names: Sequence[str]) -> list[ImageFeatures]:
 
 def names_in(path: Path) -> list[str]:
     """Names of the images in a file of hloc's layout, as hloc lists them."""
-    return list(stamps_in(path))
+    return list(_in_groups(path, lambda group: None))
 
 
 def stamps_in(path: Path) -> dict[str, Stamp]:
     """The stamp of each image in a file of hloc's layout; empty where the file has none."""
+    return _in_groups(path, _stamp)
+
+
+def sizes_in(path: Path) -> dict[str, tuple[int, int]]:
+    """(height, width) of each image in a file of hloc's layout, in pixels."""
+    return _in_groups(path, _size)
+
+
+def _in_groups(path: Path, read: Callable[[Any], T]) -> dict[str, T]:
+    """What `read` finds in the group of each image of a file."""
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -87,7 +98,12 @@ def stamps_in(path: Path) -> dict[str, Stamp]:
         file.visit(names.append)
         # A folder of photos may also be called "keypoints".
         found = [name for name in names if name.endswith(KEYPOINTS) and file.get(name, getclass=True) is h5py.Dataset]
-        return {name.removesuffix(KEYPOINTS): _stamp(file[name].parent) for name in found}
+        return {name.removesuffix(KEYPOINTS): read(file[name.removesuffix(KEYPOINTS)]) for name in found}
+
+
+def _size(group: Any) -> tuple[int, int]:
+    width, height = group["image_size"][()].tolist()
+    return height, width
 
 
 def _stamp(group: Any) -> Stamp:

@@ -266,13 +266,17 @@ class ColmapDatabase(Output):
         if record is not None:
             count = PairCount(*record.pairs)
         else:
-            names = {name: path for path in parts.paths() for name in names_in(path)}
-            stamps = {name: list(stamp) for path in parts.paths() for name, stamp in stamps_in(path).items()}
+            features: dict[str, Path] = {}
+            stamps: dict[str, list[int]] = {}
+            for path in parts.paths():
+                found = stamps_in(path)
+                features |= dict.fromkeys(found, path)
+                stamps |= {name: list(stamp) for name, stamp in found.items()}
             with replacing(self.path) as temporary:
                 count = write_database(
                     temporary,
                     root,
-                    names,
+                    features,
                     matching=self.matching,
                     matcher=self.matcher,
                     pairs=self.pairs,
