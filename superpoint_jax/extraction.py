@@ -195,6 +195,11 @@ def _extract(
     return dataclasses.replace(found, keypoints=keypoints_xy, image_sizes=given)
 
 
+def whole_sizes(images: Float[Array, "b h w c"]) -> Int[Array, "b 2"]:
+    """(height, width) of images that fill their arrays."""
+    return jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
+
+
 def dense_features(
     model: SuperPoint | CompiledSuperPoint,
     images: Array | np.ndarray,
@@ -209,8 +214,7 @@ def dense_features(
     """
     # Converted here and not in the model, because the model only knows its own rule.
     images = to_gray(images, rules.channel_rule)
-    whole = jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
-    given = whole if image_sizes is None else jnp.asarray(image_sizes, jnp.int32)
+    given = placed_like(images, whole_sizes)(images) if image_sizes is None else jnp.asarray(image_sizes, jnp.int32)
     seen = given
     if rules.enlarge != 1:
         images, seen = placed_like(images, partial(enlarge, factor=rules.enlarge))(images, given)

