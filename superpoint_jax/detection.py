@@ -13,6 +13,7 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 from superpoint_jax.config import CELL_PX, SuperPointConfig
+from superpoint_jax.sharding import vary_like
 
 if TYPE_CHECKING:
     from superpoint_jax.config import BorderRule, ScoreRule, ThresholdRule
@@ -41,7 +42,9 @@ def score_map(logits: Float[Array, "b h w 65"], *, rule: ScoreRule = "softmax") 
         probabilities = exponentials / (jnp.sum(exponentials, axis=-1, keepdims=True) + 1e-5 * jnp.exp(-excess))
     batch, height, width, _ = logits.shape
     pixels = probabilities[..., :-1].reshape(batch, height, width, CELL_PX, CELL_PX)
-    return pixels.transpose(0, 1, 3, 2, 4).reshape(batch, height * CELL_PX, width * CELL_PX)
+    scores = pixels.transpose(0, 1, 3, 2, 4).reshape(batch, height * CELL_PX, width * CELL_PX)
+    # Without the barrier, XLA for TPU computes all that follows in the layout of the cells, three times slower.
+    return lax.optimization_barrier(scores)
 
 
 def window_max(x: Array, radius: int) -> Array:
@@ -67,12 +70,13 @@ def suppress_three_pass(scores: Float[Array, "b h w"], radius: int) -> Float[Arr
     Source: the suppression in SuperGlue, LightGlue and Hugging Face's SuperPoint, bit for bit (tests/parity).
     """
     exists = scores > -jnp.inf
-    kept = scores == window_max(scores, radius)
-    for _ in range(2):
+
+    def keep_more(_: Any, kept: Array) -> Array:
         near_kept = window_max(kept.astype(jnp.float32), radius) > 0
         rest = jnp.where(near_kept, 0, scores)
-        kept = kept | ((rest == window_max(rest, radius)) & ~near_kept)
-        kept = kept & exists
+        return (kept | ((rest == window_max(rest, radius)) & ~near_kept)) & exists
+
+    kept = lax.fori_loop(0, 2, keep_more, scores == window_max(scores, radius))
     return jnp.where(kept & exists, scores, 0)
 
 
@@ -139,9 +143,16 @@ def capacity(shape: tuple[int, int], config: SuperPointConfig) -> int:
 def top_k(values: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
     """The k largest values of each row and their indices, descending, ties by lower index; exactly as `lax.top_k`.
 
-    Each row is divided into segments. The k segments with the largest maxima contain the k largest values: k values,
-    one in each of them, come before every value of any other segment. So no sort has more than about 2 sqrt(n k)
-    values.
+    None of its forms sorts all values. On a TPU a sort of several thousand values takes many seconds to compile.
+    """
+    return lax.platform_dependent(values, tpu=partial(top_k_by_counting, k=k), default=partial(top_k_by_segments, k=k))
+
+
+def top_k_by_segments(values: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+    """`top_k` by maxima of segments.
+
+    The k segments with the largest maxima contain the k largest values: k values, one in each of them, come before
+    every value of any other segment. So no sort has more than about 2 sqrt(n k) values.
     """
     batch, n = values.shape
     segment = 2 ** round(math.log2(math.sqrt(n / k))) if n > k else 1
@@ -155,6 +166,56 @@ def top_k(values: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int
     candidates = jnp.take_along_axis(segments, best[..., None], axis=1).reshape(batch, -1)
     top, position = lax.top_k(candidates, k)
     return top, jnp.take_along_axis(best, position // segment, axis=1) * segment + position % segment
+
+
+def top_k_by_counting(values: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+    """`top_k` by a search for the k-th largest value, with a sort of only k values.
+
+    The search finds that value digit by digit, and counts for each digit how many values are at least as large. What is
+    larger, and the first of what is equal, is then collected from blocks of values by the counts of each block.
+    """
+    batch, n = values.shape
+    keys = jnp.pad(_ordered_bits(values), ((0, 0), (0, -n % _BLOCK)), constant_values=_LOWEST)
+    keys = keys.reshape(batch, -1, _BLOCK)
+    blocks = keys.shape[1]
+
+    def refine(step: Any, least: Array) -> Array:
+        unit = jnp.left_shift(jnp.int32(1), 32 - _DIGIT_BITS * (step + 1))
+        kth = least
+        for digit in range(1, 2**_DIGIT_BITS):
+            higher = least + digit * unit
+            enough = jnp.sum(keys >= higher[:, None, None], axis=(1, 2), dtype=jnp.int32) >= k
+            kth = jnp.where(enough, higher, kth)
+        return kth
+
+    lowest = vary_like(jnp.full(batch, _LOWEST, jnp.int32), values)
+    kth = lax.fori_loop(0, 32 // _DIGIT_BITS, refine, lowest)[:, None, None]
+    # First all that is larger, then all that is equal, each in the order of the row.
+    counts = jnp.concatenate([jnp.sum(found, axis=2, dtype=jnp.int32) for found in (keys > kth, keys == kth)], axis=1)
+    ends = jnp.cumsum(counts, axis=1)
+    rows = jnp.arange(k, dtype=jnp.int32)[None]
+    source = jnp.sum(ends[:, None, :] <= rows[..., None], axis=2, dtype=jnp.int32)
+    place = rows - jnp.take_along_axis(ends - counts, source, axis=1)
+    block = source % blocks
+    values_of_block = jnp.take_along_axis(keys, block[..., None], axis=1)
+    found = jnp.where(source[..., None] < blocks, values_of_block > kth, values_of_block == kth)
+    chosen = found & (lax.cumsum(found.astype(jnp.int32), axis=2) == place[..., None] + 1)
+    within = jnp.arange(_BLOCK, dtype=jnp.int32)[None, None]
+    index = block * _BLOCK + jnp.sum(jnp.where(chosen, within, 0), axis=2)
+    top, order = lax.top_k(jnp.take_along_axis(values, index, axis=1), k)
+    return top, jnp.take_along_axis(index, order, axis=1)
+
+
+_BLOCK = 128
+"""Values in a block, as many as a TPU has lanes."""
+_DIGIT_BITS = 4
+_LOWEST = np.iinfo(np.int32).min
+
+
+def _ordered_bits(values: Float[Array, "*b"]) -> Int[Array, "*b"]:
+    """int32 numbers in the order of the float32 values."""
+    bits = lax.bitcast_convert_type(values.astype(jnp.float32), jnp.int32)
+    return bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
 
 
 def detect(
@@ -249,18 +310,18 @@ def refine_soft_argmax(
 
     A keypoint never leaves its window; pixels outside the image have weight 0. The result is differentiable.
     """
-    offsets = jnp.arange(-radius, radius + 1, dtype=jnp.int32)
-    dx, dy = offsets[None, None, None, :], offsets[None, None, :, None]
-    rows = keypoints_xy[..., 1].astype(jnp.int32)[..., None, None] + dy
-    columns = keypoints_xy[..., 0].astype(jnp.int32)[..., None, None] + dx
-    cells_end = (image_sizes // CELL_PX * CELL_PX)[:, None, None, None]
+    dy, dx = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(np.int32).reshape(2, 1, -1, 1)
+    # The keypoints come last, in [B, pixels of the window, K], because a TPU pads a short last axis to 128.
+    rows = keypoints_xy[:, None, :, 1].astype(jnp.int32) + dy
+    columns = keypoints_xy[:, None, :, 0].astype(jnp.int32) + dx
+    cells_end = (image_sizes // CELL_PX * CELL_PX)[:, None, None]
     inside = (rows >= 0) & (columns >= 0) & (rows < cells_end[..., 0]) & (columns < cells_end[..., 1])
     index = jnp.where(inside, rows * scores.shape[2] + columns, 0)
     flat = scores.reshape(scores.shape[0], -1)
     window = jax.vmap(lambda image, i: image[i])(flat, index)
     weights = jnp.where(inside, window, 0)
-    total = jnp.maximum(jnp.sum(weights, axis=(-1, -2)), 1e-12)
-    shift = jnp.stack([jnp.sum(weights * d.astype(weights.dtype), axis=(-1, -2)) for d in (dx, dy)], axis=-1)
+    total = jnp.maximum(jnp.sum(weights, axis=1), 1e-12)
+    shift = jnp.stack([jnp.sum(weights * d.astype(weights.dtype), axis=1) for d in (dx, dy)], axis=-1)
     return keypoints_xy + shift / total[..., None]
 
 

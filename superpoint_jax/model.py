@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int, UInt8
 
+from superpoint_jax import lanes
 from superpoint_jax.config import CELL_PX, SuperPointConfig
 from superpoint_jax.features import DenseFeatures
 
@@ -67,6 +69,12 @@ class ConvBlock(nnx.Module):
         `valid_sizes` are the (height, width) of each image in the top-left corner of `x`. Values outside are set to
         zero after every layer, so that they act like the zero padding of an unpadded image.
         """
+        if self.pool and lanes.fits(x, self.conv_b.out_features):
+            return _for_the_platform(self, x, valid_sizes)
+        return self.plain(x, valid_sizes)
+
+    def plain(self, x: Array, valid_sizes: Array | None) -> Array:
+        """The output by the layers themselves."""
         for conv, norm in ((self.conv_a, self.norm_a), (self.conv_b, self.norm_b)):
             # Batch norm comes after the ReLU, so it can't be folded into the convolution before.
             x = zero_outside(_normalize_channels(nnx.relu(conv(x)), norm), valid_sizes)
@@ -74,6 +82,27 @@ class ConvBlock(nnx.Module):
             return x
         # An odd last row or column is dropped, so the valid sizes are also rounded down.
         return zero_outside(self.max_pool(x), None if valid_sizes is None else valid_sizes // 2)
+
+    def in_lanes(self, x: Array, valid_sizes: Array | None) -> Array:
+        """The output in the form that is fast on a TPU."""
+
+        def after(x: Array, conv: nnx.Conv, norm: nnx.BatchNorm | None) -> Array:
+            assert conv.bias is not None
+            bias = jnp.tile(conv.bias[...].astype(x.dtype), 2)
+            return _normalize_channels(nnx.relu(x + bias[None, None, None]), lanes.for_pairs(norm))
+
+        x = after(lanes.convolution(x, self.conv_a.kernel[...]), self.conv_a, self.norm_a)
+        x = lanes.convolution_and_maximum(
+            lanes.zero_outside(x, valid_sizes),
+            self.conv_b.kernel[...],
+            functools.partial(after, conv=self.conv_b, norm=self.norm_b),
+        )
+        return lanes.separate_columns(lanes.zero_outside(x, None if valid_sizes is None else valid_sizes // 2))
+
+
+@jax.jit
+def _for_the_platform(block: ConvBlock, x: Array, valid_sizes: Array | None) -> Array:
+    return lax.platform_dependent(block, x, valid_sizes, tpu=ConvBlock.in_lanes, default=ConvBlock.plain)
 
 
 class Encoder(nnx.Module):

@@ -20,7 +20,7 @@ refine_soft_argmax = jax.jit(detection.refine_soft_argmax, static_argnames="radi
 score_map = jax.jit(detection.score_map, static_argnames="rule")
 suppress_greedy = jax.jit(detection.suppress_greedy, static_argnums=1)
 suppress_three_pass = jax.jit(detection.suppress_three_pass, static_argnums=1)
-top_k = jax.jit(detection.top_k, static_argnums=1)
+TOP_K = [jax.jit(form, static_argnums=1) for form in (detection.top_k_by_segments, detection.top_k_by_counting)]
 window_max = jax.jit(detection.window_max, static_argnums=1)
 
 SHAPE = (16, 24)
@@ -178,12 +178,14 @@ def test_border_follows_each_image_of_the_batch():
 @given(hnp.arrays(np.int8, (2, 50), elements=st.integers(-1, 5)), st.sampled_from([1, 2, 3, 7, 50]))
 def test_top_k_equals_lax_top_k(values, k):
     values = jnp.asarray(values.astype(np.float32))
-    for ours, theirs in zip(top_k(values, k), lax.top_k(values, k), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for top_k in TOP_K:
+        for ours, theirs in zip(top_k(values, k), lax.top_k(values, k), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("top_k", TOP_K, ids=["segments", "counting"])
 @pytest.mark.parametrize(("n", "k"), [(6400, 1), (6400, 10), (6401, 100), (5000, 1024), (5000, 5000)])
-def test_top_k_of_many_equals_lax_top_k(n, k):
+def test_top_k_of_many_equals_lax_top_k(n, k, top_k):
     rng = np.random.default_rng(n + k)
     for values in (rng.integers(-1, 20, (2, n)), rng.normal(size=(2, n)), np.zeros((2, n))):
         values = jnp.asarray(values.astype(np.float32))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
-from jax.extend.core import jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+from jax.extend.core import Literal as ConstantOperand
 
 from superpoint_jax.export.signature import (
     INPUTS,
@@ -90,7 +91,7 @@ def export_onnx(
     networks = networks_of(model.pooled_by_slices(), matcher)
     traced = jax.make_jaxpr(lambda images, sizes: function(networks, images, sizes))(*shapes)
     graph: Any = to_onnx(
-        jaxpr_as_fun(traced),
+        default_forms(traced),
         list(shapes),
         model_name="superpoint",
         opset=OPSET,
@@ -106,6 +107,36 @@ def export_onnx(
     beside.unlink(missing_ok=True)  # onnx would append to the file.
     onnx.save(graph, path, save_as_external_data=True, location=beside.name, size_threshold=1024)
     return [path, beside]
+
+
+def default_forms(traced: ClosedJaxpr) -> Callable[..., list[Any]]:
+    """The function that was traced, with the default where `lax.platform_dependent` chooses, because ONNX can't."""
+
+    def call(*arguments: Any) -> list[Any]:
+        values = dict(zip(traced.jaxpr.constvars, traced.consts, strict=True))
+        values |= zip(traced.jaxpr.invars, arguments, strict=True)
+
+        def read(variable: Any) -> Any:
+            return variable.val if isinstance(variable, ConstantOperand) else values[variable]
+
+        for equation in traced.jaxpr.eqns:
+            operands = [read(variable) for variable in equation.invars]
+            name, parameters = equation.primitive.name, equation.params
+            if name == "platform_index":
+                found: Any = [parameters["platforms"].index(None)]
+            elif name == "cond" and parameters.get("branches_platforms"):
+                default, *operands = operands
+                found = default_forms(parameters["branches"][default])(*operands)
+            elif name in ("jit", "pjit"):
+                found = default_forms(parameters["jaxpr"])(*operands)
+            else:
+                inputs = list({id(v): v for v in equation.invars if not isinstance(v, ConstantOperand)}.values())
+                alone = Jaxpr((), inputs, equation.outvars, [equation], equation.effects, traced.jaxpr.debug_info)
+                found = jaxpr_as_fun(ClosedJaxpr(alone, ()))(*map(read, inputs))
+            values |= zip(equation.outvars, found, strict=True)
+        return [read(variable) for variable in traced.jaxpr.outvars]
+
+    return call
 
 
 _BROADCASTS = {
