@@ -202,8 +202,9 @@ def top_k_by_counting(values: Float[Array, "b n"], k: int) -> tuple[Float[Array,
     chosen = found & (lax.cumsum(found.astype(jnp.int32), axis=2) == place[..., None] + 1)
     within = jnp.arange(_BLOCK, dtype=jnp.int32)[None, None]
     index = block * _BLOCK + jnp.sum(jnp.where(chosen, within, 0), axis=2)
-    top, order = lax.top_k(jnp.take_along_axis(values, index, axis=1), k)
-    return top, jnp.take_along_axis(index, order, axis=1)
+    # A sort, because XLA gathers the operand of `lax.top_k` from all devices of an automatic mesh.
+    negative, index = lax.sort((-jnp.take_along_axis(values, index, axis=1), index), num_keys=1)
+    return -negative, index
 
 
 _BLOCK = 128
@@ -227,7 +228,8 @@ def detect(
     region: Bool[Array, "b _h _w"] | None = None,
 ) -> tuple[Float[Array, "b k 2"], Float[Array, "b k"], Bool[Array, "b k"], Int[Array, " b"]]:
     """Keypoints from keypoint logits: (keypoints_xy, scores, mask, num_detected); see `select_keypoints`."""
-    scores = score_map(logits, rule=config.score_rule)
+    with jax.named_scope("score_map"):
+        scores = score_map(logits, rule=config.score_rule)
     return select_keypoints(scores, image_sizes, config=config, keypoint_threshold=keypoint_threshold, region=region)
 
 
@@ -248,19 +250,22 @@ def select_keypoints(
     image, replaces that of the configuration and may be traced.
     """
     shape = (scores.shape[1], scores.shape[2])
-    kept = keypoint_mask(scores, image_sizes, config=config, keypoint_threshold=keypoint_threshold, region=region)
+    with jax.named_scope("suppression"):
+        kept = keypoint_mask(scores, image_sizes, config=config, keypoint_threshold=keypoint_threshold, region=region)
     num_detected = jnp.sum(kept, axis=(1, 2), dtype=jnp.int32)
 
     k = capacity(shape, config)
     available = min(k, shape[0] * shape[1])
     candidates = jnp.where(kept, lax.stop_gradient(scores), -1).reshape(scores.shape[0], -1)
-    best, index = top_k(candidates, available)
+    with jax.named_scope("top_k"):
+        best, index = top_k(candidates, available)
     index = jnp.where(best >= 0, index, 0)
     mask = best >= 0
     values = jnp.take_along_axis(scores.reshape(scores.shape[0], -1), index, axis=1)
     keypoints_xy = jnp.stack([index % shape[1], index // shape[1]], axis=-1).astype(jnp.float32)
     if config.refinement == "soft_argmax":
-        keypoints_xy = refine_soft_argmax(scores, keypoints_xy, image_sizes, radius=config.refinement_radius)
+        with jax.named_scope("refinement"):
+            keypoints_xy = refine_soft_argmax(scores, keypoints_xy, image_sizes, radius=config.refinement_radius)
     rows = ((0, 0), (0, k - available))
     return (
         jnp.pad(jnp.where(mask[..., None], keypoints_xy, 0), (*rows, (0, 0))),

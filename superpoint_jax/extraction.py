@@ -143,9 +143,10 @@ def _decode(
     )
     # A small image may have fewer pixels than there are rows.
     used = min(keypoints.shape[1], math.prod(dense.logits.shape[1:3]) * CELL_PX**2)
-    descriptors = sample_descriptors(
-        dense.descriptors, keypoints[:, :used], mask[:, :used], image_sizes, rule=config.sampling_rule
-    )
+    with jax.named_scope("descriptors"):
+        descriptors = sample_descriptors(
+            dense.descriptors, keypoints[:, :used], mask[:, :used], image_sizes, rule=config.sampling_rule
+        )
     descriptors = jnp.pad(descriptors, ((0, 0), (0, keypoints.shape[1] - used), (0, 0)))
     return Keypoints(
         keypoints=keypoints,

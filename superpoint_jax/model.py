@@ -120,8 +120,9 @@ class Encoder(nnx.Module):
     ) -> tuple[Float[Array, "b _h _w _c"], ...]:
         """Output of every block, finest first. Values outside `image_sizes` (height, width) are zero."""
         hidden_states = []
-        for block in self.conv_blocks:
-            x = block(x, image_sizes)
+        for i, block in enumerate(self.conv_blocks):
+            with jax.named_scope(f"block_{i + 1}"):
+                x = block(x, image_sizes)
             if block.pool and image_sizes is not None:
                 image_sizes = image_sizes // 2
             hidden_states.append(x)
@@ -229,9 +230,13 @@ class SuperPoint(nnx.Module):
             image_sizes = jnp.asarray(image_sizes, jnp.int32)
         gray, finite = finite_part(zero_outside(to_gray(images, rules.channel_rule), image_sizes))
         hidden_states = self.encoder(gray.astype(rules.dtype), image_sizes)
+        with jax.named_scope("detector_head"):
+            logits = jnp.where(finite, self.keypoint_decoder(hidden_states[-1]), jnp.nan)
+        with jax.named_scope("descriptor_head"):
+            descriptors = jnp.where(finite, self.descriptor_decoder(hidden_states[-1]), jnp.nan)
         return DenseFeatures(
-            logits=jnp.where(finite, self.keypoint_decoder(hidden_states[-1]), jnp.nan),
-            descriptors=jnp.where(finite, self.descriptor_decoder(hidden_states[-1]), jnp.nan),
+            logits=logits,
+            descriptors=descriptors,
             hidden_states=hidden_states if output_hidden_states else None,
         )
 

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import __main__ as program
-from benchmarks import draw
+from benchmarks import ahead, compiled, draw
 from benchmarks.agreement import agreement
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.setting import NotAvailable, Setting, descriptor_sets, photo
@@ -153,4 +154,61 @@ def test_results_are_drawn_by_what_varies(tmp_path, monkeypatch):
         draw.main((path,), output=tmp_path)
         with Image.open(tmp_path / f"{number}.png") as image:
             assert min(image.size) > 100
+    plt.close("all")
+
+
+PROGRAM = """
+%body (arg: (s32[], f32[8,64])) -> (s32[], f32[8,64]) {
+  %step = f32[8,64]{1,0} fusion(%x), kind=kLoop, calls=%f, metadata={op_name="jit(f)/top_k/while/body/add"}, backend_config={"estimated_cycles":"10"}
+}
+
+%condition (arg: (s32[], f32[8,64])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(8)
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (x: f32[8,64]) -> f32[8,64] {
+  %conv = f32[8,64]{1,0} fusion(%x), kind=kOutput, calls=%g, metadata={op_name="jit(f)/block_1/conv"}, backend_config={"estimated_cycles":"1000"}
+  %loop = (s32[], f32[8,64]) while(%init), condition=%condition, body=%body, metadata={op_name="jit(f)/top_k/while"}
+  %sorted = (f32[8,1024]{1,0}, s32[8,1024]{1,0}) sort(%a, %b), dimensions={1}, metadata={op_name="jit(f)/top_k/sort"}
+  %rest = f32[8,64]{1,0} copy(%conv), backend_config={"estimated_cycles":"5"}
+  %sum = f32[3,4]{1,0} all-reduce(%rest), replica_groups={{0,1}}
+  ROOT %out = f32[8,64]{1,0} add(%rest, %rest)
+}
+"""  # noqa: E501
+
+
+def test_a_compiled_program_is_read_by_hand():
+    found = compiled.read(PROGRAM)
+    assert found["cycles"] == {"block_1": 1000, "top_k": 8 * 10, "other": 5}
+    assert found["kernels"] == {"block_1": 1, "top_k": 8 + 1, "other": 1}
+    assert found["sorts"] == [1024]
+    assert found["without_estimate"] == 1
+    assert found["collectives"] == [{"kind": "all-reduce", "values": 12}]
+
+
+def test_a_chip_without_its_compiler_is_told(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="libtpu"):
+        ahead.main(output=tmp_path / "ahead.json")
+    with pytest.raises(SystemExit, match="chips v4 are not known; choose from TPU v5e"):
+        ahead.main(output=tmp_path / "ahead.json", tpu=Path(sys.executable), chips=("v4",))
+    ahead.main(output=tmp_path / "ahead.json", tpu=Path("/bin/false"), chips=("TPU v5e", "H100"), programs=("match",))
+    printed = capsys.readouterr().out
+    assert "estimated by the compiler, not run" in printed
+    assert "not compiled: the compiler ended with code 1" in printed
+    assert "H100: left out" in printed
+
+
+def test_what_a_compiler_said_is_printed_and_drawn():
+    row = {"chip": "TPU v5e", "program": "extract", "dtype": "bfloat16", "devices": 1, "temporaries": 5e8}
+    row |= {"compile_s": 3.0, "compile_cpu_s": 2.0, **compiled.read(PROGRAM)}
+    assert "0.00 M cycles (floor" in ahead.line(row)
+    # Eight photos of 52 GFLOP at 197 TFLOP/s.
+    assert ahead.floor_seconds("TPU v5e", "bfloat16")["operations"] == pytest.approx(2.1e-3, rel=0.03)
+    assert "all-reduce of 12 values" in ahead.line(row)
+    figure = ahead.draw([row, row | {"chip": "H100"}], "title")
+    tpu, gpu = figure.axes
+    assert sum(bar.get_width() for bar in tpu.patches) == pytest.approx(1085e-6)
+    assert sum(bar.get_width() for bar in gpu.patches) == 11
+    assert ahead.NOTE in figure._suptitle.get_text()
     plt.close("all")
