@@ -126,26 +126,26 @@ def load_stored(
             raise ImageError(f"{name}: {error}") from error
 
 
-def load_mask(
+def load_values(
     source: ImageSource | PIL.Image.Image, *, max_pixels: int | None = MAX_IMAGE_PIXELS
 ) -> Shaped[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
-    """The values of a mask, upright: gray [H,W] of whatever type the file has, so that no value becomes 0, or RGB.
+    """The values of a mask or of a map of disparities, upright: gray [H,W] of whatever type the file has, or RGB.
 
-    A Pillow image is used as it is. Palettes become RGB.
+    So no value is rounded to another. A Pillow image is used as it is. Palettes become RGB.
 
     Raises:
         ImageError: As `load_image`.
     """
     if not isinstance(source, str | os.PathLike) and hasattr(source, "getbands"):
-        return _mask_values(cast("PIL.Image.Image", source))
+        return _values(cast("PIL.Image.Image", source))
     with _decoded(cast(ImageSource, source), max_pixels) as (image, name):
         try:
-            return upright(_mask_values(image), orientation_of(image))
+            return upright(_values(image), orientation_of(image))
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from error
 
 
-def _mask_values(image: PIL.Image.Image) -> np.ndarray:
+def _values(image: PIL.Image.Image) -> np.ndarray:
     deep = image.mode in ("F", "I") or image.mode.startswith("I;16")
     return _deep_values(image) if deep else to_uint8(image)
 
