@@ -89,9 +89,15 @@ def flush(path: Path) -> None:
 
 
 def require_room(folder: Path, size: int) -> None:
-    """Raise an OSError unless this many bytes are free on the disk of a folder."""
+    """Raise an OSError unless this many bytes are free on the disk of a folder, and a file may become as large."""
     if shutil.disk_usage(folder).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    with suppress(ImportError):  # Windows has no such limit.
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if limit != resource.RLIM_INFINITY and limit < size:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(folder))
 
 
 def is_disk_full(error: OSError) -> bool:
