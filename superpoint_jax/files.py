@@ -6,6 +6,7 @@ import errno
 import glob
 import hashlib
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,11 @@ from typing import Any
 
 import jax
 import numpy as np
+
+
+def is_url(name: str) -> bool:
+    """Whether a name begins like a URL; in a `Path`, the second slash is lost."""
+    return re.match(r"[a-z][a-z0-9+.-]+:/", name, re.IGNORECASE) is not None
 
 
 def require_regular(path: Path) -> None:

@@ -132,8 +132,9 @@ def test_what_is_not_read_is_named_and_counted(folder, extracted, tmp_path, monk
     captured = capsys.readouterr()
     assert "8 images extracted, 0 before, 4 failed" in captured.out
     assert "locked: the folder can't be read: Permission denied" in captured.err
-    for suffix in ("heic", "jxl", "dng"):
+    for suffix in ("heic", "jxl"):
         assert f"x.{suffix}: not an image of a format that is read here (PPM, PNG, JPEG" in captured.err
+    assert "x.dng: can't be read: " in captured.err
     with pytest.raises(PermissionError, match="make it readable, or move it away"):
         list_images(folder)
 
