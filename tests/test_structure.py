@@ -15,7 +15,7 @@ PACKAGE = Path(superpoint_jax.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ROOMS = [
-    {"config", "features", "files", "hub", "sharding"},
+    {"config", "features", "files", "hub", "sharding", "spreading"},
     {"model", "openvino", "detection", "description", "enlargement", "regions", "processing", "matching", "geometry"},
     {"estimation", "example", "stitching", "torch_lightglue", "tracking", "video"},
     {"extraction", "weights"},
