@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = [
     {"config", "features", "files", "hub", "sharding", "spreading"},
     {"model", "openvino", "detection", "description", "enlargement", "regions", "processing", "matching", "geometry"},
-    {"estimation", "example", "stitching", "torch_lightglue", "tracking", "video"},
+    {"estimation", "example", "stitching", "torch_lightglue", "tracking", "track_files", "video"},
     {"extraction", "weights"},
     {"own_keypoints", "photos", "records", "lightglue"},
     {"huggingface", "training", "bulk", "evaluation", "visualization", "export"},
