@@ -21,7 +21,9 @@ from superpoint_jax.matching import match as match
 from superpoint_jax.matching import match_pairs as match_pairs
 from superpoint_jax.model import SuperPoint as SuperPoint
 from superpoint_jax.own_keypoints import describe as describe
+from superpoint_jax.photos import RotatedMatch as RotatedMatch
 from superpoint_jax.photos import extract_images as extract_images
+from superpoint_jax.photos import match_rotations as match_rotations
 from superpoint_jax.processing import ImageError as ImageError
 from superpoint_jax.processing import SuperPointImageProcessor as SuperPointImageProcessor
 from superpoint_jax.processing import load_image as load_image

@@ -17,6 +17,7 @@ BorderRule = Literal["image", "cells", "top_left"]
 SamplingRule = Literal["legacy", "centered", "demo", "demo_2018"]
 ChannelRule = Literal["luma", "first"]
 RefinementRule = Literal["none", "soft_argmax"]
+SpreadRule = Literal["none", "grid"]
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
 
 _RULES = {
@@ -27,6 +28,7 @@ _RULES = {
     "sampling_rule": SamplingRule,
     "channel_rule": ChannelRule,
     "refinement": RefinementRule,
+    "spread": SpreadRule,
     "dtype": ComputeDtype,
 }
 
@@ -75,6 +77,9 @@ class SuperPointConfig:
         channel_rule: How three channels become one: "luma" (0.299, 0.587, 0.114), or only the "first" channel.
         refinement: Sub-pixel refinement of the score peak: "none", or "soft_argmax" over a small window.
         refinement_radius: Half side of that window, in pixels.
+        spread: Which keypoints are kept where there are more than `max_keypoints`: those with the best scores ("none"),
+            or the best of each cell of a grid in turn ("grid"), so that they cover the image; see
+            `superpoint_jax.spreading`. docs/conventions.md has figures.
         enlarge: `extract` enlarges images by this factor first, from 1 to 8, and gives coordinates in pixels of the
             images as they were. `nms_radius`, borders and windows count pixels of the enlarged image. With 2, keypoints
             of small images are placed more exactly, for four times the work; docs/performance.md has figures.
@@ -104,6 +109,7 @@ class SuperPointConfig:
     channel_rule: ChannelRule = "luma"
     refinement: RefinementRule = "none"
     refinement_radius: int = 2
+    spread: SpreadRule = "none"
     enlarge: float = 1.0
     dtype: ComputeDtype = "float32"
     preprocessor_json: str = dataclasses.field(default="", compare=False, repr=False)

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from superpoint_jax.config import CELL_PX, SuperPointConfig
 from superpoint_jax.sharding import vary_like
+from superpoint_jax.spreading import spread_over_grid
 
 if TYPE_CHECKING:
     from superpoint_jax.config import BorderRule, ScoreRule, ThresholdRule
@@ -258,7 +259,13 @@ def select_keypoints(
     available = min(k, shape[0] * shape[1])
     candidates = jnp.where(kept, lax.stop_gradient(scores), -1).reshape(scores.shape[0], -1)
     with jax.named_scope("top_k"):
-        best, index = top_k(candidates, available)
+        if config.spread == "grid":
+            # All that can lie in the array: with equal scores, those beyond are no candidates.
+            wide = min(max(available, capacity(shape, config.replace(max_keypoints=-1))), shape[0] * shape[1])
+            best, index = top_k(candidates, wide)
+            best, index = spread_over_grid(best, index, image_sizes, width=shape[1], count=available)
+        else:
+            best, index = top_k(candidates, available)
     index = jnp.where(best >= 0, index, 0)
     mask = best >= 0
     values = jnp.take_along_axis(scores.reshape(scores.shape[0], -1), index, axis=1)

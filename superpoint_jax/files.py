@@ -6,6 +6,7 @@ import errno
 import glob
 import hashlib
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,11 @@ from typing import Any
 
 import jax
 import numpy as np
+
+
+def is_url(name: str) -> bool:
+    """Whether a name begins like a URL; in a `Path`, the second slash is lost."""
+    return re.match(r"[a-z][a-z0-9+.-]+:/", name, re.IGNORECASE) is not None
 
 
 def require_regular(path: Path) -> None:
@@ -89,9 +95,15 @@ def flush(path: Path) -> None:
 
 
 def require_room(folder: Path, size: int) -> None:
-    """Raise an OSError unless this many bytes are free on the disk of a folder."""
+    """Raise an OSError unless this many bytes are free on the disk of a folder, and a file may become as large."""
     if shutil.disk_usage(folder).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    with suppress(ImportError):  # Windows has no such limit.
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if limit != resource.RLIM_INFINITY and limit < size:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(folder))
 
 
 def is_disk_full(error: OSError) -> bool:

@@ -10,7 +10,8 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
@@ -104,11 +105,10 @@ def fetch_file(repo_id: str, filename: str, **options: Unpack[HubOptions]) -> Pa
 
     given = _understood(options)
     revision = options.get("revision")
-    waiting = threading.Timer(TOLD_AFTER_S, _tell_waiting, (repo_id, filename))
-    waiting.daemon = True
-    waiting.start()
     try:
-        return Path(hf_hub_download(repo_id, filename, **given))
+        return _within_limit(lambda: Path(hf_hub_download(repo_id, filename, **given)), repo_id, filename)
+    except HubError:
+        raise
     except LocalEntryNotFoundError as error:
         # The hub was not reached, or is switched off. The cache also remembers which files a repository does not have.
         path = f"{options.get('subfolder')}/{filename}" if options.get("subfolder") else filename
@@ -122,19 +122,47 @@ def fetch_file(repo_id: str, filename: str, **options: Unpack[HubOptions]) -> Pa
         return None
     except Exception as error:  # The errors of the HTTP client have no common base class.
         raise HubError(_explain(error, repo_id, revision)) from error
-    finally:
-        waiting.cancel()
 
 
 TOLD_AFTER_S = 5
 """A line says what is waited for after this many seconds. A server that is silent for `huggingface_hub`'s own limit (10
 seconds, HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT) is asked again a few times before it counts as unreachable."""
 
+LIMIT_S = 600
+"""A file that is not complete after this many seconds is an error, since a server that sends a byte now and then never
+counts as silent. Weights have 5 to 50 MB, so this is 10 to 80 kB per second."""
 
-def _tell_waiting(repo_id: str, filename: str) -> None:
+
+def _within_limit(download: Callable[[], Path], repo_id: str, filename: str) -> Path:
+    """What a download returns or raises, unless it takes longer than the limit.
+
+    It runs in a thread, because no HTTP client limits the time of a whole answer. After the limit, the thread goes on
+    until the process ends, so that a later call may find the file in the cache.
+
+    Raises:
+        HubError: The download takes longer.
+    """
     from huggingface_hub import constants
 
-    log.warning("waiting for %s, which has not sent all of %s of %s yet", constants.ENDPOINT, filename, repo_id)
+    done: Future[Path] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(download())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name=f"download of {filename}").start()
+    wait([done], TOLD_AFTER_S)
+    if not done.done():
+        log.warning("waiting for %s, which has not sent all of %s of %s yet", constants.ENDPOINT, filename, repo_id)
+        wait([done], LIMIT_S - TOLD_AFTER_S)
+    if not done.done():
+        raise HubError(
+            f"{constants.ENDPOINT} has not sent all of {filename} of {repo_id!r} within {LIMIT_S} seconds; try again "
+            f"when it is faster, run `hf download {repo_id}`, which waits without a limit, or pass a file that you have"
+        )
+    return done.result()
 
 
 def _understood(options: HubOptions) -> dict[str, Any]:

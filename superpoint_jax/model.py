@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from superpoint_jax import lanes
 from superpoint_jax.config import CELL_PX, SuperPointConfig
 from superpoint_jax.features import DenseFeatures
+from superpoint_jax.sharding import placed_like
 
 if TYPE_CHECKING:
     from superpoint_jax.config import ChannelRule
@@ -102,7 +103,8 @@ class ConvBlock(nnx.Module):
 
 @jax.jit
 def _for_the_platform(block: ConvBlock, x: Array, valid_sizes: Array | None) -> Array:
-    return lax.platform_dependent(block, x, valid_sizes, tpu=ConvBlock.in_lanes, default=ConvBlock.plain)
+    tpu = placed_like(x, ConvBlock.in_lanes)  # It reshapes, which must be told on a mesh of explicit axes.
+    return lax.platform_dependent(block, x, valid_sizes, tpu=tpu, default=ConvBlock.plain)
 
 
 class Encoder(nnx.Module):

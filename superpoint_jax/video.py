@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from superpoint_jax.estimation.opencv import require_opencv
+from superpoint_jax.files import is_url
 from superpoint_jax.processing import ImageError, list_images, load_image
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
@@ -53,7 +55,13 @@ class Frames:
 
 
 def read_frames(
-    source: str | os.PathLike[str], *, long_side: int | None = 640, max_frames: int | None = None
+    source: str | os.PathLike[str],
+    *,
+    long_side: int | None = 640,
+    max_frames: int | None = None,
+    start: int = 0,
+    end: int | None = None,
+    skip: int = 0,
 ) -> Frames:
     """The frames of a video file, of a folder of photos in the order of their names, or of a camera.
 
@@ -63,6 +71,9 @@ def read_frames(
         source: Path, or the number of a camera.
         long_side: Frames are reduced to this longer side, in pixels; None or 0 never reduces.
         max_frames: End after this many frames.
+        start: Number of the first frame; the sequence begins with 0.
+        end: Number of the frame before which it ends.
+        skip: Frames left out after each one that is taken; `fps` becomes that of the frames taken.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
@@ -71,13 +82,17 @@ def read_frames(
     """
     if long_side and long_side < 8:
         raise ValueError(f"long_side={long_side}; at least 8 pixels are needed")
+    if start < 0 or skip < 0 or (end is not None and end <= start):
+        raise ValueError(f"start={start}, end={end}, skip={skip}; none is negative, and the end comes after the start")
     path = Path(source)
     if path.is_dir():
-        files = list_images(path)[:max_frames]
+        files = list_images(path)[start : end : skip + 1][:max_frames]
         if not files:
-            raise ValueError(f"{path}: no photos in this folder")
+            raise ValueError(f"{path}: no photos from number {start} on in this folder")
         return Frames(10.0, len(files), _images(files, long_side))
     camera = os.fspath(source).isdigit() and not path.exists()
+    if is_url(os.fspath(source)) and not path.exists():
+        raise ValueError(f"{source}: a URL is not opened; download the video, or give the number of a camera")
     if not camera and not path.exists():
         raise FileNotFoundError(2, "no such file or folder, and not the number of a camera", str(path))
     cv2 = require_opencv()
@@ -86,8 +101,10 @@ def read_frames(
         raise ValueError(f"{'camera ' if camera else ''}{source}: can't be opened as a video")
     fps = capture.get(cv2.CAP_PROP_FPS)
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    known = min(count, max_frames or count) if count > 0 and not camera else max_frames
-    return Frames(fps if 0 < fps < 1000 else 30.0, known, _video(capture, long_side, max_frames))
+    taken = range(start, sys.maxsize if end is None else end, skip + 1)[:max_frames]
+    known = len(range(count)[taken.start : taken.stop : taken.step]) if count > 0 and not camera else max_frames
+    fps = (fps if 0 < fps < 1000 else 30.0) / (skip + 1)
+    return Frames(fps, known, _video(capture, long_side, taken))
 
 
 class FrameWriter:
@@ -141,15 +158,51 @@ class FrameWriter:
             self._video.release()
 
 
-def _video(capture: Any, long_side: int | None, max_frames: int | None) -> Iterator[Frame]:
-    number = 0
+class Window:
+    """A window that shows frames, through OpenCV. It is a context manager, at whose end the window is closed.
+
+    Raises:
+        ValueError: There is no display, or the installed OpenCV has no windows.
+    """
+
+    TITLE = "superpoint-jax: q or Esc ends"
+
+    def __init__(self) -> None:
+        cv2 = require_opencv()
+        if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise ValueError("there is no display for a window; leave it out, and write a video instead")
+        try:
+            cv2.namedWindow(self.TITLE, cv2.WINDOW_NORMAL)
+        except cv2.error as error:
+            raise ValueError(
+                "this OpenCV has no windows: pip uninstall opencv-python-headless && pip install opencv-python"
+            ) from error
+
+    def show(self, pixels: UInt8[np.ndarray, "h w 3"]) -> bool:
+        """Show a frame, in RGB; whether q or Esc was pressed or the window was closed."""
+        cv2 = require_opencv()
+        cv2.imshow(self.TITLE, np.ascontiguousarray(pixels[..., ::-1]))
+        key = cv2.waitKey(1) & 0xFF
+        return key in (ord("q"), 27) or cv2.getWindowProperty(self.TITLE, cv2.WND_PROP_VISIBLE) < 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        require_opencv().destroyWindow(self.TITLE)
+
+
+def _video(capture: Any, long_side: int | None, taken: range) -> Iterator[Frame]:
     try:
-        while max_frames is None or number < max_frames:
-            there, pixels = capture.read()
-            if not there:
+        for number in range(taken.stop):
+            # Every frame is decoded, because few videos can go to a frame by its number exactly.
+            if not capture.grab():
                 return
-            yield _reduced(number, np.ascontiguousarray(pixels[..., ::-1]), long_side)
-            number += 1
+            if number in taken:
+                there, pixels = capture.retrieve()
+                if not there:
+                    return
+                yield _reduced(number, np.ascontiguousarray(pixels[..., ::-1]), long_side)
     finally:
         capture.release()
 

@@ -263,7 +263,7 @@ def check_extract_in_a_region():
     images, sizes = batch(size), image_sizes(size)
     rows, columns = np.mgrid[: size[0], : size[1]]
     region = jnp.asarray(np.stack([columns < 150, rows < 120, (rows + columns) % 90 < 60, rows > 30]))
-    for options in ({}, {"enlarge": 1.5}):
+    for options in ({}, {"enlarge": 1.5}, {"spread": "grid"}):
 
         def within(model, images, region, sizes, options=options):
             return extract(model, images, sizes, region=region, **options)
@@ -288,7 +288,7 @@ def check_describe():
     images, sizes = batch(size), image_sizes(size)
     places = jax.random.uniform(jax.random.key(0), (BATCH, 50, 2)) * 320
     mask = jnp.arange(50)[None] < jnp.array([[50], [40], [30], [20]])
-    for options in ({}, {"enlarge": 1.5}):
+    for options in ({}, {"enlarge": 1.5}, {"spread": "grid"}):
 
         def described(model, images, places, mask, sizes, options=options):
             return sp.describe(model, images, places, mask, image_sizes=sizes, **options)

@@ -6,8 +6,9 @@ import base64
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
@@ -23,6 +24,7 @@ class Hub:
         tokens: The authorization that each request came with.
         gated: ids that ask for an agreement.
         commits: Messages of what was pushed.
+        pause_s: Seconds before each byte of a file.
     """
 
     def __init__(self, repositories: Mapping[str, Mapping[str, bytes]]):
@@ -31,6 +33,7 @@ class Hub:
         self.tokens: list[str | None] = []
         self.gated: set[str] = set()
         self.commits: list[str] = []
+        self.pause_s = 0.0
         self.url = ""
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
@@ -89,7 +92,13 @@ def serve(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[Hub]:
                 self.send_header(name, value)
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(body)
+                with suppress(BrokenPipeError, ConnectionResetError):  # A client that waits no longer.
+                    self.send(body)
+
+        def send(self, body: bytes) -> None:
+            for piece in (body[i : i + 1] for i in range(len(body))) if hub.pause_s else (body,):
+                time.sleep(hub.pause_s)
+                self.wfile.write(piece)
 
         def do_POST(self) -> None:
             hub.requests.append(f"POST {self.path}")

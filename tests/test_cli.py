@@ -1,6 +1,7 @@
 """The command line as its users meet it: what it prints, writes and refuses. A small random model stands in."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -369,6 +370,16 @@ def test_track_follows_a_moving_view(photos, tmp_path, capsys):
     assert "4 frames" in printed
     assert "the oldest 3 frames" in printed
     assert video.stat().st_size > 1000
+    assert re.search(
+        r"[\d.]+ ms per frame \([\d.]+ frames/s\): reading .*, keypoints .*, tracking .*, drawing ", printed
+    )
+
+    chosen = ["--tracks", str(tmp_path / "t.csv"), "--start", "1", "--skip", "1"]
+    assert main(["track", str(folder), *chosen, *options]) == 0
+    table = (tmp_path / "t.csv").read_text().splitlines()
+    assert {line.split(",")[1] for line in table[1:]} == {"1.png", "3.png"}
+    assert len(table) == 1 + sum(len(frame["tracks"]) for frame in json.loads(found_json.read_text()))
+    capsys.readouterr()
 
     (folder / "1.png").write_bytes(b"no image")
     assert main(["track", str(folder), "-o", str(tmp_path / "pictures"), *options]) == 2
@@ -390,6 +401,10 @@ def test_what_can_not_be_tracked_is_told(tmp_path, capsys):
     assert "no frame could be read" in errors_of(capsys)[-1]
     assert main(["track", str(tmp_path / "folder"), *output, "--max-keypoints", "-1"]) == 2
     assert "max_keypoints=-1" in errors_of(capsys)[-1]
+    assert main(["track", str(tmp_path / "folder")]) == 2
+    assert "give --output, --tracks or --json, or --show" in errors_of(capsys)[-1]
+    assert main(["track", str(tmp_path / "folder"), "--tracks", str(tmp_path / "t.xls")]) == 2
+    assert "tracks are written as .csv" in errors_of(capsys)[-1]
     assert main(["track", str(tmp_path / "text.avi"), "-o", str(tmp_path / "text.avi")]) == 2
     assert "would be overwritten" in errors_of(capsys)[-1]
 

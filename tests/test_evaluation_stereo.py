@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from superpoint_jax.cli import evaluate as command
+from superpoint_jax.cli import main
 from superpoint_jax.evaluation import (
     evaluate_stereo,
     make_extractor,
@@ -69,3 +70,23 @@ def test_a_folder_that_is_no_stereo_says_what_is_needed(tmp_path):
     (tmp_path / "pairs.txt").write_text("a.png b.png c.png\n")
     with pytest.raises(ValueError, match=r"pairs\.txt:1: left image, right image, disparities and scale are needed"):
         stereo_pairs(tmp_path)
+
+
+def test_disparities_of_any_type_are_read_and_odd_ones_are_one_line(stereo_folder, capsys):
+    path = stereo_folder / "scene" / "disparities.png"
+    (stereo_folder / "pairs.txt").write_text("scene/left.png scene/right.png scene/disparities.png 256\n")
+    Image.fromarray(np.full((240, 300), 1536, np.uint16)).save(path)
+    (pair,) = stereo_pairs(stereo_folder)
+    np.testing.assert_array_equal(pair.disparities, np.full((240, 300), 6.0))
+
+    def said() -> str:
+        assert main(["evaluate", "stereo", str(stereo_folder), "--extractors", "orb"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    Image.new("L", (299, 240)).save(path)
+    assert f"{path}: 299x240 disparities; the left image scene/left.png has 300x240 pixels" in said()
+    Image.new("1", (30_000, 30_000)).save(path)  # Pillow's own limit would be a traceback.
+    assert f"{path}: 30000x30000 is 900 million pixels, above the limit of 268 million" in said()
+    path.write_bytes(b"none")
+    assert f"{path}: not an image of a format that is read here" in said()

@@ -219,6 +219,34 @@ def test_an_unreachable_hub_with_and_without_a_cache(repositories, tmp_path, exp
 
 
 @pytest.mark.slow
+def test_a_hub_that_sends_a_byte_now_and_then_is_an_error_at_the_limit(hub, tmp_path, expected_sum):
+    program = """
+import sys, time
+import superpoint_jax as sp
+from superpoint_jax import hub
+hub.LIMIT_S, hub.TOLD_AFTER_S = 2, 0.5
+started = time.monotonic()
+try:
+    sp.from_pretrained("someone/plain")
+except sp.HubError as error:
+    print(time.monotonic() - started, error, sep="\\n")
+"""
+    hub.pause_s = 0.05
+    stdout, stderr = run(program, tmp_path, url=hub.url)
+    seconds, message = stdout.splitlines()
+    assert 2 <= float(seconds) < 10
+    assert message == (
+        f"{hub.url} has not sent all of config.json of 'someone/plain' within 2 seconds; try again when it is faster, "
+        f"run `hf download someone/plain`, which waits without a limit, or pass a file that you have"
+    )
+    assert "which has not sent all of config.json of someone/plain yet" in stderr
+    # What was sent in part is no copy of the file.
+    hub.pause_s = 0
+    (found,), _ = load(["someone/plain"], tmp_path, url=hub.url)
+    assert found["sum"] == pytest.approx(expected_sum, rel=1e-6)
+
+
+@pytest.mark.slow
 def test_every_kind_of_repository(hub, tmp_path, expected_sum):
     hub.gated.add("someone/pickled")
     sources = ["someone/owned", "someone/empty", "nobody/nothing", "someone/plain@v9", "someone/pickled"]

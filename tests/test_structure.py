@@ -15,9 +15,9 @@ PACKAGE = Path(superpoint_jax.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ROOMS = [
-    {"config", "features", "files", "hub", "lanes", "sharding"},
+    {"config", "features", "files", "hub", "lanes", "sharding", "spreading"},
     {"model", "openvino", "detection", "description", "enlargement", "regions", "processing", "matching", "geometry"},
-    {"estimation", "example", "stitching", "torch_lightglue", "tracking", "video"},
+    {"estimation", "example", "stitching", "torch_lightglue", "tracking", "track_files", "video"},
     {"extraction", "weights"},
     {"own_keypoints", "photos", "records", "lightglue"},
     {"huggingface", "training", "bulk", "evaluation", "visualization", "export"},

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from superpoint_jax.video import FrameWriter, read_frames
+from superpoint_jax.video import FrameWriter, Window, read_frames
 
 
 def _ball(i, size=(96, 128)):
@@ -79,6 +79,68 @@ def test_no_more_frames_than_asked_for(folder, tmp_path):
     frames = read_frames(tmp_path / "a.avi", max_frames=2)
     assert frames.count == 2
     assert len(list(frames)) == 2
+
+
+@pytest.mark.parametrize("kind", ["folder", "video"])
+def test_frames_are_left_out_before_after_and_between(kind, folder, tmp_path):
+    source = folder
+    if kind == "video":
+        source = tmp_path / "a.avi"
+        with FrameWriter(source, fps=12.0) as writer:
+            for i in range(8):
+                writer.write(_ball(i))
+    for options, expected in (
+        (dict(start=1), [1, 2, 3]),
+        (dict(end=3), [0, 1, 2]),
+        (dict(skip=1), [0, 2]),
+        (dict(start=1, end=4, skip=1), [1, 3]),
+        (dict(start=1, skip=1, max_frames=1), [1]),
+    ):
+        frames = read_frames(source, **{"end": 4, **options})
+        found = list(frames)
+        assert [int(str(frame.name).removesuffix(".png")) for frame in found] == expected
+        assert frames.count == len(expected)
+        assert frames.fps == (10 if kind == "folder" else 12 / (options.get("skip", 0) + 1))
+        for number, frame in zip(expected, found, strict=True):
+            assert np.abs(frame.pixels.astype(float) - _ball(number)).mean() < 6
+    for wrong in (dict(start=-1), dict(skip=-1), dict(start=3, end=3)):
+        with pytest.raises(ValueError, match="none is negative, and the end comes after the start"):
+            read_frames(source, **wrong)
+    with pytest.raises(ValueError, match="a URL is not opened; download the video"):
+        read_frames("rtsp://camera/stream")
+
+
+def test_a_window_shows_frames_until_q(monkeypatch):
+    import cv2
+
+    shown, keys = [], [255, 255, ord("q")]
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(cv2, "namedWindow", lambda *_: None)
+    monkeypatch.setattr(cv2, "imshow", lambda _, pixels: shown.append(pixels))
+    monkeypatch.setattr(cv2, "waitKey", lambda _: keys[len(shown) - 1])
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1.0)
+    monkeypatch.setattr(cv2, "destroyWindow", lambda *_: shown.append(None))
+    with Window() as window:
+        assert [window.show(_ball(i)) for i in range(3)] == [False, False, True]
+    np.testing.assert_array_equal(shown[1], _ball(1)[..., ::-1])  # OpenCV's order of colours.
+    assert shown[-1] is None
+
+
+def test_without_a_display_or_windows_it_is_said_what_to_do(monkeypatch):
+    import cv2
+
+    def refusing(*_):
+        raise cv2.error("The function is not implemented")
+
+    monkeypatch.setattr(cv2, "namedWindow", refusing)
+    monkeypatch.setenv("DISPLAY", ":0")
+    with pytest.raises(ValueError, match="this OpenCV has no windows: pip uninstall opencv-python-headless"):
+        Window()
+    monkeypatch.delenv("DISPLAY")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    with pytest.raises(ValueError, match="there is no display for a window"):
+        Window()
 
 
 def test_bad_and_differing_images_are_frames_with_an_error(folder):

@@ -84,6 +84,7 @@ def write_database(
     database = pycolmap.Database.open(path)
     try:
         for name in names:
+            _require_room(path)
             (one,) = read_features(features[name], [name])
             database.write_keypoints(ids[name], one.keypoints_xy + np.float32(0.5))
         tried = _write_matches(path, database, ids, features, chosen, matching, matcher)

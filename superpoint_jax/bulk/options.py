@@ -11,7 +11,7 @@ from superpoint_jax import openvino
 from superpoint_jax.bulk.cameras import Cameras
 from superpoint_jax.bulk.pairs import Matching
 from superpoint_jax.bulk.reading import Frame
-from superpoint_jax.config import CELL_PX, ComputeDtype
+from superpoint_jax.config import CELL_PX, ComputeDtype, SpreadRule
 from superpoint_jax.photos.pixels import check_resize
 from superpoint_jax.photos.plan import Shape
 from superpoint_jax.processing.loading import MAX_IMAGE_PIXELS
@@ -25,6 +25,7 @@ class BulkOptions(Matching, Cameras):
         max_keypoints: At most this many keypoints per image are kept, those with the best scores; -1 keeps all.
         keypoint_threshold: Smallest score of a keypoint; the model's own by default.
         nms_radius: Radius of the suppression, in pixels; the model's own by default.
+        spread: How keypoints are spread over the image where there are too many; the model's own by default.
         resize: Images are reduced to this longer side, in pixels; 0 never reduces. By default the processor's size.
         upscale: Images whose longer side is below `resize` are also enlarged to it.
         enlarge: Factor by which images are enlarged before the network; by default the model's own.
@@ -47,6 +48,7 @@ class BulkOptions(Matching, Cameras):
     max_keypoints: int = 1024
     keypoint_threshold: float | None = None
     nms_radius: int | None = None
+    spread: SpreadRule | None = None
     resize: int | None = None
     upscale: bool = False
     enlarge: float | None = None

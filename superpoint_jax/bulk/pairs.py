@@ -96,7 +96,7 @@ def read_pairs(path: Path, names: Collection[str]) -> list[tuple[str, str]]:
     """The pairs of a text file with two names per line, separated by white space, as hloc writes them.
 
     Empty lines and lines that begin with # are left out, and a pair is taken once, in whatever order it is named. Names
-    with spaces in them are understood.
+    with spaces in them are understood, and those with backslashes instead of slashes.
 
     Args:
         path: The file.
@@ -124,6 +124,7 @@ def read_pairs(path: Path, names: Collection[str]) -> list[tuple[str, str]]:
 
 def _two_names(line: str, known: frozenset[str], where: str) -> tuple[str, str]:
     splits = [(line[: gap.start()], line[gap.end() :]) for gap in re.finditer(r"\s+", line)]
+    splits = [tuple(name if name in known else name.replace("\\", "/") for name in pair) for pair in splits]
     if not splits:
         raise ValueError(f"{where}: {line!r} is one name; two names of images are needed")
     found = [(a, b) for a, b in splits if a in known and b in known]

@@ -204,6 +204,7 @@ class PlacedNetwork:
             max_keypoints=options.max_keypoints,
             keypoint_threshold=options.keypoint_threshold,
             nms_radius=options.nms_radius,
+            spread=options.spread,
             enlarge=options.enlarge,
             dtype=options.dtype,
         )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from superpoint_jax.files import is_url
 from superpoint_jax.processing.loading import IMAGE_SUFFIXES, natural_order, walk_images
 
 
@@ -30,7 +31,8 @@ def find_images(source: str | os.PathLike[str], *, root: str | os.PathLike[str] 
     """The photos of a folder with its subfolders, of a text file with one path per line, or of a pattern.
 
     Names keep their folders, so equal names in two folders stay distinct. In a folder, only files with the suffix of an
-    image count. The files of a list or a pattern are not checked until they are read.
+    image count. The files of a list or a pattern are not checked until they are read. The names in a list have either
+    slash.
 
     Args:
         source: Folder, text file (.txt, like hloc's image lists) or pattern such as 'a/**/*.jpg'.
@@ -39,10 +41,12 @@ def find_images(source: str | os.PathLike[str], *, root: str | os.PathLike[str] 
 
     Raises:
         FileNotFoundError: No such folder or list, or a pattern without matches.
-        ValueError: There is no image, or one is outside the root.
+        ValueError: There is no image, or one is outside the root, or a URL is given.
     """
     text = os.fspath(source)
     path, unread = Path(text), {}
+    if is_url(text) and not path.exists():
+        raise ValueError(f"{text}: a URL is not opened; download the photos and give their folder")
     if path.is_dir():
         base = Path(root) if root is not None else path
         paths, unread = walk_images(path)
@@ -59,9 +63,7 @@ def find_images(source: str | os.PathLike[str], *, root: str | os.PathLike[str] 
             lines = path.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: neither an image nor a text file of paths") from error
-        # hloc's lists may have camera parameters after the name. A whole line that is an existing path is a name.
-        entries = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-        paths = [base / (entry if os.path.exists(base / entry) else entry.split()[0]) for entry in entries]
+        paths = [_listed(base, line.strip()) for line in lines if line.strip() and not line.startswith("#")]
     else:
         raise FileNotFoundError(2, "no such folder, list of images, or match of a pattern", text)
     if not paths and not unread:
@@ -72,6 +74,16 @@ def find_images(source: str | os.PathLike[str], *, root: str | os.PathLike[str] 
     odd = {name for name in names if _printable(name) != name}
     failures |= {_printable(name): "the name is not UTF-8; rename the file" for name in names if name in odd}
     return Sources(base, tuple(name for name in names if name not in odd), failures)
+
+
+def _listed(base: Path, line: str) -> Path:
+    """The path in a line of a list: the whole line if there is such a file, else its first word.
+
+    hloc's lists may have camera parameters after the name.
+    """
+    first = line.split()[0]
+    names = [line, line.replace("\\", "/"), first, first.replace("\\", "/")]
+    return base / next((name for name in names if os.path.exists(base / name)), first)
 
 
 def _printable(name: str) -> str:

@@ -15,7 +15,7 @@ import tyro
 import superpoint_jax as sp
 from superpoint_jax import openvino
 from superpoint_jax.cli.errors import CommandError, told
-from superpoint_jax.config import ComputeDtype
+from superpoint_jax.config import ComputeDtype, SpreadRule
 from superpoint_jax.lightglue import LightGlue
 from superpoint_jax.lightglue.load import choose
 from superpoint_jax.photos import describe_image
@@ -45,6 +45,9 @@ class Decoding:
     nms_radius: int | None = None
     """If two keypoints are within this distance, in pixels, the one with the better score stays; by default that of
     the weights."""
+    spread: SpreadRule | None = None
+    """Which keypoints are kept where there are more than --max-keypoints: those with the best scores ("none"), or the
+    best of each cell of a grid in turn ("grid"), so that they cover the photo."""
     dtype: ComputeDtype | None = None
     """Type that the network computes in; by default that of the weights."""
 
@@ -54,6 +57,7 @@ class Decoding:
             max_keypoints=self.max_keypoints,
             keypoint_threshold=self.keypoint_threshold,
             nms_radius=self.nms_radius,
+            spread=self.spread,
             dtype=self.dtype,
         )
         return {name: value for name, value in options.items() if value is not None}
@@ -158,7 +162,7 @@ class Network:
         """The configuration of the network."""
         return self.network.config
 
-    def __call__(self, images: Sequence[Any], regions: Sequence[Path | None] | None = None) -> list[sp.Keypoints]:
+    def __call__(self, images: Sequence[Any], regions: Sequence[Any] | None = None) -> list[sp.Keypoints]:
         """The keypoints of images; see `superpoint_jax.extract_images`."""
         with told():
             return sp.extract_images(

@@ -35,6 +35,7 @@ def extract(
     pairing: tyro.conf.OmitArgPrefixes[Pairing] = Pairing(),
     matching: tyro.conf.OmitArgPrefixes[Matching] = Matching(),
     cameras: tyro.conf.OmitArgPrefixes[Cameras] = Cameras(),
+    list: OptionalPath = None,
     root: OptionalPath = None,
     batch: int | None = None,
     part: int = 256,
@@ -68,6 +69,7 @@ def extract(
         pairing: Which photos are matched for a COLMAP database.
         matching: What matches them, and what a match has to pass.
         cameras: The cameras of a COLMAP database.
+        list: Text file with the names of the photos to take from the folder, one per line, with either slash.
         root: The folder that names are relative to; by default the given folder, the folder of the list, or the part of
             the pattern before its first wildcard.
         batch: Images per batch; by default 1 on a CPU and 32 otherwise.
@@ -102,10 +104,10 @@ def extract(
             devices=devices,
         )
         report = extract_files(
-            source,
+            source if list is None else list,
             output,
             **run,
-            root=root,
+            root=root_of(source, list, root),
             shard=shard,
             executor=RayExecutor(address=address, actors=actors) if executor == "ray" else None,
             progress=True,
@@ -131,6 +133,13 @@ def extract(
     }
     save_json(content, json)
     return 2 if report.failures else 0
+
+
+def root_of(source: str, list: Path | None, root: Path | None) -> Path | None:
+    """The folder that names are relative to: with a list of names it is the folder that they are taken from."""
+    if list is not None and not Path(source).is_dir():
+        raise CommandError(f"--list takes photos from a folder, and {source} is none")
+    return root if list is None or root is not None else Path(source)
 
 
 def arguments_of_run(

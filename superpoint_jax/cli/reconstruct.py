@@ -11,7 +11,7 @@ from superpoint_jax.bulk.cameras import Cameras
 from superpoint_jax.bulk.pairs import Pairing
 from superpoint_jax.cli.arguments import Extraction, Matching, OptionalPath, Output
 from superpoint_jax.cli.errors import CommandError, complain, told
-from superpoint_jax.cli.extract import arguments_of_run, complain_of
+from superpoint_jax.cli.extract import arguments_of_run, complain_of, root_of
 from superpoint_jax.cli.saving import save_json
 from superpoint_jax.reconstruction import Mapper
 from superpoint_jax.reconstruction import reconstruct as reconstructed
@@ -28,6 +28,7 @@ def reconstruct(
     matching: tyro.conf.OmitArgPrefixes[Matching] = Matching(),
     cameras: tyro.conf.OmitArgPrefixes[Cameras] = Cameras(),
     masks: OptionalPath = None,
+    list: OptionalPath = None,
     root: OptionalPath = None,
     workers: int | None = None,
     json: OptionalPath = None,
@@ -51,6 +52,7 @@ def reconstruct(
         cameras: The cameras of the photos.
         masks: Folder with a mask for each photo by COLMAP's rule: FOLDER/a/b.jpg.png for a/b.jpg. No keypoint lies
             where a mask is black (0). Photos without a mask are used whole.
+        list: Text file with the names of the photos to take from the folder, one per line, with either slash.
         root: The folder that names are relative to; by default the given folder, the folder of the list, or the part of
             the pattern before its first wildcard.
         workers: Number of processes that decode photos.
@@ -59,10 +61,10 @@ def reconstruct(
     with told():
         run = arguments_of_run(extraction, pairing, matching, cameras, masks=masks, workers=workers)
         report = reconstructed(
-            source,
+            source if list is None else list,
             output,
             **run,
-            root=root,
+            root=root_of(source, list, root),
             mapper=mapper,
             refine_intrinsics=refine_intrinsics,
             progress=True,

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from superpoint_jax.evaluation.extractors import Extractor, best_of
 from superpoint_jax.evaluation.matchers import NEAREST, FeatureMatcher, matcher_for
 from superpoint_jax.processing import load_image
+from superpoint_jax.processing.loading import load_values, read_size
 
 THRESHOLDS_PX = (1, 3)
 """A match is right if its error is at most this, in pixels; one result for each."""
@@ -60,11 +61,9 @@ def stereo_pairs(folder: str | Path) -> list[StereoPair]:
     A point (x, y) of the left image lies at (x - disparity / scale, y) in the right image. A disparity of 0 is unknown.
 
     Raises:
-        ValueError: The file does not exist, has a line with something else, or lists no pair.
-        OSError: The image of the disparities can't be read.
+        ValueError: The file does not exist, has a line with something else, or lists no pair; or an image can't be
+            read, or is of another size than its disparities.
     """
-    from PIL import Image
-
     folder = Path(folder)
     listing = folder / "pairs.txt"
     if not listing.is_file():
@@ -79,9 +78,14 @@ def stereo_pairs(folder: str | Path) -> list[StereoPair]:
             left, right, disparities, scale = words[0], words[1], words[2], float(words[3])
         except (IndexError, ValueError):
             raise ValueError(f"{listing}:{number}: left image, right image, disparities and scale are needed") from None
-        with Image.open(folder / disparities) as image:
-            values = np.asarray(image, np.float64) / scale
+        values = load_values(folder / disparities) / np.float64(scale)
         values = values if values.ndim == 2 else values[..., 0]  # Gray values stored in three equal channels.
+        if values.shape != (size := read_size(folder / left)):
+            (height, width), (rows, columns) = size, values.shape
+            raise ValueError(
+                f"{folder / disparities}: {columns}x{rows} disparities; the left image {left} has {width}x{height} "
+                "pixels"
+            )
         pairs.append(
             StereoPair(name=Path(left).parent.name, left=folder / left, right=folder / right, disparities=values)
         )

@@ -10,3 +10,4 @@ from superpoint_jax.matching.pairs import batch_of_one as batch_of_one
 from superpoint_jax.matching.pairs import check_pairs as check_pairs
 from superpoint_jax.matching.pairs import first_max as first_max
 from superpoint_jax.matching.pairs import rows_of as rows_of
+from superpoint_jax.matching.pairs import stacked as stacked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +38,24 @@ def batch_of_one(features: Keypoints) -> Keypoints:
     little is compiled for many photos.
     """
     if isinstance(features.mask, np.ndarray):
-        missing = _few_sizes(len(features.mask)) - len(features.mask)
-        rows = ("keypoints", "scores", "descriptors", "mask")
-        padded = {name: _padded(np.asarray(getattr(features, name)), missing) for name in rows}
-        features = dataclasses.replace(features, **padded)
+        return stacked([features])
     return jax.tree.map(lambda leaf: leaf[None], features)
+
+
+def stacked(features: Sequence[Keypoints]) -> Keypoints:
+    """A batch of the keypoints of single images, numpy arrays as `extract_images` returns them, padded to equal rows.
+
+    The number of rows is one of a few, so that little is compiled for many photos.
+    """
+    rows = _few_sizes(max(len(one.mask) for one in features))
+    names = ("keypoints", "scores", "descriptors", "mask")
+    padded = [
+        dataclasses.replace(
+            one, **{name: _padded(np.asarray(getattr(one, name)), rows - len(one.mask)) for name in names}
+        )
+        for one in features
+    ]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
 
 
 def rows_of(features: Keypoints, matches: Matches) -> Matches:

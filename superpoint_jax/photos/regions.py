@@ -11,7 +11,7 @@ from jaxtyping import Bool
 
 from superpoint_jax.photos.pixels import size_of
 from superpoint_jax.photos.plan import Shape
-from superpoint_jax.processing.loading import ImageError, load_mask
+from superpoint_jax.processing.loading import ImageError, load_values
 
 
 def find_mask(folder: Path, name: str) -> Path | None:
@@ -48,7 +48,7 @@ def read_region(region: Any, size: Shape, name: str) -> Bool[np.ndarray, "_h _w"
         ImageError: A file can't be read, or the size is not that of the image.
     """
     _check_dimensions(region, name)
-    values = load_mask(region) if _is_picture(region) else np.asarray(region)
+    values = load_values(region) if _is_picture(region) else np.asarray(region)
     _check_size(values.shape[:2], size, _name(region), name)
     allowed = values != 0
     return allowed if allowed.ndim == 2 else allowed.any(-1)

@@ -111,7 +111,12 @@ def check_range(pixels: np.ndarray, subject: str) -> None:
 def _checked(array: np.ndarray) -> np.ndarray:
     """An array from the user as [H,W] or [H,W,1 or 3], uint8 or float32."""
     if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        hint = "; move the channels last" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
+        hint = ""
+        if array.ndim == 3 and array.shape[0] in (1, 3, 4):
+            hint = (
+                "; this is torch's order [C,H,W]: move the channels last, with image.permute(1, 2, 0) in torch or "
+                "image.transpose(1, 2, 0) in numpy"
+            )
         raise ValueError(f"an image has shape {array.shape}; [H,W], [H,W,1], [H,W,3] or [H,W,4] is needed{hint}")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == bool:

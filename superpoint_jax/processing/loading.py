@@ -8,14 +8,14 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from superpoint_jax.files import require_regular
+from superpoint_jax.files import is_url, require_regular
 from superpoint_jax.processing.orientation import orientation_of, upright, upright_size
 
 if TYPE_CHECKING:
@@ -27,13 +27,12 @@ MAX_IMAGE_PIXELS = 2**28
 """Images with more pixels (0.8 GB as RGB) are refused unless the caller sets another limit. Pillow's own limit is lower
 and would refuse images from satellites and slide scanners."""
 
-FORMATS = ("PPM", "PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF", "HEIF")
-"""Names in Pillow of the formats that are read, where Pillow has them (HEIF needs pillow-heif). Other formats are never
-opened, because some of them start programs (EPS) or read other files."""
+RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef")
+"""Suffixes of raw files. Only the name tells them, because for Pillow many are TIFF files of their thumbnails."""
 
 IMAGE_SUFFIXES = (
     ".ppm", ".pgm", ".pnm", ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2",
-    ".avif", ".heic", ".heif", ".hif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef",
+    ".avif", ".heic", ".heif", ".hif", ".jxl", *RAW_SUFFIXES,
 )  # fmt: skip
 """Suffixes of the files in a folder that are taken for photos. Those of formats that can't be read fail by name."""
 
@@ -99,8 +98,9 @@ def load_image(
 ) -> UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
     """The pixels of an image file, upright: uint8, gray [H,W] or RGB [H,W,3].
 
-    The rotation in the EXIF data is applied. If the file holds several images, the first is read. `to_uint8` describes
-    the conversion of 16 bits, palettes, transparency and CMYK.
+    The rotation in the EXIF data is applied. If the file holds several pictures, the largest is read, or the first of
+    an animation. `to_uint8` describes the conversion of 16 bits, palettes, transparency and CMYK. `formats` says which
+    formats are read; raw files of cameras are developed by LibRaw.
 
     Args:
         source: Path, or an open binary file that can seek.
@@ -126,36 +126,40 @@ def load_stored(
             raise ImageError(f"{name}: {error}") from error
 
 
-def load_mask(
+def load_values(
     source: ImageSource | PIL.Image.Image, *, max_pixels: int | None = MAX_IMAGE_PIXELS
 ) -> Shaped[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
-    """The values of a mask, upright: gray [H,W] of whatever type the file has, so that no value becomes 0, or RGB.
+    """The values of a mask or of a map of disparities, upright: gray [H,W] of whatever type the file has, or RGB.
 
-    A Pillow image is used as it is. Palettes become RGB.
+    So no value is rounded to another. A Pillow image is used as it is. Palettes become RGB.
 
     Raises:
         ImageError: As `load_image`.
     """
     if not isinstance(source, str | os.PathLike) and hasattr(source, "getbands"):
-        return _mask_values(cast("PIL.Image.Image", source))
+        return _values(cast("PIL.Image.Image", source))
     with _decoded(cast(ImageSource, source), max_pixels) as (image, name):
         try:
-            return upright(_mask_values(image), orientation_of(image))
+            return upright(_values(image), orientation_of(image))
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from error
 
 
-def _mask_values(image: PIL.Image.Image) -> np.ndarray:
+def _values(image: PIL.Image.Image) -> np.ndarray:
     deep = image.mode in ("F", "I") or image.mode.startswith("I;16")
     return _deep_values(image) if deep else to_uint8(image)
+
+
+def _name(source: ImageSource) -> str:
+    """The name of an image in messages."""
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", "the image"))
 
 
 @contextmanager
 def _decoded(source: ImageSource, max_pixels: int | None) -> Iterator[tuple[PIL.Image.Image, str]]:
     """The decoded image of a file as it is stored, and the name of the file."""
-    name = os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "the image")
-    with _open(source, name) as image:
-        _check_pixels(image, name, max_pixels)
+    name = _name(source)
+    with _opened(source, name, max_pixels) as image:
         try:
             image.load()
         # Decoders raise many kinds of errors on damaged input (OSError, SyntaxError, struct.error, ...).
@@ -170,17 +174,17 @@ def read_size(source: ImageSource, *, max_pixels: int | None = MAX_IMAGE_PIXELS)
     Raises:
         ImageError: As `load_image`, except that damaged pixels are not noticed.
     """
-    name = os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", "the image")
-    with _open(source, name) as image:
-        _check_pixels(image, name, max_pixels)
+    name = _name(source)
+    with _opened(source, name, max_pixels) as image:
         return upright_size((image.height, image.width), orientation_of(image))
 
 
-def _check_pixels(image: PIL.Image.Image, name: str, max_pixels: int | None) -> None:
-    pixels = image.width * image.height
+def _check_pixels(size: tuple[int, int], name: str, max_pixels: int | None) -> None:
+    height, width = size
+    pixels = width * height
     if max_pixels is not None and pixels > max_pixels:
         raise ImageError(
-            f"{name}: {image.width}x{image.height} is {pixels / 1e6:.0f} million pixels, above the limit of "
+            f"{name}: {width}x{height} is {pixels / 1e6:.0f} million pixels, above the limit of "
             f"{max_pixels / 1e6:.0f} million; raise max_pixels if you trust the file"
         )
 
@@ -243,30 +247,54 @@ def _deep_gray(values: np.ndarray) -> np.ndarray:
     return np.round(np.clip(values, 0, 65535) / np.float32(257)).astype(np.uint8)
 
 
-def _open(source: ImageSource, name: str) -> PIL.Image.Image:
-    """The image that Pillow opens without reading its pixels; its size is not limited."""
+@contextmanager
+def _opened(source: ImageSource, name: str, max_pixels: int | None) -> Iterator[PIL.Image.Image]:
+    """The image that Pillow opens without reading its pixels; it has at most `max_pixels`."""
+    from superpoint_jax.processing.formats import jxl_size
+
+    path = Path(source) if isinstance(source, str | os.PathLike) else None
+    if path is not None:
+        _check_file(path, name)
+    with path.open("rb") if path is not None else nullcontext(source) as file:
+        if (size := jxl_size(file)) is not None:
+            _check_pixels(size, name, max_pixels)
+        with _recognized(file, name) as image:
+            _check_pixels((image.height, image.width), name, max_pixels)
+            yield image
+
+
+def _check_file(path: Path, name: str) -> None:
+    try:
+        require_regular(path)
+        empty = path.stat().st_size == 0
+    except FileNotFoundError as error:
+        if is_url(name):
+            raise ImageError(f"{name}: a URL is not opened; download the file and give its path") from error
+        raise ImageError(f"{name}: no such file") from error
+    except (OSError, ValueError) as error:  # ValueError: the name has a null character.
+        raise ImageError(f"{name}: {_one_line(error)}") from error
+    if empty:
+        raise ImageError(f"{name}: the file is empty")
+
+
+def _recognized(file: Any, name: str) -> PIL.Image.Image:
+    """The image in an open file, at its largest picture; its size is not limited."""
     from PIL import Image, UnidentifiedImageError
 
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        try:
-            require_regular(path)
-            empty = path.stat().st_size == 0
-        except FileNotFoundError as error:
-            raise ImageError(f"{name}: no such file") from error
-        except (OSError, ValueError) as error:  # ValueError: the name has a null character.
-            raise ImageError(f"{name}: {_one_line(error)}") from error
-        if empty:
-            raise ImageError(f"{name}: the file is empty")
+    from superpoint_jax.processing.formats import RawImage, formats, missing_package, seek_largest
+
     # Pillow's limit is a global of its module. It is switched off here, because `max_pixels` is an argument.
     with _opening:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        Image.init()
-        formats = [format for format in FORMATS if format in Image.OPEN]
         try:
-            return Image.open(cast(IO[bytes], source), formats=formats)
+            if name.lower().endswith(RAW_SUFFIXES):
+                return RawImage(file)
+            image = Image.open(file, formats=formats())
+            seek_largest(image)
+            return image
         except UnidentifiedImageError as error:
-            raise ImageError(f"{name}: not an image of a format that is read here ({', '.join(formats)})") from error
+            hint = missing_package(file) or f"not an image of a format that is read here ({', '.join(formats())})"
+            raise ImageError(f"{name}: {hint}") from error
         except Exception as error:  # See load_image: headers can be damaged too.
             raise ImageError(f"{name}: can't be read: {_one_line(error)}") from error
         finally:
@@ -276,4 +304,6 @@ def _open(source: ImageSource, name: str) -> PIL.Image.Image:
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if error.args and isinstance(error.args[0], bytes):  # LibRaw's messages.
+        return error.args[0].decode(errors="replace")
     return " ".join(str(error).split()) or type(error).__name__

@@ -24,6 +24,8 @@ _EXCHANGED = (5, 6, 7, 8)
 
 def orientation_of(image: PIL.Image.Image) -> int:
     """The orientation of an open image, from 1 to 8; 1 if it has none or its EXIF data is damaged."""
+    if image.format == "JXL" and not getattr(image, "jpeg", False):
+        return 1  # The decoder has turned it already. Source: ISO/IEC 18181-2, of Exif data.
     with suppress(Exception):  # Damaged data can raise nearly anything.
         value = int(image.getexif().get(ORIENTATION_TAG, 1))
         return value if 1 <= value <= 8 else 1

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from superpoint_jax.files import digest_of_arrays, replacing, set_aside, stamp
+from superpoint_jax.files import digest_of, digest_of_arrays, replacing, set_aside, stamp
 from superpoint_jax.processing import list_images
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,49 @@ def made_from(data: Path, **options: Any) -> str:
     return json.dumps({"photos": hashlib.sha256(json.dumps(states).encode()).hexdigest(), **options})
 
 
+DIGEST = "sha256"
+"""Name of the file in the folder of a checkpoint that has the checksum of its other files. Orbax compares none."""
+
+ALL_DAMAGED = "{}: no checkpoint can be read; move this folder away to begin again"
+
+
+def save(manager: Any, step: int, state: Any) -> None:
+    """Write a checkpoint of an Orbax manager, and then its checksum."""
+    import orbax.checkpoint as ocp
+
+    manager.save(step, args=ocp.args.StandardSave(state))
+    folder = Path(manager.directory) / str(step)
+    with replacing(folder / DIGEST) as temporary:
+        temporary.write_text(_digest(folder))
+
+
+def set_damaged_aside(checkpoints: Path) -> None:
+    """Rename the checkpoints in a folder that don't agree with their checksums.
+
+    This has to be done before Orbax opens the folder, because it can't open one with a damaged description. A
+    checkpoint without a checksum, from a run that was killed before it was written, is left to `restored`.
+
+    Raises:
+        ValueError: There are checkpoints, and all are damaged. They keep their names.
+    """
+    steps = [folder for folder in checkpoints.glob("*") if folder.name.isdecimal()]
+    sealed = [folder for folder in steps if (folder / DIGEST).exists()]
+    damaged = [folder for folder in sealed if (folder / DIGEST).read_bytes() != _digest(folder).encode()]
+    if damaged and len(damaged) == len(steps):
+        raise ValueError(ALL_DAMAGED.format(checkpoints))
+    for folder in damaged:
+        log.warning("%s does not agree with its checksum; it is kept as %s", folder, set_aside(folder))
+
+
+def _digest(folder: Path) -> str:
+    """The SHA-256 of the names and contents of all files in the folder of a checkpoint but `DIGEST`."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / DIGEST:
+            digest.update(f"{path.relative_to(folder)} {digest_of(path)}\n".encode())
+    return digest.hexdigest()
+
+
 def restored(manager: Any, state: Any) -> Any:
     """The state of the newest checkpoint of an Orbax manager that is whole; the given state if there is no checkpoint.
 
@@ -76,5 +119,5 @@ def restored(manager: Any, state: Any) -> Any:
         log.info("resumed from step %d", step)
         return found
     if damaged:
-        raise ValueError(f"{manager.directory}: no checkpoint can be read; move this folder away to begin again")
+        raise ValueError(ALL_DAMAGED.format(manager.directory))
     return state

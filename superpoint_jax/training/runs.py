@@ -23,7 +23,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from superpoint_jax.training.metrics import Metrics
-from superpoint_jax.training.resuming import check_same_run, restored
+from superpoint_jax.training.resuming import check_same_run, restored, save, set_damaged_aside
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +144,7 @@ def run_steps(
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     check_same_run(folder, config, model, data)
+    set_damaged_aside(folder / "checkpoints")
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
     with _told_of_a_full_disk(folder), ocp.CheckpointManager(folder / "checkpoints", options=options) as manager:
         state = restored(manager, state)
@@ -174,7 +175,7 @@ def run_steps(
                 table.add(number, {f"validation_{name}": value for name, value in found.items()})
                 started, counted = time.perf_counter(), 0
             if saved:
-                manager.save(number, args=ocp.args.StandardSave(state))
+                save(manager, number, state)
         progress.close()
         table.close()
     return trained(model, state)

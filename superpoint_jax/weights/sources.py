@@ -10,6 +10,7 @@ from typing import Any, Self, Unpack
 
 import numpy as np
 
+from superpoint_jax.files import is_url
 from superpoint_jax.hub import CONFIG_FILE, WEIGHT_FILES, HubOptions, fetch, is_hub_id
 from superpoint_jax.weights.config_json import parse_json
 from superpoint_jax.weights.errors import WeightsError
@@ -63,13 +64,15 @@ def read_source(source: Source, **options: Unpack[HubOptions]) -> Contents:
         WeightsError: The file is empty, damaged or not a weight file.
         HubError: The hub does not have it or cannot be reached.
         FileNotFoundError: There is no such file or folder.
-        ValueError: `revision` is given for a local path.
+        ValueError: `revision` is given for a local path, or the source is a URL.
     """
     path = Path(source).expanduser()
     if path.exists():
         if (revision := options.get("revision")) is not None:
             raise ValueError(f"revision={revision!r} is for hub ids; {path} is a local path")
         return read_folder(path / (options.get("subfolder") or "")) if path.is_dir() else read_single(path)
+    if is_url(str(source)):
+        raise ValueError(f"{source}: a URL is not opened; give a hub id (owner/name), or download the file")
     if not (isinstance(source, str) and is_hub_id(source)):
         raise FileNotFoundError(f"{path} does not exist; give a weight file, a folder, or a hub id (owner/name)")
     return read_folder(fetch(source, **options), origin=source)

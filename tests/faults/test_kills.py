@@ -103,6 +103,17 @@ def test_on_a_disk_that_fills_nothing_is_lost_or_wrong(name, command, tmp_path):
         subprocess.run(["umount", "--lazy", disk], check=True)
 
 
+@pytest.mark.parametrize("kilobytes", [50, 1100])
+def test_under_a_limit_on_files_a_database_is_an_error_and_no_crash(kilobytes, command, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # JAX keeps a program that it could write in part.
+    code, _, errors = run("extract", *command, "-o", tmp_path / "f.db", ulimit=f"-f {kilobytes}")
+    assert code == 2
+    assert "no space left on the disk; make room, and the same command continues" in errors[-1]
+    assert run("extract", *command, "-o", tmp_path / "f.db")[0] == 0
+    assert verify(tmp_path / "f.db") == (4, [])
+    assert not (tmp_path / "f.db.parts").exists()
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGHUP])
 def test_decoders_end_with_their_parent(how, command, folder, tmp_path):
     os.truncate(folder / "1.png", 10)
