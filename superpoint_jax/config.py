@@ -16,7 +16,7 @@ SuppressionRule = Literal["three_pass", "greedy"]
 BorderRule = Literal["image", "cells", "top_left"]
 SamplingRule = Literal["legacy", "centered", "demo", "demo_2018"]
 ChannelRule = Literal["luma", "first"]
-RefinementRule = Literal["none", "soft_argmax"]
+RefinementRule = Literal["none", "soft_argmax", "learned"]
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
 
 _RULES = {
@@ -37,6 +37,7 @@ NETWORK_FIELDS = (
     "descriptor_decoder_dim",
     "batch_norm",
     "batch_norm_eps",
+    "refinement_head",
 )
 """Fields that are fixed by the weights of a model; the others may change from call to call."""
 
@@ -73,8 +74,10 @@ class SuperPointConfig:
             defect of Hugging Face's port that its published results contain.
         sampling_rule: How a pixel is mapped to a position in the dense descriptors; see `superpoint_jax.description`.
         channel_rule: How three channels become one: "luma" (0.299, 0.587, 0.114), or only the "first" channel.
-        refinement: Sub-pixel refinement of the score peak: "none", or "soft_argmax" over a small window.
-        refinement_radius: Half side of that window, in pixels.
+        refinement: Sub-pixel refinement of the score peak: "none", "soft_argmax" over a small window of the score map,
+            or "learned", by the refinement head.
+        refinement_radius: Half side of the window of "soft_argmax", in pixels.
+        refinement_head: Whether the weights have a refinement head; see `superpoint_jax.refinement`.
         enlarge: `extract` enlarges images by this factor first, from 1 to 8, and gives coordinates in pixels of the
             images as they were. `nms_radius`, borders and windows count pixels of the enlarged image. With 2, keypoints
             of small images are placed more exactly, for four times the work; docs/performance.md has figures.
@@ -104,6 +107,7 @@ class SuperPointConfig:
     channel_rule: ChannelRule = "luma"
     refinement: RefinementRule = "none"
     refinement_radius: int = 2
+    refinement_head: bool = False
     enlarge: float = 1.0
     dtype: ComputeDtype = "float32"
     preprocessor_json: str = dataclasses.field(default="", compare=False, repr=False)
@@ -128,6 +132,11 @@ class SuperPointConfig:
             raise ValueError(
                 f"keypoint_decoder_dim={self.keypoint_decoder_dim} must be {CELL_PX**2 + 1}: the pixels of a cell and "
                 f"the 'no keypoint' bin"
+            )
+        if self.refinement == "learned" and not self.refinement_head:
+            raise ValueError(
+                "refinement='learned' needs weights with a refinement head, which `superpoint-jax train refinement` "
+                "makes; choose 'soft_argmax' or 'none'"
             )
         if self.max_keypoints != -1 and not 1 <= self.max_keypoints < 2**31:
             raise ValueError(f"max_keypoints={self.max_keypoints} must be positive, or -1 for all of them")
