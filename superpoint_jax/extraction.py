@@ -227,9 +227,9 @@ def dense_features(
     rules: SuperPointConfig,
     output_hidden_states: bool = False,
 ) -> tuple[DenseFeatures, Float[Array, "b _h _w 1"], Int[Array, "b 2"], Int[Array, "b 2"]]:
-    """The output of the network, the gray images that it sees, and (height, width) as they are given and as it sees them.
+    """The output of the network, the gray images that it sees, and two (height, width): as given, and as it sees them.
 
-    The two sizes differ if the rules enlarge the images.
+    They differ if the rules enlarge the images.
     """
     # Converted here and not in the model, because the model only knows its own rule.
     images = to_gray(images, rules.channel_rule)
