@@ -19,7 +19,7 @@ PATCH_RADIUS_PX = 6
 REACH_PX = 2
 """Largest offset in x and in y."""
 _WINDOW_PX = 2 * (PATCH_RADIUS_PX - REACH_PX) + 1
-_HIDDEN = (32, 16)
+_HIDDEN = (64, 32)
 SMALLEST_SCORE = 1e-8
 """Smaller scores count as this, so that their logarithm is finite."""
 _NOISE = 2 / 255
@@ -29,7 +29,8 @@ _NOISE = 2 / 255
 class RefinementHead(nnx.Module):
     """For each place within `REACH_PX` of a peak, the logit that the keypoint belongs there; then a soft-argmax.
 
-    The logit of a place is computed from the window of 9x9 pixels around it. About 6,000 parameters.
+    The logit of a place is computed from the window of 9x9 pixels around it. It has 12,545 parameters, less
+    than 1 % of the network's.
 
     Source: the idea is that of Kim, Pollefeys, Barath, "Learning to Make Keypoints Sub-Pixel Accurate" (2024); layers
     and training are ours (docs/training.md).

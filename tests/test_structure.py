@@ -16,7 +16,18 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ROOMS = [
     {"config", "features", "files", "hub", "sharding"},
-    {"model", "openvino", "detection", "description", "enlargement", "regions", "processing", "matching", "geometry"},
+    {
+        "model",
+        "openvino",
+        "detection",
+        "description",
+        "refinement",
+        "enlargement",
+        "regions",
+        "processing",
+        "matching",
+        "geometry",
+    },
     {"estimation", "example", "stitching", "torch_lightglue", "tracking", "video"},
     {"extraction", "weights"},
     {"own_keypoints", "photos", "records", "lightglue"},

@@ -225,7 +225,7 @@ class Refinement:
     stop_after: int | None = None
     """End at this step of the schedule; the same command without it continues."""
     scenery: tyro.conf.OmitArgPrefixes[Scenery] = field(
-        default_factory=lambda: Scenery(pairs=1200, keypoints_per_view=600, keypoint_threshold=0.0, strength=0.7)
+        default_factory=lambda: Scenery(pairs=1280, keypoints_per_view=600, keypoint_threshold=0.0, strength=0.7)
     )
     """How pairs of views are made."""
     config: tyro.conf.OmitArgPrefixes[RefinementTrainConfig] = field(default_factory=RefinementTrainConfig)

@@ -38,7 +38,7 @@ class RefinementTrainConfig:
         seed: Seed of everything that is drawn.
     """
 
-    steps: int = 6000
+    steps: int = 16000
     batch: int = 256
     learning_rate: float = 3e-3
     warmup: int = 200
