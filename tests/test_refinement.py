@@ -8,7 +8,7 @@ from flax import nnx
 
 import superpoint_jax as sp
 from superpoint_jax.refinement import PATCH_RADIUS_PX, RefinementHead, head_inputs, refine
-from superpoint_jax.training.refinement.run import with_head
+from superpoint_jax.training.refinement.head import with_head
 from superpoint_jax.weights import save_weights
 from tests.random_weights import model_of, random_state
 

@@ -12,9 +12,10 @@ from PIL import Image
 import superpoint_jax as sp
 from superpoint_jax.cli import main
 from superpoint_jax.training.parts import Scenery, read_parts
+from superpoint_jax.training.refinement.head import with_head, without_head
 from superpoint_jax.training.refinement.losses import mirrored, remaining_errors, reprojection_loss
 from superpoint_jax.training.refinement.pairs import SharedKeypoints, make_shared_keypoints
-from superpoint_jax.training.refinement.run import RefinementTrainConfig, new_head, train_refinement, with_head
+from superpoint_jax.training.refinement.run import RefinementTrainConfig, new_head, train_refinement
 from superpoint_jax.training.refinement.validation import head_validator
 from tests.test_refinement import brightest
 
@@ -106,6 +107,11 @@ def test_the_network_keeps_its_weights(random_model):
     for path, leaf in nnx.to_flat_state(nnx.state(model)):
         np.testing.assert_array_equal(own[path][...], leaf[...])
     np.testing.assert_array_equal(own["refinement_head", "conv_a", "kernel"][...], head.conv_a.kernel[...])
+    back = without_head(whole)
+    assert back.config == model.config.replace(refinement="soft_argmax")
+    for one, other in zip(jax.tree.leaves(back), jax.tree.leaves(model), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert without_head(model) is model
 
 
 def test_a_number_of_steps_that_cannot_be_is_refused():

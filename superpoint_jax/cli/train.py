@@ -29,8 +29,9 @@ from superpoint_jax.training.matcher.pairs import MatchingPairs, make_pairs
 from superpoint_jax.training.matcher.run import MatcherTrainConfig, start_from, train_matcher
 from superpoint_jax.training.matcher.validation import pair_validator
 from superpoint_jax.training.parts import Scenery
+from superpoint_jax.training.refinement.head import with_head
 from superpoint_jax.training.refinement.pairs import SharedKeypoints, make_shared_keypoints
-from superpoint_jax.training.refinement.run import RefinementTrainConfig, new_head, train_refinement, with_head
+from superpoint_jax.training.refinement.run import RefinementTrainConfig, new_head, train_refinement
 from superpoint_jax.training.refinement.validation import head_validator
 from superpoint_jax.weights import save_pretrained
 

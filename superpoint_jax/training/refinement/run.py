@@ -1,4 +1,4 @@
-"""A training run of the refinement head: its configuration, the step, and the network with its head."""
+"""A training run of the refinement head: its configuration, and the step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
-from superpoint_jax.model import SuperPoint
 from superpoint_jax.refinement import RefinementHead
 from superpoint_jax.training.refinement.losses import mirrored, remaining_errors, reprojection_loss
 from superpoint_jax.training.refinement.pairs import SharedKeypoints
@@ -144,12 +143,3 @@ def train_refinement(
         validate=validate,
         **options,
     )
-
-
-def with_head(model: SuperPoint, head: RefinementHead) -> SuperPoint:
-    """The model with a refinement head, which its configuration now uses."""
-    whole = SuperPoint(model.config.replace(refinement="learned", refinement_head=True), rngs=nnx.Rngs(0))
-    values = dict(nnx.to_flat_state(nnx.state(model)))
-    values |= {("refinement_head", *path): leaf for path, leaf in nnx.to_flat_state(nnx.state(head))}
-    nnx.update(whole, nnx.from_flat_state(list(values.items())))
-    return whole
