@@ -1,5 +1,7 @@
 """The refinement head: what it computes, where a keypoint may go, and that it belongs to the weights."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,7 @@ def brightest() -> RefinementHead:
     for conv, middle, weight in ((head.conv_a, 4, 1.0), (head.conv_b, 0, 1.0), (head.conv_c, 0, 30.0)):
         kernel = jnp.zeros(conv.kernel.shape).at[middle, middle, 0, 0].set(weight)
         conv.kernel.set_value(kernel)
+        assert conv.bias is not None
         conv.bias.set_value(jnp.zeros(conv.bias.shape))
     return head
 
@@ -82,7 +85,7 @@ def test_the_head_changes_positions_by_less_than_its_reach_and_nothing_else_but_
 def test_mixed_sizes_equal_each_image_alone(model, images):
     padded = images.copy()
     padded[0, 61:], padded[0, :, 83:] = 1, 0.5
-    options = dict(max_keypoints=60, border_removal_distance=0)
+    options: Any = dict(max_keypoints=60, border_removal_distance=0)
     within = sp.extract(model, padded, image_sizes=np.array([[61, 83], [72, 96]]), **options)
     alone = sp.extract(model, images[:1, :61, :83], **options)
     for name in ("keypoints", "descriptors"):
@@ -92,7 +95,8 @@ def test_mixed_sizes_equal_each_image_alone(model, images):
 def test_it_works_enlarged_and_in_a_region(model, images):
     region = np.zeros((2, 72, 96), bool)
     region[:, :, :40] = True
-    for options in (dict(enlarge=1.5), dict(enlarge=1.5, region=region), dict(region=region)):
+    cases: list[dict[str, Any]] = [dict(enlarge=1.5), dict(enlarge=1.5, region=region), dict(region=region)]
+    for options in cases:
         refined, peaks = (
             sp.extract(model, images, max_keypoints=40, refinement=r, **options) for r in ("learned", "none")
         )

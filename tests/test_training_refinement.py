@@ -1,6 +1,7 @@
 """Training of the refinement head: the loss, mirrored views, and a run that finds places that are known."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,13 +37,14 @@ def blobs(count: int, seed: int = 0) -> SharedKeypoints:
     turn = np.array([[0, -1], [1, 0]], np.float32)
     # The blob of a lies at that of b: turn @ center_a + error = center_b.
     errors = centers[:, 1] - centers[:, 0] @ turn.T
-    return SharedKeypoints(
+    arrays: dict[str, Any] = dict(
         grays=grays,
         logs=np.zeros(grays.shape, np.float16),
         errors_xy=errors.astype(np.float32),
         slopes=np.broadcast_to(turn, (count, 2, 2)).copy(),
         flat=np.arange(count) % 2 == 0,
     )
+    return SharedKeypoints(**arrays)
 
 
 def test_the_loss_by_hand():
@@ -90,7 +92,7 @@ def test_a_run_finds_known_places_and_continues_with_the_same_result(tmp_path):
     assert found["peaks_homography_0.5px"] < 0.3
     assert found["homography_0.5px"] > 0.9
     assert found["parallax_0.5px"] > 0.9
-    options = dict(config=SMALL, checkpoint_every=50)
+    options: Any = dict(config=SMALL, checkpoint_every=50)
     train_refinement(new_head(0), pairs, tmp_path / "parts", stop_after=70, **options)
     parts = train_refinement(new_head(0), pairs, tmp_path / "parts", **options)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):

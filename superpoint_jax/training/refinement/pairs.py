@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -140,10 +141,11 @@ def _shared(seen: _Seen) -> SharedKeypoints:
         values = np.asarray(leaf)
         return np.stack([values[pair, 0, row], values[pair, 1, partner]], axis=1)
 
-    return SharedKeypoints(
+    arrays: dict[str, Any] = dict(
         grays=both(seen.grays),
         logs=both(seen.logs),
         errors_xy=np.asarray(seen.positions)[pair, row] - np.asarray(seen.keypoints_xy)[pair, 1, partner],
         slopes=np.asarray(seen.slopes)[pair, row],
         flat=np.asarray(seen.flat)[pair],
     )
+    return SharedKeypoints(**arrays)
