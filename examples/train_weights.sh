@@ -43,7 +43,9 @@ fi
 superpoint-jax train superpoint --labels "$run/own_again.npz" -o "$run/third" --from "$run/second/weights" \
   --steps "$last" --shapes 4 --scale 0.6 1.6 --perspective 0.28 --rotation 0.35 --clip-norm 2 --learning-rate 7e-4 --warmup 0.05 \
   --seed "${THIRD_SEED:-3}"
-rm -rf "$run/weights" && cp -r "$run/third/weights" "$run/weights"
+superpoint-jax train refinement --data "$photos" -o "$run/refinement" --extractor "$run/third/weights" \
+  --pairs "${HEAD_PAIRS:-1280}" --steps "${HEAD_STEPS:-16000}"
+rm -rf "$run/weights" && cp -r "$run/refinement/weights" "$run/weights"
 python3 -c 'import sys, superpoint_jax as sp, superpoint_jax.weights as w
 w.save_weights(sp.from_pretrained(sys.argv[1]), sys.argv[2], dtype="float16")' "$run/weights" "$run/superpoint_jax.safetensors"
 echo "wrote $run/weights and $run/superpoint_jax.safetensors"

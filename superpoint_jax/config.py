@@ -16,7 +16,7 @@ SuppressionRule = Literal["three_pass", "greedy"]
 BorderRule = Literal["image", "cells", "top_left"]
 SamplingRule = Literal["legacy", "centered", "demo", "demo_2018"]
 ChannelRule = Literal["luma", "first"]
-RefinementRule = Literal["none", "soft_argmax"]
+RefinementRule = Literal["none", "soft_argmax", "learned"]
 SpreadRule = Literal["none", "grid"]
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
 
@@ -39,6 +39,7 @@ NETWORK_FIELDS = (
     "descriptor_decoder_dim",
     "batch_norm",
     "batch_norm_eps",
+    "refinement_head",
 )
 """Fields that are fixed by the weights of a model; the others may change from call to call."""
 
@@ -75,8 +76,10 @@ class SuperPointConfig:
             defect of Hugging Face's port that its published results contain.
         sampling_rule: How a pixel is mapped to a position in the dense descriptors; see `superpoint_jax.description`.
         channel_rule: How three channels become one: "luma" (0.299, 0.587, 0.114), or only the "first" channel.
-        refinement: Sub-pixel refinement of the score peak: "none", or "soft_argmax" over a small window.
-        refinement_radius: Half side of that window, in pixels.
+        refinement: Sub-pixel refinement of the score peak: "none", "soft_argmax" over a small window of the score map,
+            or "learned", by the refinement head.
+        refinement_radius: Half side of the window of "soft_argmax", in pixels.
+        refinement_head: Whether the weights have a refinement head; see `superpoint_jax.refinement`.
         spread: Which keypoints are kept where there are more than `max_keypoints`: those with the best scores ("none"),
             or the best of each cell of a grid in turn ("grid"), so that they cover the image; see
             `superpoint_jax.spreading`. docs/conventions.md has figures.
@@ -109,6 +112,7 @@ class SuperPointConfig:
     channel_rule: ChannelRule = "luma"
     refinement: RefinementRule = "none"
     refinement_radius: int = 2
+    refinement_head: bool = False
     spread: SpreadRule = "none"
     enlarge: float = 1.0
     dtype: ComputeDtype = "float32"
@@ -134,6 +138,11 @@ class SuperPointConfig:
             raise ValueError(
                 f"keypoint_decoder_dim={self.keypoint_decoder_dim} must be {CELL_PX**2 + 1}: the pixels of a cell and "
                 f"the 'no keypoint' bin"
+            )
+        if self.refinement == "learned" and not self.refinement_head:
+            raise ValueError(
+                "refinement='learned' needs weights with a refinement head, which `superpoint-jax train refinement` "
+                "makes; choose 'soft_argmax' or 'none'"
             )
         if self.max_keypoints != -1 and not 1 <= self.max_keypoints < 2**31:
             raise ValueError(f"max_keypoints={self.max_keypoints} must be positive, or -1 for all of them")

@@ -23,6 +23,7 @@ Threshold = float | Array | np.ndarray
 """Smallest score of a keypoint: one for all images [], or one per image [B]."""
 
 
+@jax.named_scope("score_map")
 def score_map(logits: Float[Array, "b h w 65"], *, rule: ScoreRule = "softmax") -> Float[Array, "b 8*h 8*w"]:
     """Probability of a keypoint at each pixel: the softmax over the 65 logits of a cell without the last, in float32.
 
@@ -229,8 +230,7 @@ def detect(
     region: Bool[Array, "b _h _w"] | None = None,
 ) -> tuple[Float[Array, "b k 2"], Float[Array, "b k"], Bool[Array, "b k"], Int[Array, " b"]]:
     """Keypoints from keypoint logits: (keypoints_xy, scores, mask, num_detected); see `select_keypoints`."""
-    with jax.named_scope("score_map"):
-        scores = score_map(logits, rule=config.score_rule)
+    scores = score_map(logits, rule=config.score_rule)
     return select_keypoints(scores, image_sizes, config=config, keypoint_threshold=keypoint_threshold, region=region)
 
 

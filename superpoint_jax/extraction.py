@@ -16,13 +16,14 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from superpoint_jax.config import CELL_PX, NETWORK_FIELDS, SuperPointConfig
 from superpoint_jax.description import sample_descriptors
-from superpoint_jax.detection import Threshold, checked_threshold, detect
+from superpoint_jax.detection import Threshold, checked_threshold, score_map, select_keypoints
 from superpoint_jax.enlargement import enlarge, enlarged_shape
 from superpoint_jax.features import DenseFeatures, Keypoints
 from superpoint_jax.model import SuperPoint, check_images, to_gray
 from superpoint_jax.openvino import CompiledSuperPoint
 from superpoint_jax.processing.coordinates import rescale_keypoints
 from superpoint_jax.processing.host import check_range
+from superpoint_jax.refinement import RefinementHead, refine
 from superpoint_jax.regions import check_region, enlarged_region
 from superpoint_jax.sharding import placed_like
 
@@ -114,19 +115,27 @@ def decode(
     config: SuperPointConfig,
     keypoint_threshold: Threshold | None = None,
     region: Bool[Array, "b _h _w"] | None = None,
+    gray: Float[Array, "b _h2 _w2 1"] | None = None,
+    head: RefinementHead | None = None,
 ) -> Keypoints:
     """Keypoints from the dense features of images of (height, width) `image_sizes`, by the rules of the configuration.
 
     Cells whose features are not finite have no keypoint and a descriptor of zero. A `keypoint_threshold` replaces that
     of the configuration, and may be traced. A `region`, at the size that the network saw, says where keypoints may be.
+    The rule refinement="learned" needs the `gray` images that the network saw, and the refinement `head`.
     """
 
     def decoded(
-        dense: DenseFeatures, image_sizes: Array, keypoint_threshold: Threshold | None, region: Array | None
+        dense: DenseFeatures,
+        image_sizes: Array,
+        keypoint_threshold: Threshold | None,
+        region: Array | None,
+        gray: Array | None,
+        head: RefinementHead | None,
     ) -> Keypoints:
-        return _decode(dense, image_sizes, keypoint_threshold, region, config=config)
+        return _decode(dense, image_sizes, keypoint_threshold, region, gray, head, config=config)
 
-    return placed_like(dense.logits, decoded)(dense, image_sizes, keypoint_threshold, region)
+    return placed_like(dense.logits, decoded)(dense, image_sizes, keypoint_threshold, region, gray, head)
 
 
 def _decode(
@@ -134,13 +143,21 @@ def _decode(
     image_sizes: Array,
     keypoint_threshold: Threshold | None,
     region: Array | None,
+    gray: Array | None,
+    head: RefinementHead | None,
     *,
     config: SuperPointConfig,
 ) -> Keypoints:
     dense = finite_features(dense)
-    keypoints, scores, mask, num_detected = detect(
-        dense.logits, image_sizes, config=config, keypoint_threshold=keypoint_threshold, region=region
+    heat = score_map(dense.logits, rule=config.score_rule)
+    keypoints, scores, mask, num_detected = select_keypoints(
+        heat, image_sizes, config=config, keypoint_threshold=keypoint_threshold, region=region
     )
+    if config.refinement == "learned":
+        if gray is None or head is None:
+            raise ValueError("refinement='learned' needs the images that the network saw, and a refinement head")
+        with jax.named_scope("refinement"):
+            keypoints = refine(head, gray, heat, keypoints, mask, image_sizes)
     # A small image may have fewer pixels than there are rows.
     used = min(keypoints.shape[1], math.prod(dense.logits.shape[1:3]) * CELL_PX**2)
     with jax.named_scope("descriptors"):
@@ -181,7 +198,7 @@ def _extract(
     rules: SuperPointConfig,
     output_hidden_states: bool,
 ) -> Keypoints:
-    dense, given, seen = dense_features(
+    dense, gray, given, seen = dense_features(
         model, images, image_sizes, rules=rules, output_hidden_states=output_hidden_states
     )
     if region is not None:
@@ -189,7 +206,15 @@ def _extract(
         if rules.enlarge != 1:
             shape = enlarged_shape((images.shape[1], images.shape[2]), rules.enlarge)
             region = placed_like(dense.logits, partial(enlarged_region, shape=shape))(region, given, seen)
-    found = decode(dense, seen, config=rules, keypoint_threshold=keypoint_threshold, region=region)
+    found = decode(
+        dense,
+        seen,
+        config=rules,
+        keypoint_threshold=keypoint_threshold,
+        region=region,
+        gray=gray,
+        head=model.refinement_head,
+    )
     if rules.enlarge == 1:
         return found
     keypoints_xy = jnp.where(found.mask[..., None], rescale_keypoints(found.keypoints, seen, given), 0)
@@ -208,10 +233,10 @@ def dense_features(
     *,
     rules: SuperPointConfig,
     output_hidden_states: bool = False,
-) -> tuple[DenseFeatures, Int[Array, "b 2"], Int[Array, "b 2"]]:
-    """The output of the network, and (height, width) of the images as they are given and as the network sees them.
+) -> tuple[DenseFeatures, Float[Array, "b _h _w 1"], Int[Array, "b 2"], Int[Array, "b 2"]]:
+    """The output of the network, the gray images that it sees, and two (height, width): as given, and as it sees them.
 
-    The two sizes differ if the rules enlarge the images.
+    They differ if the rules enlarge the images.
     """
     # Converted here and not in the model, because the model only knows its own rule.
     images = to_gray(images, rules.channel_rule)
@@ -225,4 +250,4 @@ def dense_features(
         dtype=rules.dtype,
         output_hidden_states=output_hidden_states,
     )
-    return dense, given, seen
+    return dense, images, given, seen

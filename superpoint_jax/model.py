@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from superpoint_jax import lanes
 from superpoint_jax.config import CELL_PX, SuperPointConfig
 from superpoint_jax.features import DenseFeatures
+from superpoint_jax.refinement import RefinementHead
 from superpoint_jax.sharding import placed_like
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ class SuperPoint(nnx.Module):
         keypoint_threshold: Smallest score of a keypoint, float32 [].
         magic_leap: Not 0 if the weights are Magic Leap's or were made from them, float32 []. It is a leaf, so that it
             stays with the weights under `jit` and in averages of models, and so does their licence.
+        refinement_head: What refines the keypoints, in variants that have it. The network itself does not use it.
     """
 
     def __init__(self, config: SuperPointConfig, *, rngs: nnx.Rngs) -> None:
@@ -184,6 +186,7 @@ class SuperPoint(nnx.Module):
         self.encoder = Encoder(config, rngs)
         self.keypoint_decoder = KeypointDecoder(config, rngs)
         self.descriptor_decoder = DescriptorDecoder(config, rngs)
+        self.refinement_head = RefinementHead(rngs=rngs) if config.refinement_head else None
 
     def pooled_by_slices(self) -> SuperPoint:
         """The same model with `max_pool_of_slices`."""

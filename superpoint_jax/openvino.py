@@ -91,6 +91,7 @@ class CompiledSuperPoint:
         rules: As in the model.
         keypoint_threshold: As in the model.
         config: As in the model.
+        refinement_head: As in the model; JAX computes it.
     """
 
     def __init__(self, model: SuperPoint, dtype: str) -> None:
@@ -98,6 +99,7 @@ class CompiledSuperPoint:
         self.rules: SuperPointConfig = model.rules.replace(dtype=dtype)
         self.keypoint_threshold = np.asarray(model.keypoint_threshold[...])
         self._model: SuperPoint = jax.tree.map(lambda leaf: leaf, model)
+        self.refinement_head = self._model.refinement_head
         self._networks: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._lock = threading.Lock()
         self._process = os.getpid()

@@ -84,7 +84,7 @@ def _describe(
 ) -> Keypoints:
     keypoints_xy = jnp.asarray(keypoints_xy, jnp.float32)
     mask = jnp.ones(keypoints_xy.shape[:2], bool) if mask is None else jnp.asarray(mask)
-    dense, given, seen = dense_features(model, images, image_sizes, rules=rules)
+    dense, _, given, seen = dense_features(model, images, image_sizes, rules=rules)
     described = placed_like(dense.logits, partial(_described, rules=rules))
     return described(dense, keypoints_xy, mask, given, seen)
 

@@ -16,7 +16,18 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ROOMS = [
     {"config", "features", "files", "hub", "lanes", "sharding", "spreading"},
-    {"model", "openvino", "detection", "description", "enlargement", "regions", "processing", "matching", "geometry"},
+    {
+        "model",
+        "openvino",
+        "detection",
+        "description",
+        "refinement",
+        "enlargement",
+        "regions",
+        "processing",
+        "matching",
+        "geometry",
+    },
     {"estimation", "example", "stitching", "torch_lightglue", "tracking", "track_files", "video"},
     {"extraction", "weights"},
     {"own_keypoints", "photos", "records", "lightglue"},

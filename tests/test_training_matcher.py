@@ -14,7 +14,7 @@ from PIL import Image
 from superpoint_jax import LightGlue
 from superpoint_jax.cli import main
 from superpoint_jax.training.matcher.losses import every_layer_loss, matching_loss, truth_of
-from superpoint_jax.training.matcher.pairs import MatchingPairs, Scenery, make_pairs, read_pairs
+from superpoint_jax.training.matcher.pairs import MatchingPairs, make_pairs
 from superpoint_jax.training.matcher.run import (
     MatcherTrainConfig,
     Start,
@@ -24,6 +24,7 @@ from superpoint_jax.training.matcher.run import (
     train_step,
 )
 from superpoint_jax.training.matcher.validation import pair_metrics
+from superpoint_jax.training.parts import Scenery, read_parts
 from superpoint_jax.training.runs import initial_state
 from tests.lightglue_features import random_matcher
 
@@ -204,7 +205,7 @@ def test_the_command_makes_pairs_trains_and_saves_and_goes_on(tmp_path, gray_pho
     command = ["train", "lightglue", "--data", tmp_path / "photos", "-o", tmp_path / "run", "--from",
                tmp_path / "start", "--layers", "2", *options]  # fmt: skip
     assert main([str(word) for word in command]) in (0, None)
-    pairs = read_pairs(tmp_path / "run" / "pairs")
+    pairs = read_parts(MatchingPairs, tmp_path / "run" / "pairs")
     assert len(pairs) == 8
     assert pairs.descriptors.shape == (8, 2, 64, 256)
     assert truth_of(jax.tree.map(jnp.asarray, pairs)).partners.max() >= 0

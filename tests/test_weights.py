@@ -571,7 +571,7 @@ def test_converting_magic_leaps_weights_does_not_lose_their_licence(tmp_path, ca
 
 def test_the_bundled_weights_load_in_float32_with_our_preset(gray_photos):
     model = from_pretrained()
-    assert model.config == SuperPointConfig.preset("superpoint_jax")
+    assert model.config == SuperPointConfig.preset("superpoint_jax", refinement="learned", refinement_head=True)
     assert {value.dtype for value in state_dict(model).values()} == {np.dtype(np.float32)}
     assert int(sp.extract(model, jnp.asarray(gray_photos["camera"])[None, ..., None]).num_detected[0]) > 50
 
@@ -582,5 +582,6 @@ def test_the_bundled_file_is_float16_under_3_megabytes_and_in_hugging_faces_layo
         assert path.stat().st_size < 3_000_000
         with safe_open(path, framework="numpy") as file:
             dtypes = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
-    assert dtypes.keys() == state_dict(SuperPoint(SuperPointConfig(), rngs=nnx.Rngs(0))).keys()
+    config = SuperPointConfig(refinement_head=True)
+    assert dtypes.keys() == state_dict(SuperPoint(config, rngs=nnx.Rngs(0))).keys()
     assert set(dtypes.values()) == {"F16"}

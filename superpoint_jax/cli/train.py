@@ -13,6 +13,7 @@ import tyro
 from superpoint_jax.config import ComputeDtype
 from superpoint_jax.evaluation.validation import photo_validator
 from superpoint_jax.lightglue import LightGlue
+from superpoint_jax.refinement import RefinementHead
 from superpoint_jax.training.labels import (
     PACKAGE,
     Labelling,
@@ -24,9 +25,14 @@ from superpoint_jax.training.labels import (
     read_labels,
 )
 from superpoint_jax.training.loop import TrainConfig, train
-from superpoint_jax.training.matcher.pairs import MatchingPairs, Scenery, make_pairs
+from superpoint_jax.training.matcher.pairs import MatchingPairs, make_pairs
 from superpoint_jax.training.matcher.run import MatcherTrainConfig, start_from, train_matcher
 from superpoint_jax.training.matcher.validation import pair_validator
+from superpoint_jax.training.parts import Scenery
+from superpoint_jax.training.refinement.head import with_head
+from superpoint_jax.training.refinement.pairs import SharedKeypoints, make_shared_keypoints
+from superpoint_jax.training.refinement.run import RefinementTrainConfig, new_head, train_refinement
+from superpoint_jax.training.refinement.validation import head_validator
 from superpoint_jax.weights import save_pretrained
 
 
@@ -203,6 +209,50 @@ class Matcher:
         trained.save_pretrained(self.out / "weights")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """Train the refinement head of any SuperPoint, on keypoints that two views of a photo share.
+
+    The other weights stay as they are. Half of the pairs of views are related by a homography, the others have
+    parallax. What the head sees of the keypoints is made first, and kept in the folder of the run.
+    """
+
+    data: Path
+    """Folder of photos."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder of the run: keypoints, checkpoints, metrics.csv and, at the end, the network with its head in weights/."""
+    extractor: str = PACKAGE
+    """SuperPoint that gets the head: "ours" (the weights in the package), or anything that `from_pretrained` takes."""
+    stop_after: int | None = None
+    """End at this step of the schedule; the same command without it continues."""
+    scenery: tyro.conf.OmitArgPrefixes[Scenery] = field(
+        default_factory=lambda: Scenery(pairs=1280, keypoints_per_view=600, keypoint_threshold=0.0, strength=0.7)
+    )
+    """How pairs of views are made."""
+    config: tyro.conf.OmitArgPrefixes[RefinementTrainConfig] = field(default_factory=RefinementTrainConfig)
+    """Configuration of the run."""
+    progress: tyro.conf.OmitArgPrefixes[Progress] = field(default_factory=lambda: Progress(checkpoint_every=500))
+    """What is kept and measured while it trains."""
+
+    def run(self) -> None:
+        """Make the keypoints that are missing, train and save."""
+        model = load_model(self.extractor)
+
+        def keypoints_of(photos: Path, name: str, scenery: Scenery, seed: int) -> SharedKeypoints:
+            folder = self.out / name
+            return make_shared_keypoints(photos, folder, scenery=scenery, extractor=self.extractor, seed=seed)
+
+        def validator(photos: Path) -> Callable[[RefinementHead], dict[str, float]]:
+            scenery = replace(self.scenery, pairs=VALIDATION_PAIRS)
+            return head_validator(keypoints_of(photos, "validation_keypoints", scenery, self.config.seed + 1))
+
+        options = self.progress.options(validator)
+        keypoints = keypoints_of(self.data, "keypoints", self.scenery, self.config.seed)
+        head = new_head(self.config.seed)
+        trained = train_refinement(head, keypoints, self.out, config=self.config, stop_after=self.stop_after, **options)
+        save_pretrained(with_head(model, trained), self.out / "weights")
+
+
 VALIDATION_PAIRS = 128
 
 Command = (
@@ -210,6 +260,7 @@ Command = (
     | Annotated[Adapt, tyro.conf.subcommand("adapt")]
     | Annotated[Joint, tyro.conf.subcommand("superpoint")]
     | Annotated[Matcher, tyro.conf.subcommand("lightglue")]
+    | Annotated[Refinement, tyro.conf.subcommand("refinement")]
 )
 
 

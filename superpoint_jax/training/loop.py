@@ -30,6 +30,7 @@ from superpoint_jax.training.labelled import Photos
 from superpoint_jax.training.layers import for_training_on_cpu
 from superpoint_jax.training.losses import corner_targets, descriptor_hinge_loss, detector_loss, info_nce_loss
 from superpoint_jax.training.pairs import Pairs, sample_pairs
+from superpoint_jax.training.refinement.head import without_head
 from superpoint_jax.training.run_config import TrainConfig as TrainConfig
 from superpoint_jax.training.runs import DATA, TrainState, data_mesh, initial_state, run_steps, updated, with_parameters
 from superpoint_jax.training.synthetic import render_shapes
@@ -197,7 +198,8 @@ def train(
     """The trained model (averaged weights); see `run_steps`, also for what is written to the folder.
 
     Args:
-        model: The model that training starts from.
+        model: The model that training starts from. A refinement head is left out, because it was trained for the
+            keypoints of this model: train another one afterwards (see `superpoint_jax.training.refinement`).
         photos: Labelled photos; None if `config.photos` is 0.
         folder: Folder of the run.
         config: Configuration of the run.
@@ -209,6 +211,7 @@ def train(
     Raises:
         Diverged, OSError, ValueError: As `run_steps`.
     """
+    model = without_head(model)
     mesh = data_mesh(config.accumulate, devices)
     state = create_state(model, config)
     network = for_training_on_cpu(model) if jax.default_backend() == "cpu" else model

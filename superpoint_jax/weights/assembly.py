@@ -12,7 +12,7 @@ from flax import nnx
 
 from superpoint_jax.config import SuperPointConfig
 from superpoint_jax.model import SuperPoint
-from superpoint_jax.weights.keys import BOOKKEEPING, HUGGING_FACE, Layout, Path, recognise
+from superpoint_jax.weights.keys import BOOKKEEPING, HUGGING_FACE, REFINEMENT_HEAD, Layout, Path, recognise
 from superpoint_jax.weights.strict import check_tensors
 
 StateDict = Mapping[str, np.ndarray]
@@ -27,7 +27,9 @@ def state_dict(model: SuperPoint) -> dict[str, np.ndarray]:
     values = dict(nnx.to_flat_state(nnx.state(model)))
     return {
         key: _to_torch(np.asarray(values[path][...], np.float32))
-        for key, path in HUGGING_FACE.paths(batch_norm=model.rules.batch_norm).items()
+        for key, path in HUGGING_FACE.paths(
+            batch_norm=model.rules.batch_norm, refinement_head=model.rules.refinement_head
+        ).items()
     }
 
 
@@ -78,6 +80,7 @@ def sizes_of(tensors: StateDict, layout: Layout) -> dict[str, Any]:
             "descriptor_decoder", "conv_descriptor_b", otherwise=default.descriptor_decoder_dim
         ),
         "batch_norm": bool(normalised & set(tensors)) if layout.batch_norm is None else layout.batch_norm,
+        "refinement_head": any(key.startswith(f"{REFINEMENT_HEAD}.") for key in tensors),
     }
 
 
@@ -86,16 +89,23 @@ def assemble(
 ) -> SuperPoint:
     """The model of a configuration, with tensors in a layout, which must be complete and have the right shapes.
 
-    `magic_leap` marks weights that Magic Leap's licence applies to.
+    `magic_leap` marks weights that Magic Leap's licence applies to. A refinement head is left out if the configuration
+    has none.
 
     Raises:
         WeightsError: The message names every tensor that is missing, unexpected, of a wrong shape or not of floats.
     """
     graph, variables = _structure(config)
-    paths = layout.paths(batch_norm=config.batch_norm)
-    stored = layout.paths(batch_norm=config.batch_norm or layout.norm_first)
+    head = config.refinement_head
+    paths = layout.paths(batch_norm=config.batch_norm, refinement_head=head)
+    stored = layout.paths(batch_norm=config.batch_norm or layout.norm_first, refinement_head=head)
     shapes = _structure(config.replace(batch_norm=True))[1] if layout.norm_first else variables
-    tensors = {key: value for key, value in tensors.items() if not key.endswith(f".{BOOKKEEPING}")}
+    unused = () if head else (f"{REFINEMENT_HEAD}.",)
+    tensors = {
+        key: value
+        for key, value in tensors.items()
+        if not key.endswith(f".{BOOKKEEPING}") and not key.startswith(unused)
+    }
     sizes = ("encoder_hidden_sizes", "decoder_hidden_size", "descriptor_decoder_dim", "batch_norm")
     check_tensors(
         tensors,

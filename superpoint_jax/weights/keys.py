@@ -30,6 +30,8 @@ _CONVS = (
     *(f"descriptor_decoder.conv_descriptor_{half}" for half in "ab"),
 )
 _NORMS = tuple("norm_".join(name.rsplit("conv_", 1)) for name in _CONVS)
+REFINEMENT_HEAD = "refinement_head"
+_REFINEMENT = tuple(f"{REFINEMENT_HEAD}.conv_{half}" for half in "abc")
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,13 @@ class Layout:
     batch_norm: bool | None
     norm_first: bool = False
 
-    def paths(self, *, batch_norm: bool) -> dict[str, Path]:
+    def paths(self, *, batch_norm: bool, refinement_head: bool = False) -> dict[str, Path]:
         """Every key of a complete file, with the path of that parameter in `SuperPoint`."""
         return {
             f"{theirs}.{torch_name}": (*_path(ours), flax_name)
             for theirs, ours in self.layers.items()
             for torch_name, flax_name in PARAMETERS[_kind(ours)].items()
-            if batch_norm or _kind(ours) == "conv"
+            if (batch_norm or _kind(ours) == "conv") and (refinement_head or ours not in _REFINEMENT)
         }
 
 
@@ -74,8 +76,8 @@ HUGGING_FACE = Layout(
     name="huggingface",
     preset="huggingface",
     title="Hugging Face",
-    # Only this library's files have batch norm; transformers' SuperPoint has only convolutions.
-    layers={name: name for name in (*_CONVS, *_NORMS)},
+    # Only this library's files have batch norm or a refinement head; transformers' SuperPoint has neither.
+    layers={name: name for name in (*_CONVS, *_NORMS, *_REFINEMENT)},
     batch_norm=None,
 )
 

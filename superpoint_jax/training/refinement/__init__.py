@@ -1,0 +1,1 @@
+"""Training of the refinement head: keypoints seen in two views, the loss, and the run. Needs the extra `train`."""

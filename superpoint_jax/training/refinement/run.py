@@ -1,0 +1,145 @@
+"""A training run of the refinement head: its configuration, and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float
+
+from superpoint_jax.refinement import RefinementHead
+from superpoint_jax.training.refinement.losses import mirrored, remaining_errors, reprojection_loss
+from superpoint_jax.training.refinement.pairs import SharedKeypoints
+from superpoint_jax.training.runs import DATA, TrainState, data_mesh, initial_state, run_steps, updated, with_parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinementTrainConfig:
+    """Configuration of a run. It is hashable, because it is a static argument of the step.
+
+    Attributes:
+        steps: Length of the run, in optimiser steps.
+        batch: Keypoints per step. They are divided among the devices.
+        learning_rate: Largest learning rate; it falls to 0 as a cosine.
+        warmup: Steps in which the learning rate rises.
+        weight_decay: Weight decay of AdamW, on kernels.
+        clip_norm: Largest norm of the gradient.
+        ema_decay: Decay of the running average of the weights, which is validated and saved.
+        seed: Seed of everything that is drawn.
+    """
+
+    steps: int = 16000
+    batch: int = 256
+    learning_rate: float = 3e-3
+    warmup: int = 200
+    weight_decay: float = 1e-3
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; at least 1 is needed")
+
+
+def make_optimizer(config: RefinementTrainConfig) -> optax.GradientTransformation:
+    """The optimiser: clipping, then AdamW with weight decay on kernels."""
+    cosine = optax.cosine_decay_schedule(config.learning_rate, config.steps)
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(
+            lambda step: jnp.minimum((step + 1) / max(config.warmup, 1), 1) * cosine(step),
+            weight_decay=config.weight_decay,
+            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+        ),
+    )
+
+
+@partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="state")
+def train_step(
+    state: TrainState,
+    head: RefinementHead,
+    keypoints: SharedKeypoints,
+    *,
+    config: RefinementTrainConfig,
+    mesh: Mesh | None = None,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """The new state and the metrics after one optimiser step on keypoints drawn from (seed, step).
+
+    `head` gives the structure; its parameters are not read. The arguments are replicated over the `mesh`, and the
+    keypoints of the step are divided among its devices.
+    """
+    row_key, mirror_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step))
+    rows = jax.random.randint(row_key, (config.batch,), 0, len(keypoints))
+    batch = mirrored(mirror_key, jax.tree.map(lambda leaf: leaf[rows], keypoints))
+    if mesh is not None:
+        batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(DATA)))
+
+    def loss_of(params: Any) -> Array:
+        return reprojection_loss(remaining_errors(with_parameters(head, params), batch), batch.slopes)
+
+    loss, gradient = jax.value_and_grad(loss_of)(state.params)
+    metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
+    return updated(state, gradient, make_optimizer(config), ema_decay=config.ema_decay), metrics
+
+
+def new_head(seed: int) -> RefinementHead:
+    """A head with random weights."""
+    return RefinementHead(rngs=nnx.Rngs(seed))
+
+
+def trained_head(head: RefinementHead, state: TrainState) -> RefinementHead:
+    """The head with the averaged weights of the run."""
+    return with_parameters(head, state.ema)
+
+
+def train_refinement(
+    head: RefinementHead,
+    keypoints: SharedKeypoints,
+    folder: str | Path,
+    *,
+    config: RefinementTrainConfig,
+    validate: Callable[[RefinementHead], dict[str, float]] | None = None,
+    devices: Sequence[Any] | None = None,
+    **options: Any,
+) -> RefinementHead:
+    """The trained head (averaged weights); see `run_steps`, also for what is written to the folder.
+
+    Args:
+        head: What training starts from.
+        keypoints: See `superpoint_jax.training.refinement.pairs`.
+        folder: Folder of the run.
+        config: Configuration of the run.
+        validate: Maps the averaged head to metrics, which are written to metrics.csv.
+        devices: `jax.Device`s to choose from; by default all of this process. The largest number that divides
+            `config.batch` is used.
+        **options: Options of `run_steps`: `log_every`, `checkpoint_every`, `validate_every`, `stop_after`.
+
+    Raises:
+        Diverged, OSError, ValueError: As `run_steps`.
+    """
+    mesh = data_mesh(config.batch, devices)
+    state = initial_state(nnx.state(head, nnx.Param), make_optimizer(config))
+    place = jnp.asarray if mesh is None else partial(jax.device_put, device=NamedSharding(mesh, PartitionSpec()))
+    state, network, placed = jax.tree.map(place, (state, head, keypoints))
+    return run_steps(
+        head,
+        state,
+        lambda state: train_step(state, network, placed, config=config, mesh=mesh),
+        folder,
+        config=config,
+        data=keypoints,
+        trained=trained_head,
+        validate=validate,
+        **options,
+    )

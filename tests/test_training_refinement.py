@@ -1,0 +1,141 @@
+"""Training of the refinement head: the loss, mirrored views, and a run that finds places that are known."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+import superpoint_jax as sp
+from superpoint_jax.cli import main
+from superpoint_jax.training.parts import Scenery, read_parts
+from superpoint_jax.training.refinement.head import with_head, without_head
+from superpoint_jax.training.refinement.losses import mirrored, remaining_errors, reprojection_loss
+from superpoint_jax.training.refinement.pairs import SharedKeypoints, make_shared_keypoints
+from superpoint_jax.training.refinement.run import RefinementTrainConfig, new_head, train_refinement
+from superpoint_jax.training.refinement.validation import head_validator
+from tests.test_refinement import brightest
+
+SMALL = RefinementTrainConfig(steps=120, batch=64, warmup=10, ema_decay=0.9)
+
+
+def blobs(count: int, seed: int = 0) -> SharedKeypoints:
+    """Blobs that both views show at known fractions of a pixel from the middle of the patch; b is turned by 90 degrees.
+
+    A point (x, y) of a lies at (-y, x) in b.
+    """
+    rng = np.random.default_rng(seed)
+    centers = rng.uniform(-1.5, 1.5, size=(count, 2, 2))
+    steps = np.arange(-6, 7)
+    x, y = steps[None, None, None, :], steps[None, None, :, None]
+    squared = (x - centers[..., 0, None, None]) ** 2 + (y - centers[..., 1, None, None]) ** 2
+    grays = np.round(40 + 180 * np.exp(-squared / 8)).astype(np.uint8)
+    turn = np.array([[0, -1], [1, 0]], np.float32)
+    # The blob of a lies at that of b: turn @ center_a + error = center_b.
+    errors = centers[:, 1] - centers[:, 0] @ turn.T
+    arrays: dict[str, Any] = dict(
+        grays=grays,
+        logs=np.zeros(grays.shape, np.float16),
+        errors_xy=errors.astype(np.float32),
+        slopes=np.broadcast_to(turn, (count, 2, 2)).copy(),
+        flat=np.arange(count) % 2 == 0,
+    )
+    return SharedKeypoints(**arrays)
+
+
+def test_the_loss_by_hand():
+    errors = jnp.array([[3.0, 4.0], [0.0, 1.0]])
+    # The first view is as fine as the second; the second pair is seen at half the size in b, so its error counts twice.
+    slopes = jnp.stack([jnp.eye(2), jnp.eye(2) / 2])
+    expected = (math.log(1 + 25) + math.log(1 + 4)) / 2
+    np.testing.assert_allclose(reprojection_loss(errors, slopes), expected, rtol=1e-6)
+    # A finer view b is the one whose pixels count.
+    np.testing.assert_allclose(reprojection_loss(errors, slopes * 4), (math.log(26) + math.log(2)) / 2, rtol=1e-6)
+
+
+def test_the_remaining_error_by_hand():
+    """The head moves a's keypoint by (1, 0) and b's by (0, -2); a's offset is (0, 1) in b, which is turned."""
+    grays = np.zeros((1, 2, 13, 13), np.uint8)
+    grays[0, 0, 6, 7] = grays[0, 1, 4, 6] = 255
+    pair = SharedKeypoints(
+        grays=jnp.asarray(grays),
+        logs=jnp.zeros(grays.shape, jnp.float16),
+        errors_xy=jnp.array([[0.5, 0.25]]),
+        slopes=jnp.array([[[0.0, -1.0], [1.0, 0.0]]]),
+        flat=jnp.array([True]),
+    )
+    np.testing.assert_allclose(remaining_errors(brightest(), pair), [[0.5, 3.25]], atol=1e-2)
+
+
+def test_mirrors_change_no_distance():
+    """The head that finds the brightest pixel finds it in mirrored views too."""
+    pairs = jax.tree.map(jnp.asarray, blobs(12))
+    before = jnp.linalg.norm(remaining_errors(brightest(), pairs), axis=-1)
+    grays = set()
+    for seed in range(8):
+        changed = mirrored(jax.random.key(seed), pairs)
+        grays.add(np.asarray(changed.grays).tobytes())
+        after = jnp.linalg.norm(remaining_errors(brightest(), changed), axis=-1)
+        np.testing.assert_allclose(after, before, atol=1e-4)
+    assert len(grays) > 4
+
+
+def test_a_run_finds_known_places_and_continues_with_the_same_result(tmp_path):
+    pairs = blobs(600)
+    validate = head_validator(blobs(100, seed=1))
+    whole = train_refinement(new_head(0), pairs, tmp_path / "whole", config=SMALL, validate=validate)
+    found = validate(whole)
+    assert found["peaks_homography_0.5px"] < 0.3
+    assert found["homography_0.5px"] > 0.9
+    assert found["parallax_0.5px"] > 0.9
+    options: Any = dict(config=SMALL, checkpoint_every=50)
+    train_refinement(new_head(0), pairs, tmp_path / "parts", stop_after=70, **options)
+    parts = train_refinement(new_head(0), pairs, tmp_path / "parts", **options)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="another configuration"):
+        train_refinement(new_head(0), pairs, tmp_path / "parts", config=RefinementTrainConfig(steps=7))
+
+
+def test_the_network_keeps_its_weights(random_model):
+    model, head = random_model(0), new_head(3)
+    whole = with_head(model, head)
+    assert (whole.config.refinement, whole.config.refinement_head) == ("learned", True)
+    own = dict(nnx.to_flat_state(nnx.state(whole)))
+    for path, leaf in nnx.to_flat_state(nnx.state(model)):
+        np.testing.assert_array_equal(own[path][...], leaf[...])
+    np.testing.assert_array_equal(own["refinement_head", "conv_a", "kernel"][...], head.conv_a.kernel[...])
+    back = without_head(whole)
+    assert back.config == model.config.replace(refinement="soft_argmax")
+    for one, other in zip(jax.tree.leaves(back), jax.tree.leaves(model), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert without_head(model) is model
+
+
+def test_a_number_of_steps_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="steps=0"):
+        RefinementTrainConfig(steps=0)
+
+
+@pytest.mark.slow
+def test_the_command_makes_keypoints_trains_and_saves(tmp_path, gray_photos):
+    (tmp_path / "photos").mkdir()
+    for name in ("coffee", "camera"):
+        Image.fromarray((gray_photos[name] * 255).astype(np.uint8)).save(tmp_path / "photos" / f"{name}.png")
+    command = ["train", "refinement", "--data", tmp_path / "photos", "-o", tmp_path / "run", "--pairs", "8",
+               "--shape", "120", "160", "--steps", "2", "--batch", "8"]  # fmt: skip
+    assert main([str(word) for word in command]) in (0, None)
+    pairs = read_parts(SharedKeypoints, tmp_path / "run" / "keypoints")
+    assert len(pairs) > 50
+    assert pairs.grays.shape[1:] == (2, 13, 13)
+    # Most keypoints are nearer to their partners than half of the largest distance.
+    assert np.median(np.linalg.norm(pairs.errors_xy, axis=-1)) < 2
+    assert sp.from_pretrained(tmp_path / "run" / "weights").config.refinement == "learned"
+    with pytest.raises(ValueError, match="made in another way"):
+        make_shared_keypoints(
+            tmp_path / "photos", tmp_path / "run" / "keypoints", scenery=Scenery(pairs=4), extractor="ours"
+        )
