@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
@@ -59,7 +60,9 @@ class RefinementHead(nnx.Module):
             grays: Gray values in [0, 1].
             logs: Logarithms of the scores of the keypoint map.
         """
-        x = jnp.stack([_normalized(grays), _relative(logs)], axis=-1)
+        # The rows of a patch in one axis, because a TPU pads axes of 13 to 16 and to 128.
+        flat = _normalized(grays.reshape(len(grays), -1)), _relative(logs.reshape(len(logs), -1))
+        x = jnp.stack(flat, axis=-1).reshape(*grays.shape, 2)
         logits = self.conv_c(nnx.relu(self.conv_b(nnx.relu(self.conv_a(x)))))
         side = 2 * REACH_PX + 1
         weights = jax.nn.softmax(logits.reshape(-1, side * side)).reshape(-1, side, side)
@@ -108,21 +111,24 @@ def head_inputs(
 
 def _patches(values: Array, keypoints_xy: Array, sizes: Array) -> Array:
     """The patches [B,K,P,P] around whole pixels (x, y); beyond an area of these sizes, its border is repeated."""
-    steps = jnp.arange(-PATCH_RADIUS_PX, PATCH_RADIUS_PX + 1, dtype=jnp.int32)
-    x, y = (keypoints_xy[..., axis].astype(jnp.int32) for axis in (0, 1))
-    rows = jnp.clip(y[..., None] + steps[None, None], 0, sizes[:, :1, None] - 1)
-    columns = jnp.clip(x[..., None] + steps[None, None], 0, sizes[:, 1:, None] - 1)
-    index = rows[..., :, None] * values.shape[2] + columns[..., None, :]
-    return jax.vmap(lambda image, i: image[i])(values.reshape(values.shape[0], -1), index)
+    side = 2 * PATCH_RADIUS_PX + 1
+    dy, dx = (np.indices((side, side), np.int32) - PATCH_RADIUS_PX).reshape(2, 1, 1, -1)
+    x, y = (keypoints_xy[..., axis].astype(jnp.int32)[..., None] for axis in (0, 1))
+    rows = jnp.clip(y + dy, 0, sizes[:, :1, None] - 1)
+    columns = jnp.clip(x + dx, 0, sizes[:, 1:, None] - 1)
+    index = rows * values.shape[2] + columns
+    found = jax.vmap(lambda image, i: image[i])(values.reshape(values.shape[0], -1), index)
+    return found.reshape(*index.shape[:2], side, side)
 
 
-def _normalized(grays: Array) -> Array:
+def _normalized(grays: Float[Array, "n p"]) -> Array:
     """The patches with mean 0 and contrast 1."""
-    centred = grays - jnp.mean(grays, axis=(1, 2), keepdims=True)
-    return centred / jnp.sqrt(jnp.mean(centred**2, axis=(1, 2), keepdims=True) + _NOISE**2)
+    centred = grays - jnp.mean(grays, axis=1, keepdims=True)
+    return centred / jnp.sqrt(jnp.mean(centred**2, axis=1, keepdims=True) + _NOISE**2)
 
 
-def _relative(logs: Array) -> Array:
+def _relative(logs: Float[Array, "n p"]) -> Array:
     """The logarithms relative to that of the peak, limited and scaled to about 1."""
-    peak = logs[:, PATCH_RADIUS_PX, PATCH_RADIUS_PX][:, None, None]
+    middle = logs.shape[1] // 2
+    peak = logs[:, middle : middle + 1]
     return jnp.maximum(logs - peak, -8) / 2 + 1
