@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All measurements on a GPU or TPU, in one call of less than ten minutes: parity first, then speed.
+# All measurements on a GPU or TPU, in one call of at most nine minutes: parity first, then speed, then pictures.
 #
 #   benchmarks/accelerator.sh OUT
 #
@@ -26,13 +26,18 @@ measure() {  # seconds, name, options...
   step "$limit" "$name" "$python" -m benchmarks --json "$out/$name.json" --rounds 5 --calls 10 "$@"
 }
 
+samples=$("$python" -c 'import matplotlib; print(matplotlib.get_data_path())')/sample_data
+
 step 20 device "$python" -c 'import jax; print(jax.__version__, jax.devices())'
-step 90 parity "$python" -m convert superpoint_jax/weights/data/superpoint_jax.safetensors -o "$out/model" --verify
+step 80 parity "$python" -m convert superpoint_jax/weights/data/superpoint_jax.safetensors -o "$out/model" --verify
 rm -rf "$out/model"
-step 60 agreement "$python" -m benchmarks.agreement --json "$out/agreement.json"
-measure 60 stages --batch 32 --suite stages
-measure 120 batch32 --batch 32 --suite network decoding end-to-end
-measure 80 batch1 --suite network decoding end-to-end match
-measure 70 train-step --suite train-step --batch 32 --height 240 --width 320 --contenders superpoint_jax torch transformers
-measure 90 sweep-batch --sweep batch --suite end-to-end --contenders superpoint_jax --rounds 3
+step 40 agreement "$python" -m benchmarks.agreement --json "$out/agreement.json"
+measure 50 stages --batch 32 --suite stages
+measure 90 batch32 --batch 32 --suite network decoding end-to-end
+measure 60 batch1 --suite network decoding end-to-end match
+measure 50 train-step --suite train-step --batch 32 --height 240 --width 320 --contenders superpoint_jax torch transformers
+measure 50 sweep-batch --sweep batch --suite end-to-end --contenders superpoint_jax --rounds 3
+measure 50 sweep-resolution --sweep resolution --suite end-to-end --contenders superpoint_jax --rounds 3
+step 40 bulk "$python" -m benchmarks.bulk "$samples" --images 4000 --json "$out/bulk.json"
+step 10 pictures "$python" -m benchmarks.draw "$out"/{batch32,batch1,train-step,sweep-batch,sweep-resolution}.json -o "$out"
 exit $failed

@@ -75,11 +75,16 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
+def drawn(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results that the picture shows."""
+    return [row for row in rows if row["program"] == "extract" and row["devices"] == 1 and "error" not in row]
+
+
 def draw(rows: list[dict[str, Any]], title: str) -> Any:
     """A figure with a bar per chip and type, divided by stage: cycles of `extract` for TPUs, kernels for GPUs."""
     import matplotlib.pyplot as plt
 
-    chosen = [row for row in rows if row["program"] == "extract" and row["devices"] == 1 and "error" not in row]
+    chosen = drawn(rows)
     panels = {
         "million cycles": [row for row in chosen if CHIPS[row["chip"]].topology[0]],
         "kernels": [row for row in chosen if CHIPS[row["chip"]].target],
@@ -159,7 +164,7 @@ def main(
                     print(line(report["results"][-1]), flush=True)
                     output.parent.mkdir(parents=True, exist_ok=True)
                     output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    if any(row["program"] == "extract" and "error" not in row for row in report["results"]):
+    if drawn(report["results"]):
         import matplotlib as mpl
 
         mpl.use("agg")

@@ -37,7 +37,8 @@ def stages(setting: Setting, dtype: str) -> dict[str, Stage]:
 
     import superpoint_jax as sp
     from superpoint_jax.description import sample_descriptors
-    from superpoint_jax.detection import detect
+    from superpoint_jax.detection import detect, score_map
+    from superpoint_jax.refinement import refine
 
     model = sp.from_pretrained(max_keypoints=setting.max_keypoints, dtype=dtype)
     config, images = model.config, jnp.asarray(photo(setting))
@@ -56,8 +57,12 @@ def stages(setting: Setting, dtype: str) -> dict[str, Stage]:
     logits = add("detector head", lambda head, x: head(x), model.keypoint_decoder, x, work=convolutions[-4:-2])
     dense = add("descriptor head", lambda head, x: head(x), model.descriptor_decoder, x, work=convolutions[-2:])
     detected = add("keypoints", partial(detect, config=config), logits, sizes)
+    places, mask = detected[0], detected[2]
+    if config.refinement == "learned":
+        heat = score_map(logits, rule=config.score_rule)
+        places = add("refinement", refine, model.refinement_head, images, heat, places, mask, sizes)
     sample = partial(sample_descriptors, rule=config.sampling_rule)
-    add("descriptors at them", sample, dense, detected[0], detected[2], sizes)
+    add("descriptors at them", sample, dense, places, mask, sizes)
     found["whole"] = Stage(partial(sp.extract, model, images), setting.batch * sum(c.operations for c in convolutions))
     return found
 

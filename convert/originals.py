@@ -21,6 +21,7 @@ from superpoint_jax.weights.keys import (
     HUGGING_FACE,
     MAGIC_LEAP,
     PYTORCH_SUPERPOINT,
+    REFINEMENT_HEAD,
     RPAUTRAT,
     SHAOFENGZENG,
     Layout,
@@ -63,7 +64,10 @@ def _hugging_face(weights: Weights, config: SuperPointConfig) -> Original:
 
     fields = asdict(config)
     model = SuperPointForKeypointDetection(TheirConfig(**{name: fields[name] for name in HUGGING_FACE_FIELDS})).eval()
-    model.load_state_dict(weights)
+    # The refinement head is ours; the original has none.
+    model.load_state_dict(
+        {name: value for name, value in weights.items() if not name.startswith(f"{REFINEMENT_HEAD}.")}
+    )
     logits: list[Tensor] = []
     model.keypoint_decoder.conv_score_b.register_forward_hook(lambda *arguments: logits.append(arguments[-1]))
 

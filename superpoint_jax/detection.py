@@ -154,10 +154,12 @@ def top_k_by_segments(values: Float[Array, "b n"], k: int) -> tuple[Float[Array,
     """`top_k` by maxima of segments.
 
     The k segments with the largest maxima contain the k largest values: k values, one in each of them, come before
-    every value of any other segment. So no sort has more than about 2 sqrt(n k) values.
+    every value of any other segment. So no sort has more than about sqrt(n k) values; where that would be more than
+    2^14, the segments are larger, and what they contain is divided into segments again.
     """
     batch, n = values.shape
-    segment = 2 ** round(math.log2(math.sqrt(n / k))) if n > k else 1
+    power = 1 / 2 if n * k <= _LARGEST_SORT**2 else 2 / 3
+    segment = 2 ** round(math.log2((n / k) ** power)) if n > k else 1
     if segment < 4:
         top, index = lax.top_k(values, k)
         return top, index
@@ -166,7 +168,7 @@ def top_k_by_segments(values: Float[Array, "b n"], k: int) -> tuple[Float[Array,
     _, best = lax.top_k(jnp.max(segments, axis=-1), k)
     best = jnp.sort(best, axis=-1)  # Back in the order of the row, which decides ties.
     candidates = jnp.take_along_axis(segments, best[..., None], axis=1).reshape(batch, -1)
-    top, position = lax.top_k(candidates, k)
+    top, position = top_k_by_segments(candidates, k) if power > 1 / 2 else lax.top_k(candidates, k)
     return top, jnp.take_along_axis(best, position // segment, axis=1) * segment + position % segment
 
 
@@ -209,6 +211,7 @@ def top_k_by_counting(values: Float[Array, "b n"], k: int) -> tuple[Float[Array,
     return -negative, index
 
 
+_LARGEST_SORT = 2**14
 _BLOCK = 128
 """Values in a block, as many as a TPU has lanes."""
 _DIGIT_BITS = 4

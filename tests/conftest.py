@@ -1,6 +1,7 @@
 """The settings of all tests: types and shapes are checked, float32 is exact, and there are eight host devices."""
 
 import os
+import sys
 import time
 
 # These must be set before jax is imported.
@@ -18,6 +19,9 @@ from PIL import Image
 from skimage import data
 
 import tests.type_checker
+
+# Some tests import openvino themselves, whose telemetry would fork this process.
+sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")

@@ -122,7 +122,7 @@ def test_stages_are_those_of_extract():
     assert sum(stage.operations for name, stage in found.items() if name != "whole") == found["whole"].operations
     assert found["whole"].operations == work(SuperPointConfig.preset("superpoint_jax"), SMALL, "float32")["operations"]
     whole = found["whole"].call()
-    np.testing.assert_allclose(found["keypoints"].call()[0], whole.keypoints, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(found["refinement"].call(), whole.keypoints, rtol=0, atol=1e-3)
     np.testing.assert_allclose(found["descriptors at them"].call(), whole.descriptors, rtol=0, atol=1e-4)
 
 

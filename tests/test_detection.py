@@ -184,13 +184,21 @@ def test_top_k_equals_lax_top_k(values, k):
 
 
 @pytest.mark.parametrize("top_k", TOP_K, ids=["segments", "counting"])
-@pytest.mark.parametrize(("n", "k"), [(6400, 1), (6400, 10), (6401, 100), (5000, 1024), (5000, 5000)])
+@pytest.mark.parametrize(("n", "k"), [(6400, 1), (6401, 100), (5000, 1024), (5000, 5000), (640 * 480, 1024)])
 def test_top_k_of_many_equals_lax_top_k(n, k, top_k):
     rng = np.random.default_rng(n + k)
     for values in (rng.integers(-1, 20, (2, n)), rng.normal(size=(2, n)), np.zeros((2, n))):
         values = jnp.asarray(values.astype(np.float32))
         for ours, theirs in zip(top_k(values, k), lax.top_k(values, k), strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("n", "k"), [(480 * 640, 1024), (1080 * 1920, 512), (240 * 320, 2048)])
+def test_no_sort_is_large(n, k):
+    traced = jax.make_jaxpr(lambda values: detection.top_k_by_segments(values, k))(jnp.zeros((1, n)))
+    sorts = [equation.invars[0].aval.shape[-1] for equation in traced.eqns if equation.primitive.name == "top_k"]
+    assert len(sorts) >= 2
+    assert max(sorts) <= 2**14
 
 
 def test_capacity_is_what_fits_more_than_the_radius_apart():
