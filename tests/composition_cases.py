@@ -20,6 +20,7 @@ from PIL import Image
 from skimage import data
 
 import superpoint_jax as sp
+from benchmarks import compiled
 from superpoint_jax import geometry
 from superpoint_jax.training.labelled import Photos
 from superpoint_jax.training.layers import for_training_on_cpu
@@ -244,7 +245,7 @@ def check_enlarged_extract():
     # JAX computes the places between pixels in float32, differently by 4e-5 px in programs that fold other constants.
     same = functools.partial(assert_same_keypoints, scores=1e-4)
     hlo = assert_automatic(enlarged, expected, images, replicated=(network(),), same=same)
-    assert convolution_batches(hlo) <= {1}, "each device computes its own images"
+    assert convolution_batches(hlo) <= {1, K}, "each device computes its own image, and its own keypoints"
     assert_explicit(enlarged, expected, images, replicated=(network(),), same=same)
     assert_manual(enlarged, expected, images, replicated=(network(),), same=same)
     same(jax.vmap(lambda image: enlarged(network(), image[None])[0])(images), expected)
@@ -532,6 +533,12 @@ def check_training_step():
     out, shared = train_step(state, there, everywhere, config=config, mesh=mesh)
     assert_same(shared, metrics, atol=1e-3)
     assert_same(out.params["model"], expected.params["model"], atol=1e-3)
+    # The gradient, and a few metrics, are all that the devices exchange.
+    hlo = train_step.lower(state, there, everywhere, config=config, mesh=mesh).compile().as_text()
+    collectives = compiled.read(hlo)["collectives"]
+    assert {collective["kind"] for collective in collectives} == {"all-reduce"}, collectives
+    # The network without the refinement head has 1,300,865 parameters.
+    assert 1_300_865 <= sum(collective["values"] for collective in collectives) < 1_300_965, collectives
 
 
 def check_training_step_under_an_explicit_mesh():
