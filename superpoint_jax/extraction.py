@@ -124,18 +124,8 @@ def decode(
     of the configuration, and may be traced. A `region`, at the size that the network saw, says where keypoints may be.
     The rule refinement="learned" needs the `gray` images that the network saw, and the refinement `head`.
     """
-
-    def decoded(
-        dense: DenseFeatures,
-        image_sizes: Array,
-        keypoint_threshold: Threshold | None,
-        region: Array | None,
-        gray: Array | None,
-        head: RefinementHead | None,
-    ) -> Keypoints:
-        return _decode(dense, image_sizes, keypoint_threshold, region, gray, head, config=config)
-
-    return placed_like(dense.logits, decoded)(dense, image_sizes, keypoint_threshold, region, gray, head)
+    decoded = placed_like(dense.logits, partial(_decode, config=config))
+    return decoded(dense, image_sizes, keypoint_threshold, region, gray, head)
 
 
 def _decode(

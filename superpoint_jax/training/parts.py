@@ -12,16 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from tqdm import tqdm
 
 from superpoint_jax import openvino
 from superpoint_jax.config import ComputeDtype
 from superpoint_jax.files import replacing
 from superpoint_jax.model import SuperPoint
+from superpoint_jax.training.augmentation import photometric
 from superpoint_jax.training.labelled import load_photos
 from superpoint_jax.training.labels import load_model
 from superpoint_jax.training.resuming import made_from
+from superpoint_jax.training.scenes import Scenes, sample_scenes
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,16 @@ class Scenery:
     def __post_init__(self) -> None:
         if self.pairs < 1 or self.pairs % BATCH:
             raise ValueError(f"pairs={self.pairs}; a positive multiple of {BATCH} is needed")
+
+
+def lit_views(
+    key: Array, images: UInt8[Array, "m s s"], sizes: Int[Array, "m 2"], scenery: Scenery
+) -> tuple[Scenes, Float[Array, "n h w 1"]]:
+    """`BATCH` scenes, and their views, a and b of each pair in turn, each in a light of its own."""
+    scene_key, light_key = jax.random.split(key)
+    scenes = sample_scenes(scene_key, images, sizes, batch=BATCH, shape=scenery.shape, flat=scenery.flat)
+    views = scenes.views.reshape(2 * BATCH, *scenery.shape, 1)
+    return scenes, photometric(light_key, views, strength=scenery.strength)
 
 
 def make_parts(

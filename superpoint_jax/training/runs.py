@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 from tqdm import tqdm
 
@@ -28,6 +29,7 @@ from superpoint_jax.training.resuming import check_same_run, restored, save, set
 log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=nnx.Module)
+Tree = TypeVar("Tree")
 
 DATA = "data"
 """Name of the mesh axis over which the data of a step is divided."""
@@ -100,6 +102,17 @@ def with_parameters(model: Model, params: Any) -> Model:
     return nnx.merge(graph, params, rest)
 
 
+def averaged(model: Model, state: TrainState) -> Model:
+    """The model with the averaged weights of a run whose parameters are only those of the model."""
+    return with_parameters(model, state.ema)
+
+
+def replicated(tree: Tree, mesh: Mesh | None) -> Tree:
+    """The arrays on every device of the mesh, or on the default device."""
+    place = jnp.asarray if mesh is None else partial(jax.device_put, device=NamedSharding(mesh, PartitionSpec()))
+    return jax.tree.map(place, tree)
+
+
 def run_steps(
     model: Model,
     state: TrainState,
@@ -108,7 +121,7 @@ def run_steps(
     *,
     config: Any,
     data: Any,
-    trained: Callable[[Model, TrainState], Model],
+    trained: Callable[[Model, TrainState], Model] = averaged,
     validate: Callable[[Model], dict[str, float]] | None = None,
     log_every: int = 20,
     checkpoint_every: int = 250,

@@ -13,9 +13,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from superpoint_jax.extraction import extract
 from superpoint_jax.features import AnyArray, Keypoints, pytree
-from superpoint_jax.training.augmentation import photometric
-from superpoint_jax.training.parts import BATCH, Network, Scenery, make_parts
-from superpoint_jax.training.scenes import sample_scenes, transfer
+from superpoint_jax.training.parts import BATCH, Network, Scenery, lit_views, make_parts
+from superpoint_jax.training.scenes import transfer
 
 
 @pytree
@@ -78,10 +77,7 @@ def _pairs_of(
     network: Network,
     scenery: Scenery,
 ) -> MatchingPairs:
-    scene_key, light_key = jax.random.split(key)
-    scenes = sample_scenes(scene_key, images, sizes, batch=BATCH, shape=scenery.shape, flat=scenery.flat)
-    views = scenes.views.reshape(2 * BATCH, *scenery.shape, 1)
-    views = photometric(light_key, views, strength=scenery.strength)
+    scenes, views = lit_views(key, images, sizes, scenery)
     found = extract(
         network,
         views,

@@ -21,7 +21,16 @@ from superpoint_jax.lightglue import LightGlue
 from superpoint_jax.training.matcher.losses import every_layer_loss, truth_of
 from superpoint_jax.training.matcher.pairs import MatchingPairs
 from superpoint_jax.training.run_config import fastest_dtype
-from superpoint_jax.training.runs import DATA, TrainState, data_mesh, initial_state, run_steps, updated, with_parameters
+from superpoint_jax.training.runs import (
+    DATA,
+    TrainState,
+    data_mesh,
+    initial_state,
+    replicated,
+    run_steps,
+    updated,
+    with_parameters,
+)
 
 PROJECTION = "input_projection"
 
@@ -209,11 +218,6 @@ def _drawn(key: Array, pairs: MatchingPairs, config: MatcherTrainConfig) -> Matc
     )
 
 
-def trained_model(model: LightGlue, state: TrainState) -> LightGlue:
-    """The model with the averaged weights of the run."""
-    return with_parameters(model, state.ema)
-
-
 def train_matcher(
     start: Start,
     pairs: MatchingPairs,
@@ -246,8 +250,7 @@ def train_matcher(
     mesh = data_mesh(config.batch, devices)
     optimizer = make_optimizer(config, new_projection=new_projection)
     state = initial_state(nnx.state(model, nnx.Param), optimizer)
-    place = jnp.asarray if mesh is None else partial(jax.device_put, device=NamedSharding(mesh, PartitionSpec()))
-    state, network, placed = jax.tree.map(place, (state, model, pairs))
+    state, network, placed = replicated((state, model, pairs), mesh)
     return run_steps(
         model,
         state,
@@ -255,7 +258,6 @@ def train_matcher(
         folder,
         config=config,
         data=pairs,
-        trained=trained_model,
         validate=validate,
         **options,
     )

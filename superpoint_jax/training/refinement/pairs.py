@@ -13,13 +13,12 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, UInt8
 
-from superpoint_jax.detection import detect, score_map
+from superpoint_jax.detection import score_map, select_keypoints
 from superpoint_jax.extraction import dense_features, finite_features
 from superpoint_jax.features import AnyArray, pytree
 from superpoint_jax.refinement import head_inputs
-from superpoint_jax.training.augmentation import photometric
-from superpoint_jax.training.parts import BATCH, Network, Scenery, make_parts
-from superpoint_jax.training.scenes import Scenes, sample_scenes, transfer
+from superpoint_jax.training.parts import BATCH, Network, Scenery, lit_views, make_parts
+from superpoint_jax.training.scenes import Scenes, transfer
 
 LARGEST_ERROR_PX = 4.0
 """Keypoints of two views are the same if they are each other's nearest within this distance, before any refinement."""
@@ -79,17 +78,15 @@ class _Seen:
 def _seen(
     key: Array, images: UInt8[Array, "m s s"], sizes: Int[Array, "m 2"], network: Network, *, scenery: Scenery
 ) -> _Seen:
-    scene_key, light_key = jax.random.split(key)
-    scenes = sample_scenes(scene_key, images, sizes, batch=BATCH, shape=scenery.shape, flat=scenery.flat)
-    views = scenes.views.reshape(2 * BATCH, *scenery.shape, 1)
-    views = jnp.round(photometric(light_key, views, strength=scenery.strength) * 255) / 255
+    scenes, views = lit_views(key, images, sizes, scenery)
+    views = jnp.round(views * 255) / 255
     rules = network.rules.replace(
         refinement="none", max_keypoints=scenery.keypoints_per_view, dtype=scenery.extractor_dtype
     )
     dense, gray, _, seen = dense_features(network, views, None, rules=rules)
-    dense = finite_features(dense)
-    keypoints, _, mask, _ = detect(dense.logits, seen, config=rules, keypoint_threshold=scenery.keypoint_threshold)
-    grays, logs = head_inputs(gray, score_map(dense.logits, rule=rules.score_rule), keypoints, seen)
+    scores = score_map(finite_features(dense).logits, rule=rules.score_rule)
+    keypoints, _, mask, _ = select_keypoints(scores, seen, config=rules, keypoint_threshold=scenery.keypoint_threshold)
+    grays, logs = head_inputs(gray, scores, keypoints, seen)
     inputs = jnp.round(grays * 255).astype(jnp.uint8), logs.astype(jnp.float16)
     by_view = jax.tree.map(lambda leaf: leaf.reshape(BATCH, 2, *leaf.shape[1:]), (*inputs, keypoints, mask))
     positions, slopes, partners = _partners(scenes, by_view[2], by_view[3])

@@ -19,7 +19,16 @@ from jaxtyping import Float
 from superpoint_jax.refinement import RefinementHead
 from superpoint_jax.training.refinement.losses import mirrored, remaining_errors, reprojection_loss
 from superpoint_jax.training.refinement.pairs import SharedKeypoints
-from superpoint_jax.training.runs import DATA, TrainState, data_mesh, initial_state, run_steps, updated, with_parameters
+from superpoint_jax.training.runs import (
+    DATA,
+    TrainState,
+    data_mesh,
+    initial_state,
+    replicated,
+    run_steps,
+    updated,
+    with_parameters,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +107,6 @@ def new_head(seed: int) -> RefinementHead:
     return RefinementHead(rngs=nnx.Rngs(seed))
 
 
-def trained_head(head: RefinementHead, state: TrainState) -> RefinementHead:
-    """The head with the averaged weights of the run."""
-    return with_parameters(head, state.ema)
-
-
 def train_refinement(
     head: RefinementHead,
     keypoints: SharedKeypoints,
@@ -130,8 +134,7 @@ def train_refinement(
     """
     mesh = data_mesh(config.batch, devices)
     state = initial_state(nnx.state(head, nnx.Param), make_optimizer(config))
-    place = jnp.asarray if mesh is None else partial(jax.device_put, device=NamedSharding(mesh, PartitionSpec()))
-    state, network, placed = jax.tree.map(place, (state, head, keypoints))
+    state, network, placed = replicated((state, head, keypoints), mesh)
     return run_steps(
         head,
         state,
@@ -139,7 +142,6 @@ def train_refinement(
         folder,
         config=config,
         data=keypoints,
-        trained=trained_head,
         validate=validate,
         **options,
     )
