@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float
 
 from superpoint_jax.description import sample_descriptors
@@ -32,7 +32,16 @@ from superpoint_jax.training.losses import corner_targets, descriptor_hinge_loss
 from superpoint_jax.training.pairs import Pairs, sample_pairs
 from superpoint_jax.training.refinement.head import without_head
 from superpoint_jax.training.run_config import TrainConfig as TrainConfig
-from superpoint_jax.training.runs import DATA, TrainState, data_mesh, initial_state, run_steps, updated, with_parameters
+from superpoint_jax.training.runs import (
+    DATA,
+    TrainState,
+    data_mesh,
+    initial_state,
+    replicated,
+    run_steps,
+    updated,
+    with_parameters,
+)
 from superpoint_jax.training.synthetic import render_shapes
 
 MAX_LOG_SCALE = math.log(100.0)
@@ -215,9 +224,7 @@ def train(
     mesh = data_mesh(config.accumulate, devices)
     state = create_state(model, config)
     network = for_training_on_cpu(model) if jax.default_backend() == "cpu" else model
-    placed = photos
-    if mesh is not None:
-        state, network, placed = jax.device_put((state, network, photos), NamedSharding(mesh, PartitionSpec()))
+    state, network, placed = replicated((state, network, photos), mesh)
     return run_steps(
         model,
         state,
