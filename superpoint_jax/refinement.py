@@ -23,7 +23,7 @@ _WINDOW_PX = 2 * (PATCH_RADIUS_PX - REACH_PX) + 1
 _HIDDEN = (64, 32)
 SMALLEST_SCORE = 1e-8
 """Smaller scores count as this, so that their logarithm is finite."""
-_NOISE = 2 / 255
+NOISE = 2 / 255
 """Added to the contrast of a patch, so that the noise of an even area is not amplified."""
 
 
@@ -124,7 +124,7 @@ def _patches(values: Array, keypoints_xy: Array, sizes: Array) -> Array:
 def _normalized(grays: Float[Array, "n p"]) -> Array:
     """The patches with mean 0 and contrast 1."""
     centred = grays - jnp.mean(grays, axis=1, keepdims=True)
-    return centred / jnp.sqrt(jnp.mean(centred**2, axis=1, keepdims=True) + _NOISE**2)
+    return centred / jnp.sqrt(jnp.mean(centred**2, axis=1, keepdims=True) + NOISE**2)
 
 
 def _relative(logs: Float[Array, "n p"]) -> Array:

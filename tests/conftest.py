@@ -1,8 +1,10 @@
 """The settings of all tests: types and shapes are checked, float32 is exact, and there are eight host devices."""
 
+import gc
 import os
 import sys
 import time
+from pathlib import Path
 
 # These must be set before jax is imported.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -68,6 +70,19 @@ def compilations_as_before():
         for name, value in CACHE_OPTIONS.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Forget compiled programs after a module where there are many.
+
+    Each takes several of the 65530 memory maps that Linux allows a process; beyond, it crashes.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

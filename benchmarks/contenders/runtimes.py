@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from benchmarks.contenders.ours import features
@@ -33,38 +32,28 @@ def onnx_runtime(suite: str, setting: Setting, dtype: str) -> Callable[[], Any]:
 
 
 def _lightglue(setting: Setting) -> Callable[[], Any]:
-    """A call of this library's LightGlue, converted by jax2onnx as `export` does."""
-    import jax
+    """A call of this library's LightGlue, converted as `export` does."""
     import numpy as np
     import onnx
     import onnxruntime  # pyright: ignore[reportMissingImports]
     from flax import nnx
-    from jax.extend.core import jaxpr_as_fun
-    from jax2onnx import to_onnx
 
     import superpoint_jax as sp
+    from superpoint_jax.export.onnx_matching import MATCHED, SIZES, matching_graph
 
     matcher = sp.LightGlue(sp.LightGlueConfig(), rngs=nnx.Rngs(0))
     a, b = features(setting)
-
-    def matched(points_a: Any, descriptors_a: Any, points_b: Any, descriptors_b: Any) -> Any:
-        found = sp.match(
-            replace(a, keypoints=points_a, descriptors=descriptors_a),
-            replace(b, keypoints=points_b, descriptors=descriptors_b),
-            matcher=matcher,
-        )
-        return found.indices, found.scores
-
-    given = [np.asarray(array) for side in (a, b) for array in (side.keypoints, side.descriptors)]
-    names = ["points_a", "descriptors_a", "points_b", "descriptors_b"]
-    shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in given]
-    traced = jax.make_jaxpr(matched)(*shapes)
+    pairs, rows, dim = a.descriptors.shape
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "lightglue.onnx")
-        graph: Any = to_onnx(jaxpr_as_fun(traced), shapes, model_name="lightglue", opset=18, input_names=names)
-        onnx.save(graph, path)
+        onnx.save(matching_graph(matcher, pairs, rows, dim), path)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    inputs = dict(zip(names, given, strict=True))
+    names = [entry.name for entry in session.get_inputs()]
+    fields = [name.removeprefix(MATCHED).replace(SIZES, "image_sizes") for name in names]
+    inputs = {
+        name: np.stack([getattr(side, field) for side in (a, b)], axis=1)
+        for name, field in zip(names, fields, strict=True)
+    }
     return lambda: session.run(None, inputs)
 
 

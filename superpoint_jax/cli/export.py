@@ -16,9 +16,10 @@ def export(
     format: Annotated[Literal["stablehlo", "onnx"], tyro.conf.arg(aliases=["-f"])] = "stablehlo",
     decoding: tyro.conf.OmitArgPrefixes[Decoding] = Decoding(),
     matcher: Annotated[str | None, tyro.conf.arg(metavar="nearest|lightglue|SOURCE")] = None,
-    shape: tuple[int, int] = (480, 640),
+    shape: tuple[int, int] | None = None,
     channels: Literal[1, 3] = 1,
-    batch: int = 1,
+    batch: int | None = None,
+    mixed_sizes: bool = False,
     beside: bool = False,
     config: str | None = None,
 ) -> int:
@@ -34,9 +35,11 @@ def export(
         matcher: Also match; the file then takes pairs of images. "nearest" for mutual nearest neighbours of
             descriptors, "lightglue" for the network in the package, or a folder, file or Hugging Face id of a
             LightGlue.
-        shape: (height, width) of the largest image.
+        shape: (height, width) of the arrays. By default any for onnx, and 480 640 for stablehlo.
         channels: 1 for gray images, 3 for RGB.
-        batch: Images per call, or pairs with a matcher, for onnx; stablehlo takes any number.
+        batch: Images per call for onnx, by default any number; with a matcher pairs, by default 1. Stablehlo takes any
+            number.
+        mixed_sizes: For onnx: images of one call may have different sizes, which costs time. Stablehlo always can.
         beside: Write the weights to a separate file next to the output.
         config: Preset that decides how keypoints are decoded: huggingface, magicleap, rpautrat, superglue, ...; by
             default that of the weights.
@@ -51,15 +54,14 @@ def export(
         network = None if matcher is None else Matching(matcher=matcher).network(model.config)
         options: dict[str, Any] = dict(
             matcher="nearest" if matcher == "nearest" else network,
-            shape=shape,
             channels=channels,
             weights="beside" if beside else "inside",
             **decoding.given(),
         )
         if format == "onnx":
-            written = export_onnx(model, output, batch=batch, **options)
+            written = export_onnx(model, output, shape=shape, batch=batch, mixed_sizes=mixed_sizes, **options)
         else:
-            written = export_stablehlo(model, output, **options)
+            written = export_stablehlo(model, output, shape=shape or (480, 640), **options)
         for path in written:
             print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0

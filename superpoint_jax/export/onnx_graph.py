@@ -1,32 +1,23 @@
-"""ONNX files, written by jax2onnx: the network and the decoding in one graph."""
+"""ONNX files: network, decoding and, if wanted, matching in one graph."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
-from jax.extend.core import Literal as ConstantOperand
 
-from superpoint_jax.export.signature import (
-    INPUTS,
-    OUTPUTS,
-    PAIR_OUTPUTS,
-    ExportedMatcher,
-    function_of,
-    input_shapes,
-    networks_of,
-)
+from superpoint_jax.config import SuperPointConfig
+from superpoint_jax.export.onnx_decoding import decoded_nodes
+from superpoint_jax.export.onnx_matching import SIZES, with_matching
+from superpoint_jax.export.onnx_network import dense_nodes
+from superpoint_jax.export.onnx_nodes import Ends, Nodes
+from superpoint_jax.export.signature import INPUTS, OUTPUTS, ExportedMatcher, check_input
+from superpoint_jax.extraction import rules_of
 from superpoint_jax.lightglue import LightGlue
 from superpoint_jax.model import SuperPoint
-
-OPSET = 18
-"""The operator set of ONNX 1.13 (2022), which common runtimes can read."""
 
 
 def export_onnx(
@@ -34,42 +25,90 @@ def export_onnx(
     path: str | os.PathLike[str],
     *,
     matcher: ExportedMatcher = None,
-    shape: tuple[int, int] = (480, 640),
+    shape: tuple[int, int] | None = None,
     channels: int = 1,
-    batch: int = 1,
+    batch: int | None = None,
+    mixed_sizes: bool = False,
     weights: Literal["inside", "beside"] = "inside",
     **options: Any,
 ) -> list[Path]:
     """The paths of the files written, which contain `extract` as ONNX; with a `matcher`, `extract` and `match`.
 
     Inputs and outputs are those of `superpoint_jax.export.signature`. The keypoints are those of `extract`, with fixed
-    K and mask. The number of images and the size of the arrays are fixed, but `image_sizes` allows smaller images: an
-    image in the top-left corner of its array gives the same result as without padding.
+    K and mask.
 
     Args:
         model: Any SuperPoint, in float32.
         path: File to write.
         matcher: What matches the two images of each pair: a network, for example `superpoint_jax.LightGlue`, or
             "nearest" for mutual nearest neighbours. By default nothing is matched.
-        shape: (height, width) of the arrays.
+        shape: (height, width) of the arrays. By default they are free from call to call, at least 8x8.
         channels: 1 for gray, 3 for RGB.
-        batch: Number of images, or of pairs with a `matcher`.
+        batch: Number of images. By default it is free. With a `matcher`, number of pairs, by default 1.
+        mixed_sizes: Whether images of one call may have different sizes: the file then has the input `image_sizes`. An
+            image in the top-left corner of its array gives the same result as without padding. It costs time in the
+            network.
         weights: "inside" the file, or "beside" it in PATH.data, as ONNX's external data.
-        **options: Options of `extract`.
+        **options: Options of `extract`. With max_keypoints=-1, K depends on the size of the images.
 
     Raises:
-        ValueError: An option is out of range, or not possible in ONNX: greedy suppression (the preset "magicleap"), a
-            compute type other than float32, or a LightGlue that stops early.
-        ImportError: jax2onnx is not installed.
+        ValueError: An option is out of range, or not possible in ONNX: greedy suppression (the preset "magicleap"),
+            keypoints spread over a grid, enlarged images of mixed sizes, a compute type other than float32, a LightGlue
+            that stops early, or a matcher for a free number of keypoints.
+        ImportError: onnx is not installed, or jax2onnx, which matchers need.
     """
+    rules_of(model, options)
     config = model.config.replace(**options)
+    _check_possible(config, matcher, mixed_sizes=mixed_sizes)
+    check_input(shape, channels)
+    if batch is not None and batch < 1:
+        raise ValueError(f"batch={batch}; a graph takes at least one image")
+    for package in ("onnx", *(("jax2onnx",) if matcher is not None else ())):
+        if find_spec(package) is None:
+            raise ImportError(f"ONNX needs {package}: pip install 'superpoint-jax[export]'")
+
+    pairs = batch or 1
+    height, width = shape or ("height", "width")
+    number: tuple[int | str, ...] = (batch or "batch",) if matcher is None else (pairs, 2)
+    nodes = Nodes()
+    inputs: Ends = {INPUTS[0]: (np.float32, (*number, height, width, channels))}
+    if mixed_sizes:
+        inputs[INPUTS[1]] = (np.int32, (*number, 2))
+    images, *sizes = inputs
+    if matcher is not None:
+        images = nodes("Reshape", images, nodes.joined(np.array([-1]), nodes.lengths(images, 2, 3, 4)))
+    dense = dense_nodes(nodes, model, images, *sizes or (None,), config=config, channels=channels)
+    found = decoded_nodes(nodes, model, dense, config=config, masked=mixed_sizes)
+
+    count = "keypoints_per_image" if config.max_keypoints == -1 else config.max_keypoints
+    shapes = ((count, 2), (count,), (count, config.descriptor_decoder_dim), (count,))
+    outputs: Ends = {
+        name: (np.bool_ if name == "mask" else np.float32, (*number, *rest))
+        for name, rest in zip(OUTPUTS, shapes, strict=True)
+    }
+    for value, (name, (_, form)) in zip(found, outputs.items(), strict=True):
+        nodes.named(value if matcher is None else nodes("Reshape", value, np.array(form)), name)
+    if matcher is None:
+        return _saved(nodes.model(inputs, outputs), Path(path), weights)
+    outputs[SIZES] = (np.int32, (pairs, 2, 2))
+    every = nodes("Expand", dense.given, np.array([2 * pairs, 2]))
+    nodes.named(nodes("Reshape", nodes.cast(every, np.int32), np.array([pairs, 2, 2])), SIZES)
+    graph = with_matching(nodes.model(inputs, outputs), matcher, pairs, config)
+    return _saved(graph, Path(path), weights)
+
+
+def _check_possible(config: SuperPointConfig, matcher: ExportedMatcher, *, mixed_sizes: bool) -> None:
     if config.dtype != "float32":
         raise ValueError(f"dtype={config.dtype}: ONNX is written in float32; a runtime can lower the precision itself")
     if config.suppression_rule == "greedy":
         raise ValueError(
-            "the greedy suppression of this variant is a loop of scatters, which jax2onnx can't convert; export "
+            "the greedy suppression of this variant is a loop, which ONNX files of this package don't have; export "
             'StableHLO, or choose suppression_rule="three_pass", which gives nearly the same keypoints'
         )
+    if config.spread != "none":
+        raise ValueError(f"spread={config.spread!r} is not possible in ONNX; export StableHLO")
+    if config.enlarge != 1 and mixed_sizes:
+        raise ValueError("enlarged images of mixed sizes are not possible in ONNX; export StableHLO")
     if isinstance(matcher, LightGlue) and matcher.config.depth_confidence is not None:
         raise ValueError(
             f"depth_confidence={matcher.config.depth_confidence}: in ONNX every layer runs; load the LightGlue without "
@@ -77,29 +116,14 @@ def export_onnx(
         )
     if isinstance(matcher, LightGlue) and matcher.config.dtype != "float32":
         raise ValueError(f"the dtype of the LightGlue is {matcher.config.dtype}: ONNX is written in float32")
-    if batch < 1:
-        raise ValueError(f"batch={batch}; a graph takes at least one image")
-    if find_spec("jax2onnx") is None:
-        raise ImportError("ONNX needs jax2onnx: pip install 'superpoint-jax[export]'")
-    import onnx
-    from jax2onnx import to_onnx
+    if matcher is not None and config.max_keypoints == -1:
+        raise ValueError("max_keypoints=-1: a matcher in ONNX needs a fixed number of keypoints")
 
-    shapes = input_shapes(batch, shape, channels, pairs=matcher is not None)
-    function = function_of(matcher, **options)
-    # Traced here, because the converter replaces some of JAX's functions while it traces, and these give float64. The
-    # pooling uses no window, because the converter does not support windows of four dimensions.
-    networks = networks_of(model.pooled_by_slices(), matcher)
-    traced = jax.make_jaxpr(lambda images, sizes: function(networks, images, sizes))(*shapes)
-    graph: Any = to_onnx(
-        default_forms(traced),
-        list(shapes),
-        model_name="superpoint",
-        opset=OPSET,
-        input_names=list(INPUTS),
-        output_names=list(OUTPUTS if matcher is None else PAIR_OUTPUTS),
-    )
-    _shrink_constants(graph.graph)
-    path = Path(path)
+
+def _saved(graph: Any, path: Path, weights: str) -> list[Path]:
+    """The paths of the files that contain a model."""
+    import onnx
+
     if weights == "inside":
         onnx.save(graph, path)
         return [path]
@@ -107,84 +131,3 @@ def export_onnx(
     beside.unlink(missing_ok=True)  # onnx would append to the file.
     onnx.save(graph, path, save_as_external_data=True, location=beside.name, size_threshold=1024)
     return [path, beside]
-
-
-def default_forms(traced: ClosedJaxpr) -> Callable[..., list[Any]]:
-    """The function that was traced, with the default where `lax.platform_dependent` chooses, because ONNX can't."""
-
-    def call(*arguments: Any) -> list[Any]:
-        values = dict(zip(traced.jaxpr.constvars, traced.consts, strict=True))
-        values |= zip(traced.jaxpr.invars, arguments, strict=True)
-
-        def read(variable: Any) -> Any:
-            return variable.val if isinstance(variable, ConstantOperand) else values[variable]
-
-        for equation in traced.jaxpr.eqns:
-            operands = [read(variable) for variable in equation.invars]
-            name, parameters = equation.primitive.name, equation.params
-            if name == "platform_index":
-                found: Any = [parameters["platforms"].index(None)]
-            elif name == "cond" and parameters.get("branches_platforms"):
-                default, *operands = operands
-                found = default_forms(parameters["branches"][default])(*operands)
-            elif name in ("jit", "pjit"):
-                found = default_forms(parameters["jaxpr"])(*operands)
-            else:
-                inputs = list({id(v): v for v in equation.invars if not isinstance(v, ConstantOperand)}.values())
-                alone = Jaxpr((), inputs, equation.outvars, [equation], equation.effects, traced.jaxpr.debug_info)
-                found = jaxpr_as_fun(ClosedJaxpr(alone, ()))(*map(read, inputs))
-            values |= zip(equation.outvars, found, strict=True)
-        return [read(variable) for variable in traced.jaxpr.outvars]
-
-    return call
-
-
-_BROADCASTS = {
-    "Where",
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Max",
-    "Min",
-    "And",
-    "Or",
-    "Equal",
-    "Less",
-    "Greater",
-    "GreaterOrEqual",
-}
-_LARGE = 1024
-
-
-def _shrink_constants(graph: Any) -> None:
-    """Replace constants that have one value everywhere by a scalar, because ONNX broadcasts and JAX's primitives don't.
-
-    Otherwise the zeros outside each image would be written at full resolution, many times larger than the weights.
-    """
-    from onnx import numpy_helper
-
-    users: dict[str, set[str]] = {}
-    for node in _nodes(graph):
-        for name in node.input:
-            users.setdefault(name, set()).add(node.op_type)
-    for tensor in graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if (
-            values.size >= _LARGE
-            and users.get(tensor.name, set()) <= _BROADCASTS
-            and np.array_equal(values, np.full_like(values, values.flat[0]), equal_nan=True)
-        ):
-            tensor.CopyFrom(numpy_helper.from_array(values[(slice(1),) * values.ndim], tensor.name))
-    # These shapes of values are only notes, which every runtime infers. They are now wrong for the constants, and the
-    # converter may note wrong ones for the network that matches.
-    del graph.value_info[:]
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    """The nodes of a graph and of the bodies of its loops, which see the constants of the graph."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _nodes(attribute.g)

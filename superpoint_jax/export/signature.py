@@ -19,7 +19,8 @@ from superpoint_jax.model import SuperPoint
 INPUTS = ("images", "image_sizes")
 """float32 [B,H,W,C] in [0, 1]; int32 [B,2], the true (height, width) of each image in the top-left corner.
 
-In a file that matches, B pairs of images: float32 [B,2,H,W,C]; int32 [B,2,2].
+In a file that matches, B pairs of images: float32 [B,2,H,W,C]; int32 [B,2,2]. ONNX files have the second input only
+if they are for images of mixed sizes.
 """
 
 OUTPUTS = ("keypoints", "scores", "descriptors", "mask")
@@ -57,14 +58,42 @@ def function_of(matcher: ExportedMatcher, **options: Any) -> Callable[[Any, Arra
             (networks["extractor"], networks["matcher"]) if isinstance(networks, dict) else (networks, None)
         )
         flat = features_of(model, images.reshape(-1, *images.shape[2:]), image_sizes.reshape(-1, 2))
-        pairs = jax.tree.map(lambda leaf: leaf.reshape(-1, 2, *leaf.shape[1:]), flat)
-        a, b = (jax.tree.map(lambda leaf, side=side: leaf[:, side], pairs) for side in (0, 1))
-        matched_by = partial(match, matcher=network)
-        # A symbolic number of pairs can only be mapped over, and jax2onnx can't convert that for a LightGlue.
-        found = (matched_by if isinstance(images.shape[0], int) else jax.vmap(matched_by))(a, b)
-        return *(getattr(pairs, name) for name in OUTPUTS), found.indices, found.scores
+        found = (getattr(flat, name) for name in OUTPUTS)
+        keypoints, scores, descriptors, mask = (leaf.reshape(-1, 2, *leaf.shape[1:]) for leaf in found)
+        matches = matched_pairs(network, keypoints, scores, descriptors, mask, image_sizes)
+        return keypoints, scores, descriptors, mask, *matches
 
     return extracted if matcher is None else matched
+
+
+def matched_pairs(
+    network: Matcher | None, keypoints: Array, scores: Array, descriptors: Array, mask: Array, image_sizes: Array
+) -> tuple[Array, Array]:
+    """The last two of `PAIR_OUTPUTS`, from the others and the sizes of the images [B,2,2]."""
+
+    def side(index: int) -> Keypoints:
+        of_side = mask[:, index]
+        return Keypoints(
+            keypoints=keypoints[:, index],
+            scores=scores[:, index],
+            descriptors=descriptors[:, index],
+            mask=of_side,
+            num_detected=jnp.sum(of_side, axis=1, dtype=jnp.int32),
+            image_sizes=image_sizes[:, index],
+        )
+
+    matched_by = partial(match, matcher=network)
+    # A symbolic number of pairs can only be mapped over, and jax2onnx can't convert that for a LightGlue.
+    found = (matched_by if isinstance(mask.shape[0], int) else jax.vmap(matched_by))(side(0), side(1))
+    return found.indices, found.scores
+
+
+def check_input(shape: tuple[int, int] | None, channels: int) -> None:
+    """Raise a ValueError if the shape or the number of channels is not possible for images."""
+    if channels not in (1, 3):
+        raise ValueError(f"channels={channels}; images are gray (1) or RGB (3)")
+    if shape is not None and min(shape) < CELL_PX:
+        raise ValueError(f"shape={shape}; at least {CELL_PX} x {CELL_PX} pixels are needed")
 
 
 def input_shapes(
@@ -75,10 +104,7 @@ def input_shapes(
     Raises:
         ValueError: The shape or the number of channels is not possible for images.
     """
-    if channels not in (1, 3):
-        raise ValueError(f"channels={channels}; images are gray (1) or RGB (3)")
-    if min(shape) < CELL_PX:
-        raise ValueError(f"shape={shape}; at least {CELL_PX} x {CELL_PX} pixels are needed")
+    check_input(shape, channels)
     first = (batch, 2) if pairs else (batch,)
     images = jax.ShapeDtypeStruct((*first, *shape, channels), jnp.float32)
     return images, jax.ShapeDtypeStruct((*first, 2), jnp.int32)
