@@ -125,7 +125,8 @@ VARIANTS = {
     "rpautrat": ({"config": "rpautrat"}, {"threshold_rule": "greater_equal"}),
     "superpoint_jax": ({"config": "superpoint_jax"}, {"max_keypoints": -1}),
     "the demo's scores and sampling": ({}, {"score_rule": "unshifted_softmax", "sampling_rule": "demo"}),
-    "the sampling of 2018": ({}, {"sampling_rule": "demo_2018", "border_rule": "cells", "nms_radius": 2}),
+    "the sampling of 2018": ({}, {"sampling_rule": "demo_2018", "border_rule": "cells"}),
+    "a small radius": ({}, {"border_rule": "image", "nms_radius": 2, "refinement": "soft_argmax"}),
     "more rows than pixels": ({}, {"max_keypoints": 20_000}),
 }
 
@@ -147,13 +148,15 @@ def test_onnx_gives_the_keypoints_of_extract(arrays, tmp_path, variant, mixed_si
             assert_same(found, ours)
 
 
-@pytest.mark.parametrize("factor", [1.3, 2])
+@pytest.mark.parametrize("factor", [1.3, 3])
 def test_onnx_enlarges(arrays, tmp_path, factor):
-    model = sp.from_pretrained()
+    model, images = sp.from_pretrained(), arrays[:1].copy()
     path, *_ = export_onnx(model, tmp_path / "a.onnx", max_keypoints=K, enlarge=factor)
-    ours = expected(model, arrays[:1], None, max_keypoints=K, enlarge=factor)
-    for found in in_runtimes(path, tmp_path, arrays[:1]):
-        assert_same(found, ours)
+    for _ in range(2):
+        ours = expected(model, images, None, max_keypoints=K, enlarge=factor)
+        for found in in_runtimes(path, tmp_path, images):
+            assert_same(found, ours)
+        images[0, 40, 50] = np.nan  # No keypoint is near it.
 
 
 @pytest.mark.parametrize("rule", ["luma", "first"])
@@ -161,12 +164,13 @@ def test_onnx_of_colours_with_fixed_sizes(random_model, photos, tmp_path, rule):
     """A batch norm, too, which every small variant has here."""
     model = random_model(batch_norm=True, channel_rule=rule, max_keypoints=40)
     images = photos["coffee"][None, :120, :160].astype(np.float32) / 255
-    images[0, 20, 30, 0] = np.inf  # No keypoint is near it.
     path, *_ = export_onnx(model, tmp_path / "a.onnx", shape=SHAPE, channels=3, batch=1)
     assert onnxruntime.InferenceSession(path).get_inputs()[0].shape == [1, *SHAPE, 3]
-    ours = expected(model, images, None)
-    for found in in_runtimes(path, tmp_path, images):
-        assert_same(found, ours)
+    for _ in range(2):
+        ours = expected(model, images, None)
+        for found in in_runtimes(path, tmp_path, images):
+            assert_same(found, ours)
+        images[0, 20, 30, 0] = np.inf  # No keypoint is near it.
 
 
 def test_onnx_with_its_weights_beside(model, arrays, tmp_path):
@@ -244,7 +248,7 @@ def test_what_cannot_be_exported_is_said(model, tmp_path):
     for export in (export_onnx, export_stablehlo):
         with pytest.raises(ValueError, match="channels=2"):
             export(model, path, channels=2)
-        with pytest.raises(ValueError, match="at least 8 x 8"):
+        with pytest.raises(ValueError, match="of at least 8 x 8"):
             export(model, path, shape=(4, 100))
         with pytest.raises(TypeError, match="max_keypoint"):
             export(model, path, max_keypoint=3)
@@ -261,6 +265,12 @@ def test_command(tmp_path, arrays, capsys):
     assert outputs[0].shape == (1, 20, 2)
     assert main(["export", "-o", str(tmp_path / "no" / "folder"), "--shape", "64", "64"]) == 2
     assert "No such file" in capsys.readouterr().err
+    assert main(["export", "-o", str(tmp_path / "no" / "folder"), "-f", "onnx", "--beside"]) == 2
+    assert "No such file" in capsys.readouterr().err
+    assert main(["export", "-o", str(path), "--batch", "2"]) == 2
+    assert "--batch is for onnx" in capsys.readouterr().err
+    assert main(["export", "-o", str(path), "--max-keypoints", "-1"]) == 2
+    assert "at least 1" in capsys.readouterr().err
     assert main(["export", "-o", str(path), "-f", "onnx", "--config", "magicleap"]) == 2
     assert "greedy" in capsys.readouterr().err
 

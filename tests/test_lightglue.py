@@ -172,7 +172,7 @@ def test_a_new_threshold_is_traced(matcher, pairs):
     counts = jax.vmap(lambda score: jnp.sum(matcher.match(a, b, min_score=score).mask))(jnp.array([0.0, 0.1, 0.9]))
     assert counts[0] > counts[1] >= counts[2]
     layers = jax.vmap(lambda depth: matcher(a, b, depth_confidence=depth).num_layers[0])(jnp.array([0.0, 1.0]))
-    np.testing.assert_array_equal(layers, [1, 3])
+    assert layers[0] < layers[1] == 3
 
 
 def test_states_of_every_layer_lead_to_the_assignment(matcher, pairs):

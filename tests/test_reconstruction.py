@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 import superpoint_jax as sp
-from benchmarks.reconstruction import PARAMS, errors, render_ring, similarity
+from benchmarks.reconstruction import PARAMS, errors, similarity
+from benchmarks.rendered import ring
 from superpoint_jax import reconstruction, visualization
 from superpoint_jax.bulk import BulkReport
 from superpoint_jax.cli import main
@@ -19,14 +20,15 @@ pycolmap = pytest.importorskip("pycolmap")
 
 @pytest.mark.slow
 def test_a_ring_of_views_becomes_a_model_with_the_true_poses(tmp_path, capsys):
-    poses = render_ring(tmp_path / "views", np.radians(np.arange(8) * 15))
+    scene = ring(np.radians(np.arange(8) * 15))
+    poses = scene.write(tmp_path / "views")
     command = ["reconstruct", str(tmp_path / "views"), "-o", str(tmp_path / "model"), "--workers", "0"]
     command += ["--camera-mode", "single", "--camera-model", "PINHOLE", "--intrinsics", PARAMS]
     assert main([*command, "--json", str(tmp_path / "report.json")]) == 0
     assert "8 of 8 images registered" in capsys.readouterr().out
     model = pycolmap.Reconstruction(tmp_path / "model")
     assert ",".join(map(str, model.camera(1).params)) == PARAMS  # Known cameras stay as they are.
-    found = errors(model, poses)
+    found = errors(model, poses, scene.unit)
     print(found)
     assert found["registered"] == 8
     assert found["rotation_largest"] < 2
@@ -41,7 +43,7 @@ def test_a_ring_of_views_becomes_a_model_with_the_true_poses(tmp_path, capsys):
     assert "8 images were done before" in capsys.readouterr().out
     assert main(["extract", "--verify", str(tmp_path / "model" / "database.db")]) == 0
     capsys.readouterr()
-    assert errors(pycolmap.Reconstruction(tmp_path / "model"), poses)["rotation_largest"] < 2
+    assert errors(pycolmap.Reconstruction(tmp_path / "model"), poses, scene.unit)["rotation_largest"] < 2
     assert main([*command[:-4], "--workers", "0"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "camera_model was 'PINHOLE' and is None" in line

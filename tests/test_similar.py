@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import superpoint_jax as sp
-from benchmarks.reconstruction import render_ring
+from benchmarks.rendered import ring
 from superpoint_jax.bulk import BulkOptions, extract_files
 from superpoint_jax.bulk.hloc import ImageFeatures, write_features
 from superpoint_jax.bulk.pairs import Pairing, pairs_of
@@ -70,7 +70,7 @@ def test_loops_are_pairs_too():
 def test_loops_close_a_ring_of_views(tmp_path):
     pytest.importorskip("pycolmap")
     frames = np.arange(FRAMES)  # The second turn is 5 degrees further.
-    render_ring(tmp_path / "views", np.radians(frames * 360 / PLACES + 5 * (frames >= PLACES)))
+    ring(np.radians(frames * 360 / PLACES + 5 * (frames >= PLACES))).write(tmp_path / "views")
     report = extract_files(
         tmp_path / "views",
         tmp_path / "f.db",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -49,8 +50,9 @@ def labelled(gray_photos) -> Photos:
     sizes = np.array([[200, 300], [208, 304]], np.int32)
     for image, size, name in zip(images, sizes, ("coffee", "camera"), strict=True):
         image[: size[0], : size[1]] = (gray_photos[name][: size[0], : size[1]] * 255).astype(np.uint8)
-    heat = corner_heat(jnp.asarray(images)[..., None].astype(jnp.float32) / 255)
-    corners_xy, mask = label_corners(heat, jnp.asarray(sizes), threshold=0.5, max_corners=64)
+    heat = jax.jit(corner_heat)(jnp.asarray(images)[..., None].astype(jnp.float32) / 255)
+    label = jax.jit(partial(label_corners, threshold=0.5, max_corners=64))
+    corners_xy, mask = label(heat, jnp.asarray(sizes))
     return Photos(images=jnp.asarray(images), sizes=jnp.asarray(sizes), corners_xy=corners_xy, corners_mask=mask)
 
 
@@ -78,19 +80,22 @@ def test_homographic_adaptation_keeps_corners_in_place():
 
 def test_photometric_of_strength_zero_changes_nothing(gray_photos):
     image = jnp.asarray(gray_photos["camera"])[None, :64, :96, None]
-    np.testing.assert_allclose(photometric(jax.random.key(0), image, strength=0.0), image, atol=1e-6)
+    changed = jax.jit(partial(photometric, strength=0.0))(jax.random.key(0), image)
+    np.testing.assert_allclose(changed, image, atol=1e-6)
 
 
 def test_photometric_stays_in_range_and_depends_on_the_key(gray_photos):
     images = jnp.broadcast_to(jnp.asarray(gray_photos["camera"])[None, :64, :96, None], (4, 64, 96, 1))
-    changed = photometric(jax.random.key(0), images)
+    jitted = jax.jit(photometric)
+    changed = jitted(jax.random.key(0), images)
     assert 0 <= changed.min() <= changed.max() <= 1
     assert not jnp.array_equal(changed[0], changed[1])
-    assert not jnp.array_equal(changed, photometric(jax.random.key(1), images))
+    assert not jnp.array_equal(changed, jitted(jax.random.key(1), images))
 
 
 def test_points_of_a_pair_show_the_same_place(labelled):
-    pairs = sample_pairs(jax.random.key(3), labelled, 4, config=PairConfig(shape=(96, 128), strength=0.0))
+    sample = jax.jit(partial(sample_pairs, batch=4, config=PairConfig(shape=(96, 128), strength=0.0)))
+    pairs = sample(jax.random.key(3), labelled)
     assert int(pairs.points_mask.sum()) > 20
 
     def value(image: np.ndarray, point: np.ndarray) -> float:

@@ -31,7 +31,8 @@ def export(
     Args:
         output: File to write.
         format: stablehlo or onnx.
-        decoding: Which weights, and which keypoints. The output has --max-keypoints rows, so that can't be -1.
+        decoding: Which weights, and which keypoints. The output has --max-keypoints rows. That can be -1, for all that
+            fit into an image, only for onnx without a matcher.
         matcher: Also match; the file then takes pairs of images. "nearest" for mutual nearest neighbours of
             descriptors, "lightglue" for the network in the package, or a folder, file or Hugging Face id of a
             LightGlue.
@@ -47,8 +48,10 @@ def export(
     from superpoint_jax.export import export_onnx, export_stablehlo
     from superpoint_jax.weights import from_pretrained
 
-    if decoding.max_keypoints < 1:
-        raise CommandError(f"max_keypoints={decoding.max_keypoints}; an exported program has a fixed number of rows")
+    if decoding.max_keypoints < 1 and (format == "stablehlo" or decoding.max_keypoints != -1):
+        raise CommandError(f"max_keypoints={decoding.max_keypoints}; this file has a fixed number of rows, at least 1")
+    if format == "stablehlo" and batch is not None:
+        raise CommandError("--batch is for onnx; a stablehlo file takes any number of images")
     with told():
         model = from_pretrained(decoding.weights, config=config)
         network = None if matcher is None else Matching(matcher=matcher).network(model.config)

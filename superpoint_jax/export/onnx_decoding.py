@@ -65,13 +65,13 @@ def _keypoint_mask(nodes: Nodes, dense: Dense, whole: str, config: SuperPointCon
     present = nodes("Where", before(whole, 0), scores, np.float32(-np.inf)) if masked else scores
     kept = _three_pass(nodes, present, config.nms_radius)
     least = np.float32(config.keypoint_threshold)
-    above = nodes("Greater" if config.threshold_rule == "greater" else "GreaterOrEqual", scores, least)
-    kept = nodes("And", nodes("And", kept, above), nodes("Greater", scores, np.float32(0)))
+    above = nodes("Greater" if config.threshold_rule == "greater" else "GreaterOrEqual", present, least)
+    kept = nodes("And", nodes("And", kept, above), nodes("Greater", present, np.float32(0)))
     border = config.border_removal_distance
     from_start = nodes("And", *(nodes("GreaterOrEqual", places, np.int64(border)) for places in (rows, columns)))
     kept = nodes("And", kept, from_start)
     if config.border_rule == "top_left":
-        return nodes("And", kept, before(whole, 0)) if masked else kept
+        return kept
     return nodes("And", kept, before(dense.sizes if config.border_rule == "image" else whole, border))
 
 

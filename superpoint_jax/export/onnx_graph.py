@@ -42,7 +42,8 @@ def export_onnx(
         path: File to write.
         matcher: What matches the two images of each pair: a network, for example `superpoint_jax.LightGlue`, or
             "nearest" for mutual nearest neighbours. By default nothing is matched.
-        shape: (height, width) of the arrays. By default they are free from call to call, at least 8x8.
+        shape: (height, width) of the arrays. By default they are free from call to call, at least 8x8. The file does
+            not check what it is given.
         channels: 1 for gray, 3 for RGB.
         batch: Number of images. By default it is free. With a `matcher`, number of pairs, by default 1.
         mixed_sizes: Whether images of one call may have different sizes: the file then has the input `image_sizes`. An
@@ -55,14 +56,15 @@ def export_onnx(
         ValueError: An option is out of range, or not possible in ONNX: greedy suppression (the preset "magicleap"),
             keypoints spread over a grid, enlarged images of mixed sizes, a compute type other than float32, a LightGlue
             that stops early, or a matcher for a free number of keypoints.
+        OSError: The file can't be written.
         ImportError: onnx is not installed, or jax2onnx, which matchers need.
     """
     rules_of(model, options)
     config = model.config.replace(**options)
     _check_possible(config, matcher, mixed_sizes=mixed_sizes)
-    check_input(shape, channels)
-    if batch is not None and batch < 1:
-        raise ValueError(f"batch={batch}; a graph takes at least one image")
+    check_input(shape, channels, weights)
+    if batch is not None and not (isinstance(batch, int) and batch >= 1):
+        raise ValueError(f"batch={batch!r}; a graph takes at least one image")
     for package in ("onnx", *(("jax2onnx",) if matcher is not None else ())):
         if find_spec(package) is None:
             raise ImportError(f"ONNX needs {package}: pip install 'superpoint-jax[export]'")
@@ -128,6 +130,6 @@ def _saved(graph: Any, path: Path, weights: str) -> list[Path]:
         onnx.save(graph, path)
         return [path]
     beside = path.with_name(path.name + ".data")
-    beside.unlink(missing_ok=True)  # onnx would append to the file.
+    beside.write_bytes(b"")  # onnx appends to the file.
     onnx.save(graph, path, save_as_external_data=True, location=beside.name, size_threshold=1024)
     return [path, beside]

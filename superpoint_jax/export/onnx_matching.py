@@ -115,8 +115,8 @@ def _shrink_constants(graph: Any) -> None:
     """
     from onnx import numpy_helper
 
-    users: dict[str, set[str]] = {}
-    for node in _nodes(graph):
+    users: dict[str, set[str]] = {entry.name: {"output"} for part in _graphs(graph) for entry in part.output}
+    for node in (node for part in _graphs(graph) for node in part.node):
         for name in node.input:
             users.setdefault(name, set()).add(node.op_type)
     for tensor in graph.initializer:
@@ -127,18 +127,19 @@ def _shrink_constants(graph: Any) -> None:
             and np.array_equal(values, np.full_like(values, values.flat[0]), equal_nan=True)
         ):
             tensor.CopyFrom(numpy_helper.from_array(values[(slice(1),) * values.ndim], tensor.name))
-    unused = [tensor for tensor in graph.initializer if tensor.name not in users]
-    for tensor in unused:
-        graph.initializer.remove(tensor)
+    for part in _graphs(graph):
+        unused = [tensor for tensor in part.initializer if tensor.name not in users]
+        for tensor in unused:
+            part.initializer.remove(tensor)
     # These shapes of values are only notes, which every runtime infers. They are now wrong for the constants, and the
     # converter may note wrong ones for the network that matches.
     del graph.value_info[:]
 
 
-def _nodes(graph: Any) -> Iterator[Any]:
-    """The nodes of a graph and of the bodies of its loops, which see the constants of the graph."""
+def _graphs(graph: Any) -> Iterator[Any]:
+    """A graph and the bodies of its loops, which see its constants."""
+    yield graph
     for node in graph.node:
-        yield node
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                yield from _nodes(attribute.g)
+                yield from _graphs(attribute.g)

@@ -45,7 +45,7 @@ def dense_nodes(
         gray, sizes = _enlarged(nodes, gray, config.enlarge)
     valid = [None] * 4 if image_sizes is None else [_valid(nodes, gray, sizes, level) for level in range(4)]
     gray = _kept(nodes, gray, valid[0])
-    finite = nodes("LessOrEqual", nodes("Abs", gray), np.finfo(np.float32).max)
+    finite = _finite(nodes, gray)
     gray = nodes("Where", finite, gray, np.float32(0))
 
     x = gray
@@ -93,39 +93,52 @@ def _gray(nodes: Nodes, images: str, config: SuperPointConfig, channels: int) ->
 
 
 def _enlarged(nodes: Nodes, gray: str, factor: float) -> tuple[str, str]:
-    """The enlarged images, and their (height, width) [1,2]; see `superpoint_jax.enlargement`."""
+    """The enlarged images, NaN next to a value that is not finite, and their (height, width) [1,2].
+
+    See `superpoint_jax.enlargement`. The operator Resize is not used, because runtimes differ at the borders.
+    """
     sides = nodes("Mul", nodes.cast(nodes.lengths(gray, 2, 3), np.float32), np.float32(factor))
     sides = nodes.cast(nodes("Floor", nodes("Add", sides, np.float32(0.5))), np.int64)
-    down, across = (
-        _cubic(nodes, nodes.length(gray, 2 + axis), nodes("Gather", sides, np.int64(axis))) for axis in (0, 1)
-    )
-    larger = nodes("MatMul", nodes("MatMul", down, gray), nodes("Transpose", across, perm=[1, 0]))
-    return larger, nodes("Reshape", sides, np.array([1, 2]))
+    distances = [_distances(nodes, nodes.length(gray, 2 + i), nodes("Gather", sides, np.int64(i))) for i in (0, 1)]
+    finite = _finite(nodes, gray)
+    values = _resized(nodes, nodes("Where", finite, gray, np.float32(0)), *(_cubic(nodes, d) for d in distances))
+    damaged = nodes.cast(nodes("Not", finite), np.float32)
+    damaged = nodes("MaxPool", damaged, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    linear = (nodes("Relu", nodes("Sub", np.float32(1), distance)) for distance in distances)
+    near = nodes("Greater", _resized(nodes, damaged, *linear), np.float32(0))
+    return nodes("Where", near, np.float32(np.nan), values), nodes("Reshape", sides, np.array([1, 2]))
 
 
-def _cubic(nodes: Nodes, before: str, after: str) -> str:
-    """The weights [after,before] of cubic interpolation along an axis, normalised over the pixels that exist.
+def _resized(nodes: Nodes, x: str, down: str, across: str) -> str:
+    """Images [B,1,H,W] after an interpolation with the weights [after,before] of both axes."""
+    return nodes("MatMul", nodes("MatMul", down, x), nodes("Transpose", across, perm=[1, 0]))
 
-    They are not those of the operator Resize, because runtimes differ in what they do at the borders.
 
-    Source: Keys, "Cubic convolution interpolation for digital image processing" (1981), as in `jax.image`.
-    """
+def _distances(nodes: Nodes, before: str, after: str) -> str:
+    """The distances [after,before] of pixels of an enlarged axis from those of the axis itself, in pixels of it."""
 
     def places(count: str) -> str:
         return nodes.cast(nodes("Range", np.int64(0), count, np.int64(1)), np.float32)
 
     scale = nodes("Div", nodes.cast(before, np.float32), nodes.cast(after, np.float32))
     centres = nodes("Sub", nodes("Mul", nodes("Add", places(after), np.float32(0.5)), scale), np.float32(0.5))
-    distance = nodes("Abs", nodes("Sub", nodes("Unsqueeze", centres, np.array([1])), places(before)))
+    return nodes("Abs", nodes("Sub", nodes("Unsqueeze", centres, np.array([1])), places(before)))
+
+
+def _cubic(nodes: Nodes, distances: str) -> str:
+    """The weights of cubic interpolation, normalised over the pixels that exist.
+
+    Source: Keys, "Cubic convolution interpolation for digital image processing" (1981), as in `jax.image`.
+    """
 
     def polynomial(*coefficients: float) -> str:
-        value = nodes("Mul", distance, np.float32(coefficients[0]))
+        value = nodes("Mul", distances, np.float32(coefficients[0]))
         for coefficient in coefficients[1:-1]:
-            value = nodes("Mul", nodes("Add", value, np.float32(coefficient)), distance)
+            value = nodes("Mul", nodes("Add", value, np.float32(coefficient)), distances)
         return nodes("Add", value, np.float32(coefficients[-1]))
 
-    outer = nodes("Where", nodes("Less", distance, np.float32(2)), polynomial(-0.5, 2.5, -4.0, 2.0), np.float32(0))
-    weights = nodes("Where", nodes("Less", distance, np.float32(1)), polynomial(1.5, -2.5, 0.0, 1.0), outer)
+    outer = nodes("Where", nodes("Less", distances, np.float32(2)), polynomial(-0.5, 2.5, -4.0, 2.0), np.float32(0))
+    weights = nodes("Where", nodes("Less", distances, np.float32(1)), polynomial(1.5, -2.5, 0.0, 1.0), outer)
     return nodes("Div", weights, nodes("ReduceSum", weights, np.array([1]), keepdims=1))
 
 
@@ -139,6 +152,10 @@ def _valid(nodes: Nodes, gray: str, sizes: str, level: int) -> str:
         return nodes("Less", places, nodes("Reshape", part(nodes, ends, 1, axis, axis + 1), np.array([-1, 1, 1, 1])))
 
     return nodes("And", before(0, [1, 1, -1, 1]), before(1, [1, 1, 1, -1]))
+
+
+def _finite(nodes: Nodes, x: str) -> str:
+    return nodes("LessOrEqual", nodes("Abs", x), np.finfo(np.float32).max)
 
 
 def _kept(nodes: Nodes, x: str, valid: str | None) -> str:

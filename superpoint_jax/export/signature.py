@@ -88,23 +88,20 @@ def matched_pairs(
     return found.indices, found.scores
 
 
-def check_input(shape: tuple[int, int] | None, channels: int) -> None:
-    """Raise a ValueError if the shape or the number of channels is not possible for images."""
+def check_input(shape: Any, channels: int, weights: str) -> None:
+    """Raise a ValueError if what is asked of a file is not possible."""
     if channels not in (1, 3):
         raise ValueError(f"channels={channels}; images are gray (1) or RGB (3)")
-    if shape is not None and min(shape) < CELL_PX:
-        raise ValueError(f"shape={shape}; at least {CELL_PX} x {CELL_PX} pixels are needed")
+    if shape is not None and (len(shape) != 2 or min(shape) < CELL_PX):
+        raise ValueError(f"shape={shape}; (height, width) of at least {CELL_PX} x {CELL_PX} pixels is needed")
+    if weights not in ("inside", "beside"):
+        raise ValueError(f"weights={weights!r}; inside or beside the file")
 
 
 def input_shapes(
     batch: Any, shape: tuple[int, int], channels: int, *, pairs: bool = False
 ) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """Shapes of `INPUTS`.
-
-    Raises:
-        ValueError: The shape or the number of channels is not possible for images.
-    """
-    check_input(shape, channels)
+    """Shapes of `INPUTS`."""
     first = (batch, 2) if pairs else (batch,)
     images = jax.ShapeDtypeStruct((*first, *shape, channels), jnp.float32)
     return images, jax.ShapeDtypeStruct((*first, 2), jnp.int32)

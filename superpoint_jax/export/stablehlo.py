@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from superpoint_jax.export.signature import ExportedMatcher, function_of, input_shapes, networks_of
+from superpoint_jax.export.signature import ExportedMatcher, check_input, function_of, input_shapes, networks_of
 from superpoint_jax.model import SuperPoint
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -63,6 +63,7 @@ def export_stablehlo(
         raise ImportError("StableHLO files need flatbuffers: pip install 'superpoint-jax[export]'")
     if unknown := sorted(set(platforms) - {*PLATFORMS, "rocm"}):
         raise ValueError(f"platforms {unknown} are not known; choose from {', '.join(PLATFORMS)}")
+    check_input(shape, channels, weights)
     path = Path(path)
     (batch,) = jax.export.symbolic_shape("batch")
     images, sizes = input_shapes(batch, shape, channels, pairs=matcher is not None)
