@@ -128,7 +128,7 @@ def sift(photos: Path, output: Path) -> Any:
 
 
 def errors(model: Any, poses: dict[str, np.ndarray], unit: float) -> dict[str, Any]:
-    """How a model differs from the true poses camera-from-world [3,4], after the best similarity of the positions.
+    """How a model differs from the true poses camera-from-world [3,4]; see `pose_errors`.
 
     Rotations are in degrees, positions in percent of `unit`, and reprojection errors in pixels.
     """
@@ -137,12 +137,8 @@ def errors(model: Any, poses: dict[str, np.ndarray], unit: float) -> dict[str, A
     images = [model.image(i) for i in model.reg_image_ids()]
     found = np.stack([image.cam_from_world().matrix() for image in images])
     true = np.stack([poses[image.name] for image in images])
-    centres = [-np.einsum("nji,nj->ni", one[:, :, :3], one[:, :, 3]) for one in (found, true)]
-    scale, turn, shift = similarity(*centres)
-    positions = np.linalg.norm(scale * centres[0] @ turn.T + shift - centres[1], axis=1) / unit
-    between = true[:, :, :3] @ turn @ np.swapaxes(found[:, :, :3], 1, 2)
-    cosines = (np.trace(between, axis1=1, axis2=2) - 1) / 2
-    rotations = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
+    rotations, distances = pose_errors(found, true)
+    positions = distances / unit
     return {
         "registered": len(images),
         "images": len(poses),
@@ -156,14 +152,20 @@ def errors(model: Any, poses: dict[str, np.ndarray], unit: float) -> dict[str, A
     }
 
 
-def similarity(a: np.ndarray, b: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """The scale, rotation and shift that bring points [N,3] closest to others. Source: Umeyama (1991)."""
-    a0, b0 = a - a.mean(axis=0), b - b.mean(axis=0)
-    u, strengths, vt = np.linalg.svd(b0.T @ a0)
-    sign = np.array([1, 1, np.linalg.det(u @ vt)])
-    turn = u * sign @ vt
-    scale = float(strengths @ sign / (a0**2).sum())
-    return scale, turn, b.mean(axis=0) - scale * turn @ a.mean(axis=0)
+def pose_errors(found: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of rotations, in degrees, and of positions [N], of poses camera-from-world [N,3,4].
+
+    The found world is turned as the rotations agree best, and then scaled and shifted as the positions do. Positions
+    alone would not decide how it is turned where they lie on a line.
+    """
+    u, _, vt = np.linalg.svd(np.einsum("nji,njk->ik", true[:, :, :3], found[:, :, :3]))
+    turn = u * np.array([1, 1, np.linalg.det(u @ vt)]) @ vt
+    cosines = (np.einsum("nij,jk,nik->n", true[:, :, :3], turn, found[:, :, :3]) - 1) / 2
+    turned, there = (-np.einsum("nji,nj->ni", one[:, :, :3], one[:, :, 3]) for one in (found, true))
+    turned = turned @ turn.T
+    turned, there = turned - turned.mean(axis=0), there - there.mean(axis=0)
+    scale = (turned * there).sum() / (turned**2).sum()
+    return np.degrees(np.arccos(np.clip(cosines, -1, 1))), np.linalg.norm(scale * turned - there, axis=1)
 
 
 if __name__ == "__main__":

@@ -84,9 +84,11 @@ def ring(angles: np.ndarray, *, repeated: bool = False) -> Scene:
 
 
 def corridor(views: int) -> Scene:
-    """A walk along a corridor of 9 by 2 by 2, looking ahead and now and then to a side."""
+    """A walk along a corridor of 9 by 2 by 2, looking ahead and now and then to a side. No two places look alike."""
     half = np.array([4.5, 1.0, 1.0])
-    walls = textures("coffee", "camera", "chelsea", "astronaut", "rocket", "coins", "page", "motorcycle", "gravel")
+    photos = textures("coffee", "camera", "chelsea", "astronaut", "rocket", "coins", "page", "motorcycle", "gravel")
+    quarters = [np.split(part, 2, axis=1) for photo in photos for part in np.split(photo, 2)]
+    tiles = [tile for pair in quarters for tile in pair]
 
     def colours(rays: np.ndarray, centre: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore"):
@@ -96,13 +98,13 @@ def corridor(views: int) -> Scene:
         points = (centre + depths.min(axis=-1)[:, None] * rays + half) / 2
         side = (rays[np.arange(len(rays)), axis] > 0).astype(int)
         across, up = points[:, 1] % 1, 1 - points[:, 2] % 1
-        # Along the corridor, photos of 2 by 2 follow each other; those of its four sides begin with different ones.
+        # Along each of its six sides, tiles of 2 by 2 follow each other.
         along = np.where(axis == 0, across, points[:, 0])
         down = np.where(axis == 2, across, up)
-        photo = (np.floor(along).astype(int) + 2 * (2 * axis + side)) % len(walls)
+        tile = np.clip(np.floor(along), 0, 4).astype(int) + 5 * (2 * axis + side)
         seen = np.empty(len(rays))
-        for number, texture in enumerate(walls):
-            here = photo == number
+        for number, texture in enumerate(tiles):
+            here = tile == number
             seen[here] = sampled(texture, along[here] % 1, down[here] % 1)
         return seen
 
@@ -165,9 +167,10 @@ def textures(*names: str) -> list[np.ndarray]:
 
 
 def sampled(texture: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Bilinear samples [N] of a texture at (u, v), from 0 to 1 between the centres of its outermost pixels."""
-    x, y = u * (TEXTURE_PX - 1), v * (TEXTURE_PX - 1)
-    i, j = (np.clip(value.astype(int), 0, TEXTURE_PX - 2) for value in (y, x))
+    """Bilinear samples [N] of a square texture at (u, v), from 0 to 1 between the centres of its outermost pixels."""
+    last = len(texture) - 1
+    x, y = u * last, v * last
+    i, j = (np.clip(value.astype(int), 0, last - 1) for value in (y, x))
     fy, fx = y - i, x - j
     top, bottom = (texture[i + k, j] * (1 - fx) + texture[i + k, j + 1] * fx for k in (0, 1))
     return top * (1 - fy) + bottom * fy

@@ -52,3 +52,13 @@ def render_views(folder, photos):
         view = _render(textures, _looking(centre, np.array([0.5, 0.5, 0.9])), centre)
         Image.fromarray(view).save(folder / f"{i}.png")
     return centres
+
+
+def similarity(a, b):
+    """The scale, rotation and shift that bring points [N,3] closest to others. Source: Umeyama (1991)."""
+    a0, b0 = a - a.mean(axis=0), b - b.mean(axis=0)
+    u, strengths, vt = np.linalg.svd(b0.T @ a0)
+    sign = np.array([1, 1, np.linalg.det(u @ vt)])
+    turn = u * sign @ vt
+    scale = float(strengths @ sign / (a0**2).sum())
+    return scale, turn, b.mean(axis=0) - scale * turn @ a.mean(axis=0)

@@ -8,9 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from benchmarks.reconstruction import similarity
 from superpoint_jax.cli import main
-from tests.room import CAMERA, render_views
+from tests.room import CAMERA, render_views, similarity
 
 pycolmap = pytest.importorskip("pycolmap")
 pytestmark = pytest.mark.slow

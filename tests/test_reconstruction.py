@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import superpoint_jax as sp
-from benchmarks.reconstruction import PARAMS, errors, similarity
-from benchmarks.rendered import ring
+from benchmarks.reconstruction import PARAMS, errors, pose_errors
+from benchmarks.rendered import corridor, relief, ring
 from superpoint_jax import reconstruction, visualization
 from superpoint_jax.bulk import BulkReport
 from superpoint_jax.cli import main
@@ -147,12 +147,24 @@ def test_a_scene_is_drawn_with_up_at_the_top():
     assert red[:, 0].mean() < green[:, 0].mean() - 100
 
 
-def test_a_similarity_is_found_from_points():
+@pytest.mark.parametrize("scene", [ring(np.radians(np.arange(6) * 15)), corridor(6), relief(6)])
+def test_errors_of_poses_are_those_after_the_best_similarity(scene):
+    """Also where all cameras stand on a line."""
     rng = np.random.default_rng(0)
-    a = rng.normal(size=(6, 3))
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     turn *= np.linalg.det(turn)
-    scale, found, shift = similarity(a, 2.5 * a @ turn.T + [1, 2, 3])
-    np.testing.assert_allclose(scale, 2.5)
-    np.testing.assert_allclose(found, turn, atol=1e-12)
-    np.testing.assert_allclose(shift, [1, 2, 3])
+    rotations, centres = (np.stack(values) for values in zip(*scene.poses, strict=True))
+    centres = centres * [1, 0, 0] if scene.unit == 2 else centres
+
+    def poses(rotations, centres):
+        return np.concatenate([rotations, -rotations @ centres[:, :, None]], axis=2)
+
+    true = poses(rotations, centres)
+    found = poses(rotations @ turn, (2.5 * centres - [1, 2, 3]) @ turn)
+    for errors_found in pose_errors(found, true):
+        np.testing.assert_allclose(errors_found, 0, atol=1e-5)
+    cos, sin = np.cos(np.radians(2)), np.sin(np.radians(2))
+    found[0, :, :3] = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ found[0, :, :3]
+    degrees, _ = pose_errors(found, true)
+    # The other views are turned by their share, so that all agree best.
+    np.testing.assert_allclose(degrees, [5 / 3, *[1 / 3] * 5], atol=1e-2)
