@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -27,7 +27,6 @@ from superpoint_jax.reconstruction import PICTURE, reconstruct
 
 CAMERA_MODEL = "PINHOLE"
 PARAMS = f"{FOCAL_PX},{FOCAL_PX},{SIZE[0] / 2},{SIZE[1] / 2}"
-
 
 SCENES: dict[str, Callable[[int], Scene]] = {
     "box": lambda views: ring(np.arange(views) * 2 * np.pi / views),
@@ -43,8 +42,13 @@ class Arguments:
 
     views: int = 24
     """Number of views of each scene."""
-    scenes: tuple[str, ...] = tuple(SCENES)
-    """Which scenes: "box", "box with one photo", "corridor", "relief"."""
+    scenes: tuple[Literal["box", "box with one photo", "corridor", "relief"], ...] = (
+        "box",
+        "box with one photo",
+        "corridor",
+        "relief",
+    )
+    """Which scenes are rendered."""
     max_keypoints: int = 2048
     matcher: str | None = None
     """A LightGlue that is measured too: a folder, file or Hugging Face id, or "lightglue" for the one in the package.

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -146,6 +147,14 @@ def test_onnx_gives_the_keypoints_of_extract(arrays, tmp_path, variant, mixed_si
         ours = expected(model, images, sizes, **options)
         for found in in_runtimes(path, tmp_path, images, sizes):
             assert_same(found, ours)
+
+
+def test_the_licence_travels_into_the_onnx_file(random_model, tmp_path):
+    model = random_model()
+    for mark, expected_keys in ((0.0, []), (1.0, ["superpoint_jax_origin", "licence"])):
+        model.magic_leap[...] = jnp.float32(mark)
+        path, *_ = export_onnx(model, tmp_path / "a.onnx", max_keypoints=20)
+        assert [entry.key for entry in onnx.load(path).metadata_props] == expected_keys
 
 
 @pytest.mark.parametrize("factor", [1.3, 3])

@@ -18,6 +18,8 @@ from superpoint_jax.export.signature import INPUTS, OUTPUTS, ExportedMatcher, ch
 from superpoint_jax.extraction import rules_of
 from superpoint_jax.lightglue import LightGlue
 from superpoint_jax.model import SuperPoint
+from superpoint_jax.weights.config_json import ORIGIN
+from superpoint_jax.weights.licence import NOTICE
 
 
 def export_onnx(
@@ -91,12 +93,12 @@ def export_onnx(
     for value, (name, (_, form)) in zip(found, outputs.items(), strict=True):
         nodes.named(value if matcher is None else nodes("Reshape", value, np.array(form)), name)
     if matcher is None:
-        return _saved(nodes.model(inputs, outputs), Path(path), weights)
+        return _saved(nodes.model(inputs, outputs), model, Path(path), weights)
     outputs[SIZES] = (np.int32, (pairs, 2, 2))
     every = nodes("Expand", dense.given, np.array([2 * pairs, 2]))
     nodes.named(nodes("Reshape", nodes.cast(every, np.int32), np.array([pairs, 2, 2])), SIZES)
     graph = with_matching(nodes.model(inputs, outputs), matcher, pairs, config)
-    return _saved(graph, Path(path), weights)
+    return _saved(graph, model, Path(path), weights)
 
 
 def _check_possible(config: SuperPointConfig, matcher: ExportedMatcher, *, mixed_sizes: bool) -> None:
@@ -122,10 +124,12 @@ def _check_possible(config: SuperPointConfig, matcher: ExportedMatcher, *, mixed
         raise ValueError("max_keypoints=-1: a matcher in ONNX needs a fixed number of keypoints")
 
 
-def _saved(graph: Any, path: Path, weights: str) -> list[Path]:
-    """The paths of the files that contain a model."""
+def _saved(graph: Any, model: SuperPoint, path: Path, weights: str) -> list[Path]:
+    """The paths of the files that contain a graph. Its metadata say whose licence its weights have."""
     import onnx
 
+    if model.origin is not None:
+        onnx.helper.set_model_props(graph, {ORIGIN: model.origin, "licence": NOTICE})
     if weights == "inside":
         onnx.save(graph, path)
         return [path]
