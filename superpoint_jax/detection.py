@@ -196,7 +196,7 @@ def top_k_by_counting(values: Float[Array, "b n"], k: int) -> tuple[Float[Array,
     kth = lax.fori_loop(0, 32 // _DIGIT_BITS, refine, lowest)[:, None, None]
     # First all that is larger, then all that is equal, each in the order of the row.
     counts = jnp.concatenate([jnp.sum(found, axis=2, dtype=jnp.int32) for found in (keys > kth, keys == kth)], axis=1)
-    ends = jnp.cumsum(counts, axis=1)
+    ends = jnp.cumsum(counts, axis=1, dtype=jnp.int32)
     rows = jnp.arange(k, dtype=jnp.int32)[None]
     source = jnp.sum(ends[:, None, :] <= rows[..., None], axis=2, dtype=jnp.int32)
     place = rows - jnp.take_along_axis(ends - counts, source, axis=1)
@@ -205,7 +205,7 @@ def top_k_by_counting(values: Float[Array, "b n"], k: int) -> tuple[Float[Array,
     found = jnp.where(source[..., None] < blocks, values_of_block > kth, values_of_block == kth)
     chosen = found & (lax.cumsum(found.astype(jnp.int32), axis=2) == place[..., None] + 1)
     within = jnp.arange(_BLOCK, dtype=jnp.int32)[None, None]
-    index = block * _BLOCK + jnp.sum(jnp.where(chosen, within, 0), axis=2)
+    index = block * _BLOCK + jnp.sum(jnp.where(chosen, within, 0), axis=2, dtype=jnp.int32)
     # A sort, because XLA gathers the operand of `lax.top_k` from all devices of an automatic mesh.
     negative, index = lax.sort((-jnp.take_along_axis(values, index, axis=1), index), num_keys=1)
     return -negative, index

@@ -184,6 +184,14 @@ def test_top_k_equals_lax_top_k(values, k):
 
 
 @pytest.mark.parametrize("top_k", TOP_K, ids=["segments", "counting"])
+def test_top_k_has_the_types_of_lax_top_k_also_with_64_bits(top_k):
+    with jax.enable_x64(True):
+        for n, k in ((500, 20), (640 * 480, 1024)):
+            found = jax.eval_shape(lambda values, k=k: top_k(values, k), jax.ShapeDtypeStruct((2, n), jnp.float32))
+            assert [one.dtype for one in found] == [jnp.float32, jnp.int32]
+
+
+@pytest.mark.parametrize("top_k", TOP_K, ids=["segments", "counting"])
 @pytest.mark.parametrize(("n", "k"), [(6400, 1), (6401, 100), (5000, 1024), (5000, 5000), (640 * 480, 1024)])
 def test_top_k_of_many_equals_lax_top_k(n, k, top_k):
     rng = np.random.default_rng(n + k)
