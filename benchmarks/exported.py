@@ -38,8 +38,8 @@ def main(
     """Time the file, its form for mixed sizes, and its dense network.
 
     Args:
-        height: Of the image.
-        width: Of the image.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
         max_keypoints: Rows of the output.
         rounds: Every round calls everything once.
         json_path: File to write the results to.

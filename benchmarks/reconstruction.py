@@ -28,7 +28,8 @@ from superpoint_jax.reconstruction import PICTURE, reconstruct
 CAMERA_MODEL = "PINHOLE"
 PARAMS = f"{FOCAL_PX},{FOCAL_PX},{SIZE[0] / 2},{SIZE[1] / 2}"
 
-SCENES: dict[str, Callable[[int], Scene]] = {
+SceneName = Literal["box", "box with one photo", "corridor", "relief"]
+SCENES: dict[SceneName, Callable[[int], Scene]] = {
     "box": lambda views: ring(np.arange(views) * 2 * np.pi / views),
     "box with one photo": lambda views: ring(np.arange(views) * 2 * np.pi / views, repeated=True),
     "corridor": corridor,
@@ -42,12 +43,7 @@ class Arguments:
 
     views: int = 24
     """Number of views of each scene."""
-    scenes: tuple[Literal["box", "box with one photo", "corridor", "relief"], ...] = (
-        "box",
-        "box with one photo",
-        "corridor",
-        "relief",
-    )
+    scenes: tuple[SceneName, ...] = tuple(SCENES)
     """Which scenes are rendered."""
     max_keypoints: int = 2048
     matcher: str | None = None

@@ -40,17 +40,11 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     return nnx.max_pool(x, window_shape=(2, 2), strides=(2, 2))
 
 
-def max_pool_of_slices(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """`max_pool` without a window operation, which can be slow or missing. Equal maxima share the gradient."""
-    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    return functools.reduce(jnp.maximum, [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)])
-
-
 class ConvBlock(nnx.Module):
     """Two 3x3 convolutions, each with a ReLU and, in some variants, batch norm; most blocks end in a pooling.
 
     Attributes:
-        max_pool: The pooling function, `max_pool` or `max_pool_of_slices`. Static.
+        max_pool: The pooling function, `max_pool` or another form of it. Static.
     """
 
     def __init__(
@@ -187,13 +181,6 @@ class SuperPoint(nnx.Module):
         self.keypoint_decoder = KeypointDecoder(config, rngs)
         self.descriptor_decoder = DescriptorDecoder(config, rngs)
         self.refinement_head = RefinementHead(rngs=rngs) if config.refinement_head else None
-
-    def pooled_by_slices(self) -> SuperPoint:
-        """The same model with `max_pool_of_slices`."""
-        model = nnx.merge(*nnx.split(self))
-        for block in model.encoder.conv_blocks:
-            block.max_pool = max_pool_of_slices
-        return model
 
     @property
     def config(self) -> SuperPointConfig:

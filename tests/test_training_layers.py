@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from superpoint_jax.model import max_pool, max_pool_of_slices
+from superpoint_jax.model import max_pool
 from superpoint_jax.training import layers
-from superpoint_jax.training.layers import conv, for_training_on_cpu
+from superpoint_jax.training.layers import conv, for_training_on_cpu, max_pool_of_slices
 
 
 def normal(seed: int, *shape: int) -> jax.Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from superpoint_jax.config import CELL_PX, SuperPointConfig
-from superpoint_jax.export.onnx_network import Dense, normalized, part
+from superpoint_jax.export.onnx_network import Dense, convolution, normalized, part
 from superpoint_jax.export.onnx_nodes import Nodes, Value
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.refinement import NOISE, PATCH_RADIUS_PX, REACH_PX, SMALLEST_SCORE
@@ -52,7 +52,7 @@ def _keypoint_mask(nodes: Nodes, dense: Dense, whole: str, config: SuperPointCon
     """[B,1,8h,8w], True at keypoints; see `superpoint_jax.detection.keypoint_mask`."""
     scores = dense.scores
     rows, columns = (
-        nodes("Reshape", nodes("Range", np.int64(0), nodes.length(scores, axis), np.int64(1)), np.array(shape))
+        nodes("Reshape", nodes.places(nodes.length(scores, axis)), np.array(shape))
         for axis, shape in ((2, [1, 1, -1, 1]), (3, [1, 1, 1, -1]))
     )
 
@@ -155,10 +155,7 @@ def _learned_offsets(nodes: Nodes, model: SuperPoint, dense: Dense, x: str, y: s
     )
     hidden = nodes("Concat", *both, axis=1)
     for conv in (head.conv_a, head.conv_b, head.conv_c):
-        assert conv.bias is not None
-        kernel = np.asarray(conv.kernel[...]).transpose(3, 2, 0, 1)
-        hidden = nodes("Conv", hidden, kernel, np.asarray(conv.bias[...]), kernel_shape=list(kernel.shape[2:]))
-        hidden = hidden if conv is head.conv_c else nodes("Relu", hidden)
+        hidden = convolution(nodes, hidden, conv, None, relu=conv is not head.conv_c)
     weights = nodes("Softmax", nodes("Flatten", hidden, axis=1), axis=1)
     dy, dx = (np.indices((2 * REACH_PX + 1,) * 2) - REACH_PX).reshape(2, -1)
     offsets = nodes("MatMul", weights, np.stack([dx, dy], axis=1).astype(np.float32))

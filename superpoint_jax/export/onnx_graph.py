@@ -61,7 +61,7 @@ def export_onnx(
         OSError: The file can't be written.
         ImportError: onnx is not installed, or jax2onnx, which matchers need.
     """
-    rules_of(model, options)
+    rules_of(model, options)  # It raises if an option does not exist or is fixed by the weights.
     config = model.config.replace(**options)
     _check_possible(config, matcher, mixed_sizes=mixed_sizes)
     check_input(shape, channels, weights)

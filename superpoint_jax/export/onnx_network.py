@@ -51,14 +51,14 @@ def dense_nodes(
     x = gray
     for level, block in enumerate(model.encoder.conv_blocks):
         for conv, norm in ((block.conv_a, block.norm_a), (block.conv_b, block.norm_b)):
-            x = _kept(nodes, _convolution(nodes, x, conv, norm), valid[level])
+            x = _kept(nodes, convolution(nodes, x, conv, norm), valid[level])
         if block.pool:
             x = _kept(nodes, nodes("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]), valid[level + 1])
     detector, descriptor = model.keypoint_decoder, model.descriptor_decoder
-    logits = _convolution(nodes, x, detector.conv_score_a, detector.norm_score_a)
-    logits = _convolution(nodes, logits, detector.conv_score_b, detector.norm_score_b, relu=False)
-    described = _convolution(nodes, x, descriptor.conv_descriptor_a, descriptor.norm_descriptor_a)
-    described = _convolution(nodes, described, descriptor.conv_descriptor_b, descriptor.norm_descriptor_b, relu=False)
+    logits = convolution(nodes, x, detector.conv_score_a, detector.norm_score_a)
+    logits = convolution(nodes, logits, detector.conv_score_b, detector.norm_score_b, relu=False)
+    described = convolution(nodes, x, descriptor.conv_descriptor_a, descriptor.norm_descriptor_a)
+    described = convolution(nodes, described, descriptor.conv_descriptor_b, descriptor.norm_descriptor_b, relu=False)
     unseen = _damaged_cells(nodes, finite, logits)
     scores = nodes("Where", unseen, np.float32(0), _scores(nodes, logits, config.score_rule))
     descriptors = nodes("Where", unseen, np.float32(0), normalized(nodes, described, axis=1))
@@ -118,7 +118,7 @@ def _distances(nodes: Nodes, before: str, after: str) -> str:
     """The distances [after,before] of pixels of an enlarged axis from those of the axis itself, in pixels of it."""
 
     def places(count: str) -> str:
-        return nodes.cast(nodes("Range", np.int64(0), count, np.int64(1)), np.float32)
+        return nodes.cast(nodes.places(count), np.float32)
 
     scale = nodes("Div", nodes.cast(before, np.float32), nodes.cast(after, np.float32))
     centres = nodes("Sub", nodes("Mul", nodes("Add", places(after), np.float32(0.5)), scale), np.float32(0.5))
@@ -148,7 +148,7 @@ def _valid(nodes: Nodes, gray: str, sizes: str, level: int) -> str:
 
     def before(axis: int, shape: list[int]) -> str:
         count = nodes("Div", nodes.length(gray, 2 + axis), np.int64(2**level))
-        places = nodes("Reshape", nodes("Range", np.int64(0), count, np.int64(1)), np.array(shape))
+        places = nodes("Reshape", nodes.places(count), np.array(shape))
         return nodes("Less", places, nodes("Reshape", part(nodes, ends, 1, axis, axis + 1), np.array([-1, 1, 1, 1])))
 
     return nodes("And", before(0, [1, 1, -1, 1]), before(1, [1, 1, 1, -1]))
@@ -162,10 +162,10 @@ def _kept(nodes: Nodes, x: str, valid: str | None) -> str:
     return x if valid is None else nodes("Where", valid, x, np.float32(0))
 
 
-def _convolution(nodes: Nodes, x: str, conv: Any, norm: Any, *, relu: bool = True) -> str:
+def convolution(nodes: Nodes, x: str, conv: Any, norm: Any, *, relu: bool = True) -> str:
     """A convolution with what follows it. Batch norm comes after the ReLU, so it can't be folded into the kernel."""
     kernel = np.asarray(conv.kernel[...]).transpose(3, 2, 0, 1)
-    pads = [kernel.shape[2] // 2] * 4
+    pads = [kernel.shape[2] // 2 if conv.padding == "SAME" else 0] * 4
     x = nodes("Conv", x, kernel, np.asarray(conv.bias[...]), kernel_shape=list(kernel.shape[2:]), pads=pads)
     x = nodes("Relu", x) if relu else x
     if norm is None:

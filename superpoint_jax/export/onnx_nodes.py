@@ -49,6 +49,10 @@ class Nodes:
         """The lengths of several axes, int64 [n]."""
         return self("Gather", self("Shape", x), np.array(axes))
 
+    def places(self, count: str) -> str:
+        """The numbers from 0 to before `count`, int64 [count]."""
+        return self("Range", np.int64(0), count, np.int64(1))
+
     def joined(self, *parts: Value) -> str:
         """Vectors int64 as one vector, for example a shape."""
         return self("Concat", *parts, axis=0)
