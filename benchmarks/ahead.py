@@ -58,7 +58,7 @@ def compile_in(python: Path, chip: str, program: str, dtype: str, devices: int) 
 
 def line(row: dict[str, Any]) -> str:
     """A line of the table."""
-    title = f"{row['chip']:8} {row['program']:20} {row['dtype']:9} {row['devices']:2} chips"
+    title = f"{row['chip']:8} {row['program']:29} {row['dtype']:9} {row['devices']:2} chips"
     if "error" in row:
         return f"  {title}  not compiled: {row['error'][:200]}"
     chip = CHIPS[row["chip"]]

@@ -71,7 +71,7 @@ CHIPS = {
     ),
 }
 
-PROGRAMS = ("extract", "extract mixed sizes", "match", "training step")
+PROGRAMS = ("extract", "extract with constant weights", "extract mixed sizes", "match", "training step")
 
 STAGES = (
     "block_1",
@@ -135,6 +135,8 @@ def program(name: str, dtype: Any, devices: list[Any]) -> tuple[Callable[..., An
 
     if name == "extract":
         return extract, (place(model), images)
+    if name == "extract with constant weights":
+        return lambda images: extract(model, images), (images,)
     if name == "extract mixed sizes":
         return extract, (place(model), images, sizes)
     if name == "match":

@@ -39,6 +39,13 @@ def test_under_jit(model, eight, expected):
     assert_same(jax.jit(lambda m, x: extract(m, x, max_keypoints=K))(model, eight), expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_with_the_model_as_a_constant(model, eight, dtype):
+    """As docs/performance.md recommends for serving: the compiler then converts the weights once."""
+    constant = jax.jit(lambda x: extract(model, x, max_keypoints=K, dtype=dtype))
+    assert_same(constant(eight), extract(model, eight, max_keypoints=K, dtype=dtype))
+
+
 def test_under_vmap_over_images(model, eight, expected):
     out = jax.vmap(lambda x: extract(model, x[None], max_keypoints=K)[0])(eight)
     assert_same(out, expected)
