@@ -49,11 +49,11 @@ def choose(model: SuperPoint, engine: Engine = "auto", *, dtype: str | None = No
     return compile(model, dtype=dtype) if engine == "openvino" or (engine == "auto" and possible) else model
 
 
-def describe(network: SuperPoint | CompiledSuperPoint) -> str:
-    """One line that names what computes the network."""
+def describe(network: SuperPoint | CompiledSuperPoint, *, dtype: str | None = None) -> str:
+    """One line that names what computes the network. `dtype` is what XLA is called with; by default the model's own."""
     if isinstance(network, CompiledSuperPoint):
         return f"the network is computed by OpenVINO {version('openvino')} on the CPU, in {network.rules.dtype}"
-    return f"the network is computed by XLA on {jax.devices()[0].device_kind}, in {network.rules.dtype}"
+    return f"the network is computed by XLA on {jax.devices()[0].device_kind}, in {dtype or network.rules.dtype}"
 
 
 def compile(model: SuperPoint, *, dtype: str | None = None) -> CompiledSuperPoint:

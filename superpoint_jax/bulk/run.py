@@ -198,7 +198,7 @@ class PlacedNetwork:
         mesh = Mesh(np.array(devices), ("images",))
         self._split = NamedSharding(mesh, PartitionSpec("images"))
         network = openvino.choose(model, options.engine, dtype=options.dtype) if len(devices) == 1 else model
-        self.description = openvino.describe(network)
+        self.description = openvino.describe(network, dtype=options.dtype)
         self._model = jax.device_put(network, NamedSharding(mesh, PartitionSpec()))
         given = dict(
             max_keypoints=options.max_keypoints,
