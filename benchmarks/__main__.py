@@ -18,7 +18,7 @@ import tyro
 from benchmarks.contenders import CONTENDERS, REFERENCE
 from benchmarks.contenders.setting import Setting, Suite
 from benchmarks.floor import BYTES, floor_seconds
-from benchmarks.measuring import measure, measure_first_result
+from benchmarks.measuring import FAILED, measure, measure_first_result
 from superpoint_jax.config import SuperPointConfig
 
 PACKAGES = ("superpoint-jax", "jax", "jaxlib", "flax", "torch", "transformers", "onnxruntime", "openvino", "numpy")
@@ -99,6 +99,18 @@ def main() -> None:
             if arguments.json:  # Written after each suite, so that a sweep that is stopped keeps its results.
                 arguments.json.parent.mkdir(parents=True, exist_ok=True)
                 arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    if failed := failures(report["suites"]):
+        sys.exit(f"these failed, and have no result: {', '.join(failed)}")
+
+
+def failures(suites: list[dict[str, Any]]) -> list[str]:
+    """The contenders that ended with an error, unlike those that say why they do not take part."""
+    return [
+        f"{name} in {suite['suite']}"
+        for suite in suites
+        for name, reason in suite.get("skipped", {}).items()
+        if reason.startswith(FAILED)
+    ]
 
 
 def selected(parts: tuple[str, ...], *, reference: bool = True) -> list[str]:

@@ -15,6 +15,9 @@ from typing import Any
 from benchmarks.contenders import REFERENCE
 from benchmarks.contenders.setting import Setting
 
+FAILED = "failed: "
+"""What the reason begins with if a contender ended with an error."""
+
 
 class Worker:
     """The process of a contender, which is skipped if it is not ready after `patience` seconds."""
@@ -40,7 +43,7 @@ class Worker:
         try:
             self.greeting = self._read()
         except RuntimeError as error:
-            self.greeting = {"skipped": f"failed: {error}"}
+            self.greeting = {"skipped": f"{FAILED}{error}"}
 
     def run(self, calls: int) -> dict[str, Any]:
         """The seconds of each of `calls` calls, and the peak memory of the process."""

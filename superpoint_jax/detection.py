@@ -42,11 +42,22 @@ def score_map(logits: Float[Array, "b h w 65"], *, rule: ScoreRule = "softmax") 
         excess = lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=-1, keepdims=True) - 80, 0))
         exponentials = jnp.exp(logits - excess)
         probabilities = exponentials / (jnp.sum(exponentials, axis=-1, keepdims=True) + 1e-5 * jnp.exp(-excess))
-    batch, height, width, _ = logits.shape
-    pixels = probabilities[..., :-1].reshape(batch, height, width, CELL_PX, CELL_PX)
-    scores = pixels.transpose(0, 1, 3, 2, 4).reshape(batch, height * CELL_PX, width * CELL_PX)
     # Without the barrier, XLA for TPU computes all that follows in the layout of the cells, three times slower.
-    return lax.optimization_barrier(scores)
+    return lax.optimization_barrier(cells_to_pixels(probabilities[..., :-1]))
+
+
+def cells_to_pixels(values: Float[Array, "b h w 64"]) -> Float[Array, "b 8*h 8*w"]:
+    """The map in which the 64 values of a cell, row by row, are those of its 8x8 pixels."""
+    batch, height, width, _ = values.shape
+    pixels = values.reshape(batch, height, width, CELL_PX, CELL_PX)
+    return pixels.transpose(0, 1, 3, 2, 4).reshape(batch, height * CELL_PX, width * CELL_PX)
+
+
+def pixels_to_cells(values: Float[Array, "b h w"]) -> Float[Array, "b h//8 w//8 64"]:
+    """The inverse of `cells_to_pixels`."""
+    batch, height, width = values.shape
+    cells = values.reshape(batch, height // CELL_PX, CELL_PX, width // CELL_PX, CELL_PX)
+    return cells.transpose(0, 1, 3, 2, 4).reshape(batch, height // CELL_PX, width // CELL_PX, CELL_PX**2)
 
 
 def window_max(x: Array, radius: int) -> Array:

@@ -31,6 +31,14 @@ def test_the_naive_network_and_ours_give_the_same_dense_features():
     np.testing.assert_allclose(dense.descriptors, descriptors, rtol=0, atol=1e-5)
 
 
+def test_our_decoding_alone_gives_the_keypoints_of_the_whole():
+    decoded, whole = (
+        CONTENDERS["superpoint_jax float32"].call_of(suite, SMALL)() for suite in ("decoding", "end-to-end")
+    )
+    np.testing.assert_array_equal(decoded.mask, whole.mask)
+    np.testing.assert_allclose(decoded.keypoints, whole.keypoints, atol=1e-3)
+
+
 def test_the_port_and_we_give_the_same_dense_features():
     pytest.importorskip("transformers")
     dense = CONTENDERS["superpoint_jax float32"].call_of("network", SMALL)()
@@ -100,6 +108,11 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     assert report["versions"]["jax"]
     assert list(report["suites"][0]["results"]) == ["superpoint_jax float32", "transformers float32"]
     assert "skipped: descriptors are float32" in capsys.readouterr().out
+
+
+def test_a_contender_that_fails_is_told_at_the_end():
+    skipped = {"a": "failed: division by zero", "b": "it only matches"}
+    assert program.failures([{"suite": "decoding", "skipped": skipped}, {"suite": "stages"}]) == ["a in decoding"]
 
 
 def test_who_is_not_ready_in_time_is_skipped_and_ended():

@@ -57,8 +57,9 @@ def _extraction(suite: str, setting: Setting, dtype: str, engine: Literal["xla",
         return lambda: network(model, images)
     dense = network(model, images)
     sizes = jnp.broadcast_to(jnp.array([setting.height, setting.width], jnp.int32), (setting.batch, 2))
-    decoding = jax.jit(lambda dense, sizes: decode(dense, sizes, config=model.config))
-    return lambda: decoding(dense, sizes)
+    head = model.refinement_head
+    decoding = jax.jit(lambda dense, sizes, gray, head: decode(dense, sizes, config=model.config, gray=gray, head=head))
+    return lambda: decoding(dense, sizes, images, head)
 
 
 def _match(setting: Setting, dtype: str) -> Callable[[], Any]:

@@ -14,6 +14,8 @@ from superpoint_jax.config import ComputeDtype
 from superpoint_jax.evaluation.validation import photo_validator
 from superpoint_jax.lightglue import LightGlue
 from superpoint_jax.refinement import RefinementHead
+from superpoint_jax.training.detector.run import DetectorTrainConfig, train_detector
+from superpoint_jax.training.detector.views import make_shared_views
 from superpoint_jax.training.labels import (
     PACKAGE,
     Labelling,
@@ -210,6 +212,47 @@ class Matcher:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Detector:
+    """Train only the detector's head of any SuperPoint, to find keypoints that other views of the same scene repeat.
+
+    Encoder, descriptors and refinement head stay as they are, so a matcher that was trained for them stays valid. Half
+    of the pairs of views are related by a homography, the others have parallax. What the head sees of them is made
+    first, and kept in the folder of the run: 2.4 MB per pair.
+    """
+
+    data: Path
+    """Folder of photos."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Folder of the run: views, checkpoints, metrics.csv and, at the end, the network in weights/."""
+    extractor: str = PACKAGE
+    """SuperPoint to start from: "ours" (the weights in the package), or anything that `from_pretrained` takes."""
+    stop_after: int | None = None
+    """End at this step of the schedule; the same command without it continues."""
+    scenery: tyro.conf.OmitArgPrefixes[Scenery] = field(
+        default_factory=lambda: Scenery(pairs=1280, strength=0.6, calm=0.4)
+    )
+    """How pairs of views are made."""
+    config: tyro.conf.OmitArgPrefixes[DetectorTrainConfig] = field(default_factory=DetectorTrainConfig)
+    """Configuration of the run."""
+    progress: tyro.conf.OmitArgPrefixes[Progress] = field(default_factory=lambda: Progress(checkpoint_every=100))
+    """What is kept and measured while it trains."""
+
+    def run(self) -> None:
+        """Make the views that are missing, train and save."""
+        folder, seed = self.out / "views", self.config.seed
+        views = make_shared_views(self.data, folder, scenery=self.scenery, extractor=self.extractor, seed=seed)
+        trained = train_detector(
+            load_model(self.extractor),
+            views,
+            self.out,
+            config=self.config,
+            stop_after=self.stop_after,
+            **self.progress.options(),
+        )
+        save_pretrained(trained, self.out / "weights")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Refinement:
     """Train the refinement head of any SuperPoint, on keypoints that two views of a photo share.
 
@@ -259,6 +302,7 @@ Command = (
     Annotated[MagicPoint, tyro.conf.subcommand("magicpoint")]
     | Annotated[Adapt, tyro.conf.subcommand("adapt")]
     | Annotated[Joint, tyro.conf.subcommand("superpoint")]
+    | Annotated[Detector, tyro.conf.subcommand("detector")]
     | Annotated[Matcher, tyro.conf.subcommand("lightglue")]
     | Annotated[Refinement, tyro.conf.subcommand("refinement")]
 )

@@ -48,6 +48,8 @@ class Scenery:
     """(height, width) of a view, in pixels."""
     flat: float = 0.5
     """Fraction of pairs related by a homography; the others have parallax."""
+    calm: float = 0.0
+    """Fraction of pairs whose cameras differ only a quarter as much."""
     keypoints_per_view: int = 400
     """Keypoints kept per view, those with the best scores. A run may use fewer."""
     keypoint_threshold: float = 0.001
@@ -67,13 +69,22 @@ def lit_views(
 ) -> tuple[Scenes, Float[Array, "n h w 1"]]:
     """`BATCH` scenes, and their views, a and b of each pair in turn, each in a light of its own."""
     scene_key, light_key = jax.random.split(key)
-    scenes = sample_scenes(scene_key, images, sizes, batch=BATCH, shape=scenery.shape, flat=scenery.flat)
+    of_scenes = {"batch": BATCH, "shape": scenery.shape, "flat": scenery.flat, "calm": scenery.calm}
+    scenes = sample_scenes(scene_key, images, sizes, **of_scenes)
     views = scenes.views.reshape(2 * BATCH, *scenery.shape, 1)
     return scenes, photometric(light_key, views, strength=scenery.strength)
 
 
 def make_parts(
-    kind: type[Kind], make: Maker[Kind], data: Path, folder: Path, *, scenery: Scenery, extractor: str, seed: int = 0
+    kind: type[Kind],
+    make: Maker[Kind],
+    data: Path,
+    folder: Path,
+    *,
+    scenery: Scenery,
+    extractor: str,
+    seed: int = 0,
+    engine: openvino.Engine = "auto",
 ) -> Kind:
     """What is made of a folder of photos, also kept in files of `folder`; files that exist are not made again.
 
@@ -85,6 +96,7 @@ def make_parts(
         scenery: How the pairs of views are made.
         extractor: "ours" (the weights in the package), or anything that `from_pretrained` takes.
         seed: Seed of everything that is drawn.
+        engine: What computes the dense network.
 
     Raises:
         ValueError: The folder has no photo that can be used, or `folder` holds pairs that were made in another way.
@@ -100,8 +112,9 @@ def make_parts(
     if missing:
         images, sizes, _ = load_photos(data, side=int(max(scenery.shape) * 1.6))
         images, sizes = jnp.asarray(images), jnp.asarray(sizes)
-        network = openvino.choose(load_model(extractor), dtype=scenery.extractor_dtype)
-        log.info("%d pairs of %d photos; %s", scenery.pairs, len(images), openvino.describe(network))
+        network = openvino.choose(load_model(extractor), engine, dtype=scenery.extractor_dtype)
+        described = openvino.describe(network, dtype=scenery.extractor_dtype)
+        log.info("%d pairs of %d photos; %s", scenery.pairs, len(images), described)
         for start in tqdm(missing, unit="file", desc=folder.name, mininterval=5):
             key = jax.random.fold_in(jax.random.key(seed), start)
             count = min(PART, scenery.pairs - start)

@@ -68,6 +68,41 @@ def initial_state(params: Any, optimizer: optax.GradientTransformation) -> Train
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdamWConfig:
+    """The optimiser of a run: clipping, then AdamW; the learning rate rises, and then falls to 0 as a cosine.
+
+    Attributes:
+        steps: Length of the run, in optimiser steps.
+        learning_rate: Largest learning rate.
+        warmup: Steps in which the learning rate rises.
+        weight_decay: Weight decay, on kernels.
+        clip_norm: Largest norm of the gradient.
+        ema_decay: Decay of the running average of the weights, which is validated and saved.
+        seed: Seed of everything that is drawn.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup: int
+    weight_decay: float
+    clip_norm: float = 1.0
+    ema_decay: float
+    seed: int = 0
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimiser."""
+        cosine = optax.cosine_decay_schedule(self.learning_rate, self.steps)
+        return optax.chain(
+            optax.clip_by_global_norm(self.clip_norm),
+            optax.adamw(
+                lambda step: jnp.minimum((step + 1) / max(self.warmup, 1), 1) * cosine(step),
+                weight_decay=self.weight_decay,
+                mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+            ),
+        )
+
+
 def updated(
     state: TrainState, gradient: Any, optimizer: optax.GradientTransformation, *, ema_decay: float
 ) -> TrainState:

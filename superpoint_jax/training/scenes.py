@@ -24,6 +24,8 @@ OBJECTS = 5
 """Largest number of objects in front of the ground."""
 TOLERANCE_PX = 0.5
 """A place on the canvas is known if the camera sees it within this distance of where it should be."""
+CALM = 0.25
+"""How far the second camera of a calm pair is from the first, as a part of what it is in other pairs."""
 DAMPING = 0.8
 """Part of Newton's step that is taken, so that the search also converges where the depth changes quickly."""
 
@@ -65,6 +67,7 @@ def sample_scenes(
     batch: int,
     shape: tuple[int, int] = (320, 416),
     flat: float | Float[Array, ""] = 0.5,
+    calm: float | Float[Array, ""] = 0.0,
 ) -> Scenes:
     """Scenes of photos drawn at random, without changes of light.
 
@@ -75,17 +78,19 @@ def sample_scenes(
         batch: Number of scenes.
         shape: (height, width) of a view, in pixels.
         flat: Fraction of scenes that are a plane. Their cameras turn and zoom more.
+        calm: Fraction of scenes whose cameras differ only a quarter as much.
     """
 
     def scene(key: Array) -> dict[str, Array]:
         keys = jax.random.split(key, 4)
         index = jax.random.randint(keys[0], (), 0, images.shape[0])
         is_flat = jax.random.uniform(keys[1]) < flat
+        is_calm = jax.random.uniform(jax.random.fold_in(key, 2)) < calm
         canvas = int(shape[0] * CANVAS), int(shape[1] * CANVAS)
         depth, focal = _depth(keys[2], canvas, is_flat)
         photo_xy = _on_photo(keys[3], canvas, sizes[index])
         points = _points(depth, focal * shape[1])
-        cameras, rotations, translations = _cameras(jax.random.fold_in(key, 1), shape, is_flat)
+        cameras, rotations, translations = _cameras(jax.random.fold_in(key, 1), shape, is_flat, is_calm)
         places = jax.vmap(_seen_at, in_axes=(None, 0, 0, 0))(points, cameras, rotations, translations)
         canvas_xy, known = jax.vmap(partial(_invert, shape=shape))(places)
         photo = images[index][..., None].astype(jnp.float32) / 255
@@ -186,28 +191,34 @@ def _depth(key: Array, canvas: tuple[int, int], is_flat: Array) -> tuple[Array, 
     return depth, jax.random.uniform(keys[7], minval=0.7, maxval=1.5)
 
 
-def _cameras(key: Array, shape: tuple[int, int], is_flat: Array) -> tuple[Array, Array, Array]:
+def _cameras(key: Array, shape: tuple[int, int], is_flat: Array, is_calm: Array) -> tuple[Array, Array, Array]:
     """Two cameras: intrinsic matrices, rotations and translations from the canvas's coordinates."""
     height, width = shape
 
-    def camera(key: Array) -> tuple[Array, Array, Array]:
+    def drawn(key: Array) -> tuple[Array, Array, Array, Array]:
+        """The logarithm of the focal length, the tilt about x and y, the turn about the axis, and the shift."""
         keys = jax.random.split(key, 6)
-        zoom = jnp.exp(
-            jnp.where(is_flat, jax.random.uniform(keys[0], minval=-0.43, maxval=0.4), 0.18 * jax.random.normal(keys[0]))
+        zoom = jnp.where(
+            is_flat, jax.random.uniform(keys[0], minval=-0.43, maxval=0.4), 0.18 * jax.random.normal(keys[0])
         )
-        focal = width * jax.random.uniform(keys[1], minval=0.75, maxval=1.5) * zoom
+        focal = jnp.log(width * jax.random.uniform(keys[1], minval=0.75, maxval=1.5)) + zoom
         tilt = jax.random.normal(keys[2], (2,)) * jnp.array([0.08, 0.10]) * jnp.where(is_flat, 1.5, 1.0)
         # One camera in ten may be turned by any angle about its axis.
         wide = jnp.where(jax.random.uniform(keys[3]) < 0.1, 1.0, jnp.where(is_flat, 0.3, 0.15))
-        rotation = _turned(tilt[0], tilt[1], wide * jax.random.normal(keys[4]))
         shift = jax.random.normal(keys[5], (3,)) * jnp.array([0.12, 0.06, 0.10])
+        return focal, tilt, wide * jax.random.normal(keys[4]), shift
+
+    def camera(focal: Array, tilt: Array, turn: Array, shift: Array) -> tuple[Array, Array, Array]:
+        rotation = _turned(tilt[0], tilt[1], turn)
         # The camera turns about the middle of the scene, (0, 0, 1).
         middle = jnp.array([0.0, 0.0, 1.0])
         translation = middle + shift - exact_product(rotation, middle)
         intrinsic = jnp.array([[0, 0, (width - 1) / 2], [0, 0, (height - 1) / 2], [0, 0, 1]])
-        return intrinsic.at[0, 0].set(focal).at[1, 1].set(focal), rotation, translation
+        return intrinsic.at[0, 0].set(jnp.exp(focal)).at[1, 1].set(jnp.exp(focal)), rotation, translation
 
-    return jax.vmap(camera)(jax.random.split(key))
+    first, second = (drawn(part) for part in jax.random.split(key))
+    near = jax.tree.map(lambda a, b: jnp.where(is_calm, a + CALM * (b - a), b), first, second)
+    return jax.tree.map(lambda *both: jnp.stack(both), camera(*first), camera(*near))
 
 
 def _turned(about_x: Array, about_y: Array, about_z: Array) -> Array:

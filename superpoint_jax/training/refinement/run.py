@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import Array
@@ -21,6 +20,7 @@ from superpoint_jax.training.refinement.losses import mirrored, remaining_errors
 from superpoint_jax.training.refinement.pairs import SharedKeypoints
 from superpoint_jax.training.runs import (
     DATA,
+    AdamWConfig,
     TrainState,
     data_mesh,
     initial_state,
@@ -32,18 +32,11 @@ from superpoint_jax.training.runs import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefinementTrainConfig:
+class RefinementTrainConfig(AdamWConfig):
     """Configuration of a run. It is hashable, because it is a static argument of the step.
 
     Attributes:
-        steps: Length of the run, in optimiser steps.
         batch: Keypoints per step. They are divided among the devices.
-        learning_rate: Largest learning rate; it falls to 0 as a cosine.
-        warmup: Steps in which the learning rate rises.
-        weight_decay: Weight decay of AdamW, on kernels.
-        clip_norm: Largest norm of the gradient.
-        ema_decay: Decay of the running average of the weights, which is validated and saved.
-        seed: Seed of everything that is drawn.
     """
 
     steps: int = 16000
@@ -51,27 +44,12 @@ class RefinementTrainConfig:
     learning_rate: float = 3e-3
     warmup: int = 200
     weight_decay: float = 1e-3
-    clip_norm: float = 1.0
     ema_decay: float = 0.998
-    seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; at least 1 is needed")
-
-
-def make_optimizer(config: RefinementTrainConfig) -> optax.GradientTransformation:
-    """The optimiser: clipping, then AdamW with weight decay on kernels."""
-    cosine = optax.cosine_decay_schedule(config.learning_rate, config.steps)
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            lambda step: jnp.minimum((step + 1) / max(config.warmup, 1), 1) * cosine(step),
-            weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
-        ),
-    )
 
 
 @partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="state")
@@ -99,7 +77,7 @@ def train_step(
 
     loss, gradient = jax.value_and_grad(loss_of)(state.params)
     metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
-    return updated(state, gradient, make_optimizer(config), ema_decay=config.ema_decay), metrics
+    return updated(state, gradient, config.optimizer(), ema_decay=config.ema_decay), metrics
 
 
 def new_head(seed: int) -> RefinementHead:
@@ -133,7 +111,7 @@ def train_refinement(
         Diverged, OSError, ValueError: As `run_steps`.
     """
     mesh = data_mesh(config.batch, devices)
-    state = initial_state(nnx.state(head, nnx.Param), make_optimizer(config))
+    state = initial_state(nnx.state(head, nnx.Param), config.optimizer())
     state, network, placed = replicated((state, head, keypoints), mesh)
     return run_steps(
         head,

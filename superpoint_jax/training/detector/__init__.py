@@ -1,0 +1,1 @@
+"""Training of the detector's head to find keypoints that other views repeat. Needs the extra `train`."""
