@@ -56,6 +56,20 @@ def test_both_views_show_the_same_at_corresponding_points(kind, request):
     assert np.mean(differences) < 0.02
 
 
+def test_cameras_of_calm_pairs_differ_a_quarter_as_much(photo, planes):
+    calm = sample_scenes(jax.random.key(1), *photo, batch=6, shape=SHAPE, flat=1.0, calm=1.0)
+    np.testing.assert_allclose(calm.cameras[:, 0], planes.cameras[:, 0], rtol=1e-6)
+    zooms, wide_zooms = (np.log(s.cameras[:, 1, 0, 0] / s.cameras[:, 0, 0, 0]) for s in (calm, planes))
+    np.testing.assert_allclose(zooms, wide_zooms / 4, atol=1e-5)
+    turns, wide_turns = (
+        np.arccos(np.clip((np.trace(s.rotations, axis1=1, axis2=2) - 1) / 2, -1, 1)) for s in (calm, planes)
+    )
+    # Angles about three axes do not add up exactly.
+    np.testing.assert_allclose(turns, wide_turns / 4, rtol=0.15)
+    _, _, seen = seen_by_both(calm)
+    assert seen.mean() > 0.6
+
+
 @pytest.mark.parametrize("kind", ["relief", "planes"])
 def test_corresponding_points_fit_the_cameras(kind, request):
     scenes = request.getfixturevalue(kind)
