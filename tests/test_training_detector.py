@@ -129,11 +129,20 @@ def test_a_keypoint_that_is_not_found_again_or_cannot_be_told_from_others_counts
 
 def test_keypoints_that_only_one_view_shows_do_not_count():
     views = one(moved_views(1, (16, 0)))
-    # At (44, 20), the second view shows nothing: 44 + 16 is beyond its border.
-    logits = jnp.asarray(np.stack([peak(44, 20), peak(44, 20)]))
-    found = expected_repeats(logits, views, 1.0, distinct=0.0)
-    assert float(found) < 1e-3
-    assert np.isfinite(jax.grad(lambda logits: expected_repeats(logits, views, 1.0, distinct=0.0))(logits)).all()
+    # 44 + 16 is beyond the border of the second view, and 12 - 16 beyond that of the first; 20 is seen again at 36.
+    logits = jnp.asarray(np.stack([np.maximum(peak(44, 20), peak(20, 29)), np.maximum(peak(12, 20), peak(36, 29))]))
+    logits = logits.at[0, 2, 5, -1].set(-30).at[0, 3, 2, -1].set(-30).at[1, 2, 1, -1].set(-30).at[1, 3, 4, -1].set(-30)
+    np.testing.assert_allclose(expected_repeats(logits, views, 2.0, distinct=0.0), 1, atol=2e-3)
+    hidden = replace(views, shared=jnp.zeros_like(views.shared))
+    assert float(expected_repeats(logits, hidden, 2.0, distinct=0.0)) == 0
+    assert np.isfinite(jax.grad(lambda logits: expected_repeats(logits, hidden, 2.0, distinct=0.0))(logits)).all()
+
+
+def test_a_keypoint_that_lies_in_a_cell_of_the_other_view_that_is_not_whole_is_not_repeated():
+    views = one(moved_views(1))
+    same = jnp.asarray(np.stack([peak(20, 13), peak(20, 13)]))
+    broken = replace(views, whole=views.whole.at[1, 1, 2].set(False))
+    assert float(expected_repeats(same, broken, 1.0, distinct=0.0)) < 1e-3
 
 
 def test_change_is_the_divergence_over_whole_cells():
@@ -158,11 +167,9 @@ def folder(tmp_path, gray_photos):
     return folder
 
 
-def test_what_is_made_of_photos(tmp_path, folder, random_model):
-    model = random_model(0)
-    sp.save_pretrained(model, tmp_path / "model")
+def test_what_is_made_of_photos(tmp_path, folder):
     scenery = Scenery(pairs=4, shape=(76, 100), flat=1.0, strength=0.0, extractor_dtype="float32")
-    options: Any = dict(scenery=scenery, extractor=str(tmp_path / "model"))
+    options: Any = dict(scenery=scenery, extractor="ours")
     views = make_shared_views(folder, tmp_path / "views", **options)
     assert len(views) == 4
     assert views.places.shape == (4, 2, 72, 96, 2)
@@ -181,25 +188,31 @@ def test_what_is_made_of_photos(tmp_path, folder, random_model):
     assert np.median(np.concatenate(errors)) < 1
     shown = views.margins[views.margins != HIDDEN]
     assert 0 < len(shown) < views.margins.size
-    assert np.all(np.abs(shown) <= 2)
+    # With trained descriptors, the right place is often more similar than all others.
+    assert np.mean(shown > 0) > 0.3
     again = read_parts(SharedViews, tmp_path / "views")
     np.testing.assert_array_equal(again.places, views.places)
     with pytest.raises(ValueError, match="made in another way"):
         make_shared_views(folder, tmp_path / "views", **options | {"seed": 1})
+    with pytest.raises(ValueError, match="views of up to 1024 pixels"):
+        make_shared_views(folder, tmp_path / "large", **options | {"scenery": replace(scenery, shape=(800, 1200))})
 
 
 def test_margins_by_hand():
-    """The descriptors of cells are unit vectors of their own, so each is right by 1, except for two equal ones."""
-    views = moved_views(1)
+    """The descriptors of cells are unit vectors of their own, so each is right by 1, except for two equal ones.
+
+    The second view is the first moved by one cell.
+    """
+    views = moved_views(1, (8, 0))
     own = np.eye(ROWS * COLUMNS, dtype=np.float32).reshape(ROWS, COLUMNS, -1)
-    own[4, 5] = own[0, 0]
-    descriptors = jnp.asarray(np.stack([own, own])[None])
+    own[4, 4] = own[0, 0]
+    descriptors = jnp.asarray(np.stack([own, np.roll(own, 1, axis=1)])[None])
     places = jnp.asarray(views.places[:1], jnp.float32) / STEPS_PER_PX
     shared = jnp.asarray(views.shared).at[0, 0, :8, 8:16].set(False)
     margins = np.asarray(descriptor_margins(descriptors, places, shared))
     expected = np.ones((1, 2, ROWS, COLUMNS))
-    expected[:, :, 4, 5] = expected[:, :, 0, 0] = 0
-    expected[0, 0, 0, 1] = HIDDEN
+    expected[0, 0, 4, 4] = expected[0, 0, 0, 0] = expected[0, 1, 4, 5] = expected[0, 1, 0, 1] = 0
+    expected[0, 0, :, -1] = expected[0, 1, :, 0] = expected[0, 0, 0, 1] = HIDDEN
     np.testing.assert_allclose(margins, expected, atol=1e-5)
 
 

@@ -217,7 +217,8 @@ class Detector:
 
     Encoder, descriptors and refinement head stay as they are, so a matcher that was trained for them stays valid. Half
     of the pairs of views are related by a homography, the others have parallax. What the head sees of them is made
-    first, and kept in the folder of the run: 2.4 MB per pair.
+    first, and kept in the folder of the run: 2.4 MB per pair. --keypoints-per-view and --keypoint-threshold have no
+    influence on it.
     """
 
     data: Path

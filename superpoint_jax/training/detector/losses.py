@@ -21,13 +21,13 @@ CHOICE_SHARPNESS = 2.0
 NEAR_PX = (0.7, 1.8)
 """Standard deviations of the two Gaussians that say how near a repeated keypoint is, each counting half."""
 SUPPRESSION_PX = 4
-"""Radius of the suppression, as in extraction."""
+"""Radius of the suppression in pixels, that of every preset."""
 BORDER_PX = 4
 """Keypoints nearer to the border of the view do not count."""
 DISTINCTIVENESS = 15.0
 """How quickly a keypoint counts more as the margin of its descriptor grows."""
 _HALVINGS = 30
-"""Halvings of the interval in which the threshold is searched: 60 e-foldings become exact to float32."""
+"""The threshold is searched in an interval of 60, which is narrower than 1e-7 after so many halvings."""
 
 
 def chosen(
@@ -57,7 +57,7 @@ def chosen(
 
     low, high = lax.fori_loop(0, _HALVINGS, halve, (jnp.float32(-20), jnp.float32(40)))
     shift = (low + high) / 2
-    # The derivative of the threshold by the scores, by the implicit function theorem.
+    # The derivative of the threshold by the scores, by the implicit function theorem; what is suppressed is held fixed.
     odds = expected(fixed, shift)
     total = jnp.sum(free * expected(score, shift))
     slope = jnp.sum(free * odds * (1 - odds))
@@ -79,6 +79,9 @@ def expected_repeats(
     logits: Float[Array, "2 hc wc 65"], views: SharedViews, count: Float[Array, ""] | float, *, distinct: float
 ) -> Float[Array, ""]:
     """The expected fraction of the keypoints of a pair of views, seen in both, that the other view repeats; in [0, 1].
+
+    Probabilities of several pixels near a place add up to at most 1, so it is slightly too high. In cells of the other
+    view that are not `whole` there is no keypoint, so one that is seen there counts as not repeated.
 
     Args:
         logits: Logits of both views.

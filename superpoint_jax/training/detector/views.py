@@ -22,7 +22,7 @@ from superpoint_jax.training.parts import BATCH, Network, Scenery, lit_views, ma
 from superpoint_jax.training.scenes import transfer
 
 STEPS_PER_PX = 32
-"""Places are stored in steps of 1/32 pixel, so that they fit into 16 bits."""
+"""Places are stored in steps of 1/32 pixel, so that those of views of up to 1024 pixels fit into 16 bits."""
 DISTINCT_PX = 12.0
 """A descriptor at least this far from the right place must not be more similar than the one there."""
 HIDDEN = -2.0
@@ -38,9 +38,9 @@ class SharedViews:
         encoded: Output of the encoder, in half precision.
         places: The place (x, y) of each pixel in the other view, in steps of 1/32 pixel.
         shared: Whether that place is known, and within the other view.
-        whole: Whether a cell shows only the photo, and nothing of what is around it.
+        whole: Whether all pixels of a cell are known: they show the photo, and nothing of what is around it.
         margins: Similarity of the descriptor of each cell with that at its place in the other view, minus the largest
-            similarity with a cell elsewhere; `HIDDEN` where the place of the cell's centre is not shared.
+            similarity with a cell more than `DISTINCT_PX` away; `HIDDEN` where the place of its centre is not shared.
     """
 
     encoded: Float[AnyArray, "*n 2 hc wc c"]
@@ -54,7 +54,13 @@ class SharedViews:
 
 
 def make_shared_views(data: Path, folder: Path, *, scenery: Scenery, extractor: str, seed: int = 0) -> SharedViews:
-    """The pairs of a folder of photos, which are also kept in files of `folder`; see `make_parts`."""
+    """The pairs of a folder of photos, which are also kept in files of `folder`; see `make_parts`.
+
+    Raises:
+        ValueError: The views have more than 1024 pixels in height or width; or as `make_parts`.
+    """
+    if max(scenery.shape) > (largest := 2**15 // STEPS_PER_PX):
+        raise ValueError(f"shape={scenery.shape}; views of up to {largest} pixels are possible here")
 
     def make(key: Array, images: Array, sizes: Array, network: Network) -> SharedViews:
         return jax.tree.map(np.asarray, _views_of(key, images, sizes, network, scenery=scenery))
