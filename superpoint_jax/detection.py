@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from superpoint_jax.config import CELL_PX, SuperPointConfig
 from superpoint_jax.sharding import vary_like
@@ -53,7 +53,7 @@ def cells_to_pixels(values: Float[Array, "b h w 64"]) -> Float[Array, "b 8*h 8*w
     return pixels.transpose(0, 1, 3, 2, 4).reshape(batch, height * CELL_PX, width * CELL_PX)
 
 
-def pixels_to_cells(values: Float[Array, "b h w"]) -> Float[Array, "b h//8 w//8 64"]:
+def pixels_to_cells(values: Shaped[Array, "b h w"]) -> Shaped[Array, "b h//8 w//8 64"]:
     """The inverse of `cells_to_pixels`."""
     batch, height, width = values.shape
     cells = values.reshape(batch, height // CELL_PX, CELL_PX, width // CELL_PX, CELL_PX)

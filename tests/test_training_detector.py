@@ -49,6 +49,11 @@ def one(views: SharedViews) -> SharedViews:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), views)
 
 
+def repeats_of_one(logits: jax.Array, views: SharedViews, count: float, *, distinct: float) -> jax.Array:
+    batch = jax.tree.map(lambda leaf: leaf[None], (logits, views))
+    return expected_repeats(*batch, jnp.array([count]), distinct=distinct)[0]
+
+
 def peak(x: int, y: int) -> np.ndarray:
     """Logits of a view with one certain keypoint."""
     logits = np.full((ROWS, COLUMNS, 65), -30.0, np.float32)
@@ -113,18 +118,18 @@ def test_a_keypoint_that_is_found_again_counts_by_its_distance(distance):
     views = one(moved_views(1, (5, 2)))
     logits = jnp.asarray(np.stack([peak(20, 13), peak(25 + distance, 15)]))
     expected = sum(math.exp(-(distance**2) / (2 * sigma**2)) for sigma in NEAR_PX) / 2
-    np.testing.assert_allclose(expected_repeats(logits, views, 1.0, distinct=0.0), expected, atol=2e-3)
+    np.testing.assert_allclose(repeats_of_one(logits, views, 1.0, distinct=0.0), expected, atol=2e-3)
 
 
 def test_a_keypoint_that_is_not_found_again_or_cannot_be_told_from_others_counts_nothing():
     views = one(moved_views(1))
     apart = jnp.asarray(np.stack([peak(20, 13), peak(36, 29)]))
-    assert float(expected_repeats(apart, views, 1.0, distinct=0.0)) < 1e-3
+    assert float(repeats_of_one(apart, views, 1.0, distinct=0.0)) < 1e-3
     same = jnp.asarray(np.stack([peak(20, 13), peak(20, 13)]))
-    np.testing.assert_allclose(expected_repeats(same, views, 1.0, distinct=1.0), 1, atol=2e-3)
+    np.testing.assert_allclose(repeats_of_one(same, views, 1.0, distinct=1.0), 1, atol=2e-3)
     alike = replace(views, margins=jnp.full_like(views.margins, -1))
-    assert float(expected_repeats(same, alike, 1.0, distinct=1.0)) < 1e-3
-    np.testing.assert_allclose(expected_repeats(same, alike, 1.0, distinct=0.25), 0.75, atol=2e-3)
+    assert float(repeats_of_one(same, alike, 1.0, distinct=1.0)) < 1e-3
+    np.testing.assert_allclose(repeats_of_one(same, alike, 1.0, distinct=0.25), 0.75, atol=2e-3)
 
 
 def test_keypoints_that_only_one_view_shows_do_not_count():
@@ -132,17 +137,17 @@ def test_keypoints_that_only_one_view_shows_do_not_count():
     # 44 + 16 is beyond the border of the second view, and 12 - 16 beyond that of the first; 20 is seen again at 36.
     logits = jnp.asarray(np.stack([np.maximum(peak(44, 20), peak(20, 29)), np.maximum(peak(12, 20), peak(36, 29))]))
     logits = logits.at[0, 2, 5, -1].set(-30).at[0, 3, 2, -1].set(-30).at[1, 2, 1, -1].set(-30).at[1, 3, 4, -1].set(-30)
-    np.testing.assert_allclose(expected_repeats(logits, views, 2.0, distinct=0.0), 1, atol=2e-3)
+    np.testing.assert_allclose(repeats_of_one(logits, views, 2.0, distinct=0.0), 1, atol=2e-3)
     hidden = replace(views, shared=jnp.zeros_like(views.shared))
-    assert float(expected_repeats(logits, hidden, 2.0, distinct=0.0)) == 0
-    assert np.isfinite(jax.grad(lambda logits: expected_repeats(logits, hidden, 2.0, distinct=0.0))(logits)).all()
+    assert float(repeats_of_one(logits, hidden, 2.0, distinct=0.0)) == 0
+    assert np.isfinite(jax.grad(lambda logits: repeats_of_one(logits, hidden, 2.0, distinct=0.0))(logits)).all()
 
 
 def test_a_keypoint_that_lies_in_a_cell_of_the_other_view_that_is_not_whole_is_not_repeated():
     views = one(moved_views(1))
     same = jnp.asarray(np.stack([peak(20, 13), peak(20, 13)]))
     broken = replace(views, whole=views.whole.at[1, 1, 2].set(False))
-    assert float(expected_repeats(same, broken, 1.0, distinct=0.0)) < 1e-3
+    assert float(repeats_of_one(same, broken, 1.0, distinct=0.0)) < 1e-3
 
 
 def test_change_is_the_divergence_over_whole_cells():
@@ -236,7 +241,7 @@ def test_a_run_learns_what_repeats_and_continues_with_the_same_result(tmp_path, 
         given = jax.tree.map(jnp.asarray, views)
         logits = model.keypoint_decoder(given.encoded.astype(jnp.float32).reshape(16, ROWS, COLUMNS, -1))
         logits = logits.reshape(8, 2, ROWS, COLUMNS, 65)
-        return float(jnp.mean(jax.vmap(lambda a, b: expected_repeats(a, b, 6.0, distinct=0.0))(logits, given)))
+        return float(jnp.mean(expected_repeats(logits, given, jnp.full(8, 6.0), distinct=0.0)))
 
     whole = train_detector(model, views, tmp_path / "whole", config=TINY, validate=lambda m: {"repeats": repeats(m)})
     assert repeats(whole) > 2 * repeats(model)

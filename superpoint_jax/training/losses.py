@@ -8,6 +8,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from superpoint_jax.config import CELL_PX
+from superpoint_jax.detection import pixels_to_cells
 from superpoint_jax.geometry import in_front, pixel_grid, warp_points
 
 
@@ -39,8 +40,7 @@ def corner_targets(
             index = jnp.where(inside, row * width + column, 0)
             share = jnp.where(inside, weights * wx * wy, 0)
             total = jax.vmap(lambda t, i, s: t.at[i].add(s))(total, index, share)
-    cells = total.reshape(-1, height // CELL_PX, CELL_PX, width // CELL_PX, CELL_PX)
-    cells = cells.transpose(0, 1, 3, 2, 4).reshape(-1, height // CELL_PX, width // CELL_PX, CELL_PX**2)
+    cells = pixels_to_cells(total.reshape(-1, height, width))
     mass = jnp.sum(cells, axis=-1, keepdims=True)
     return jnp.concatenate([cells / jnp.maximum(mass, 1), jnp.maximum(1 - mass, 0)], axis=-1)
 

@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from superpoint_jax.config import CELL_PX
+from superpoint_jax.detection import pixels_to_cells
 from superpoint_jax.geometry import PRNGKey, in_front, inverse, sample_homographies, warp_images, warp_points
 from superpoint_jax.training.augmentation import photometric
 from superpoint_jax.training.labelled import Photos, as_float
@@ -95,8 +96,6 @@ def sample_pairs(key: PRNGKey, photos: Photos, batch: int, *, config: PairConfig
     views = photometric(light_key, views, strength=config.strength)
     corners_in_view = warp_points(to_view, twice(corners))
     labelled = twice(corners_mask) & in_front(to_view, twice(corners))
-    height, width = config.shape
-    cells = valid.reshape(2 * batch, height // CELL_PX, CELL_PX, width // CELL_PX, CELL_PX)
 
     points, points_mask = _photo_points(points_key, corners, corners_mask, to_a, config)
     points_in_view = warp_points(to_view, twice(points))
@@ -104,7 +103,7 @@ def sample_pairs(key: PRNGKey, photos: Photos, batch: int, *, config: PairConfig
     return Pairs(
         images=views,
         targets=corner_targets(corners_in_view, labelled.astype(jnp.float32), config.shape),
-        valid_cells=jnp.all(cells, axis=(2, 4)),
+        valid_cells=pixels_to_cells(valid).all(axis=-1),
         points=points_in_view,
         points_mask=points_mask & seen[:batch] & seen[batch:],
         homographies=to_view,

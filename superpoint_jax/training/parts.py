@@ -69,8 +69,9 @@ def lit_views(
 ) -> tuple[Scenes, Float[Array, "n h w 1"]]:
     """`BATCH` scenes, and their views, a and b of each pair in turn, each in a light of its own."""
     scene_key, light_key = jax.random.split(key)
-    of_scenes = {"batch": BATCH, "shape": scenery.shape, "flat": scenery.flat, "calm": scenery.calm}
-    scenes = sample_scenes(scene_key, images, sizes, **of_scenes)
+    scenes = sample_scenes(
+        scene_key, images, sizes, batch=BATCH, shape=scenery.shape, flat=scenery.flat, calm=scenery.calm
+    )
     views = scenes.views.reshape(2 * BATCH, *scenery.shape, 1)
     return scenes, photometric(light_key, views, strength=scenery.strength)
 

@@ -74,6 +74,7 @@ class AdamWConfig:
 
     Attributes:
         steps: Length of the run, in optimiser steps.
+        batch: Items of the data per step. They are divided among the devices.
         learning_rate: Largest learning rate.
         warmup: Steps in which the learning rate rises.
         weight_decay: Weight decay, on kernels.
@@ -83,12 +84,18 @@ class AdamWConfig:
     """
 
     steps: int
+    batch: int
     learning_rate: float
     warmup: int
     weight_decay: float
     clip_norm: float = 1.0
     ema_decay: float
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; at least 1 is needed")
 
     def optimizer(self) -> optax.GradientTransformation:
         """The optimiser."""
@@ -146,6 +153,11 @@ def replicated(tree: Tree, mesh: Mesh | None) -> Tree:
     """The arrays on every device of the mesh, or on the default device."""
     place = jnp.asarray if mesh is None else partial(jax.device_put, device=NamedSharding(mesh, PartitionSpec()))
     return jax.tree.map(place, tree)
+
+
+def divided(tree: Tree, mesh: Mesh | None) -> Tree:
+    """Inside `jit`: the arrays, whose first axes are divided among the devices of the mesh."""
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec(DATA)))
 
 
 def run_steps(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float
 from superpoint_jax.config import CELL_PX
 from superpoint_jax.detection import cells_to_pixels, pixels_to_cells, score_map, suppress_three_pass, window_max
 from superpoint_jax.geometry import sample_bilinear
+from superpoint_jax.sharding import placed_like, vary_like
 from superpoint_jax.training.detector.views import STEPS_PER_PX, SharedViews
 
 PLACE_SHARPNESS = 6.0
@@ -55,7 +57,7 @@ def chosen(
         many = jnp.sum(free * expected(fixed, middle)) > count
         return jnp.where(many, low, middle), jnp.where(many, middle, high)
 
-    low, high = lax.fori_loop(0, _HALVINGS, halve, (jnp.float32(-20), jnp.float32(40)))
+    low, high = lax.fori_loop(0, _HALVINGS, halve, vary_like((jnp.float32(-20), jnp.float32(40)), fixed))
     shift = (low + high) / 2
     # The derivative of the threshold by the scores, by the implicit function theorem; what is suppressed is held fixed.
     odds = expected(fixed, shift)
@@ -76,19 +78,24 @@ def _unsuppressed(logits: Float[Array, "hc wc 65"]) -> Float[Array, "hc wc 64"]:
 
 
 def expected_repeats(
-    logits: Float[Array, "2 hc wc 65"], views: SharedViews, count: Float[Array, ""] | float, *, distinct: float
-) -> Float[Array, ""]:
-    """The expected fraction of the keypoints of a pair of views, seen in both, that the other view repeats; in [0, 1].
+    logits: Float[Array, "n 2 hc wc 65"], views: SharedViews, counts: Float[Array, " n"], *, distinct: float
+) -> Float[Array, " n"]:
+    """The expected fraction of the keypoints of pairs of views, seen in both, that the other view repeats; in [0, 1].
 
     Probabilities of several pixels near a place add up to at most 1, so it is slightly too high. In cells of the other
     view that are not `whole` there is no keypoint, so one that is seen there counts as not repeated.
 
     Args:
         logits: Logits of both views.
-        views: One pair, without its first axis.
-        count: Expected number of keypoints of a view that shows only the photo; of others, a part.
+        views: The pairs.
+        counts: Expected number of keypoints of a view that shows only the photo; of others, a part.
         distinct: How much of the value of a repeated keypoint depends on its descriptor: 0 nothing, 1 all of it.
     """
+    of_pairs = jax.vmap(partial(_repeats_of_pair, distinct=distinct))
+    return placed_like(logits, of_pairs)(logits, views, counts)
+
+
+def _repeats_of_pair(logits: Array, views: SharedViews, count: Array, *, distinct: float) -> Array:
     height, width = views.shared.shape[1:]
     parts = jnp.mean(views.whole, axis=(1, 2), dtype=jnp.float32)
     maps = jax.vmap(chosen)(logits, views.whole, count * parts)

@@ -13,17 +13,17 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from superpoint_jax.model import KeypointDecoder, SuperPoint
 from superpoint_jax.training.detector.losses import change, expected_repeats
 from superpoint_jax.training.detector.views import SharedViews
 from superpoint_jax.training.runs import (
-    DATA,
     AdamWConfig,
     TrainState,
     data_mesh,
+    divided,
     initial_state,
     replicated,
     run_steps,
@@ -34,10 +34,9 @@ from superpoint_jax.training.runs import (
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorTrainConfig(AdamWConfig):
-    """Configuration of a run. It is hashable, because it is a static argument of the step.
+    """Configuration of a run; `batch` counts pairs. It is hashable, because it is a static argument of the step.
 
     Attributes:
-        batch: Pairs per step. They are divided among the devices.
         keypoints: Smallest and largest expected number of keypoints of a view; each pair of a step draws its own.
         distinct: How much of the value of a repeated keypoint depends on its descriptor: 0 nothing, 1 all of it.
         anchor: Weight of the change of the network's output, which keeps what it has learned.
@@ -54,9 +53,7 @@ class DetectorTrainConfig(AdamWConfig):
     ema_decay: float = 0.997
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; at least 1 is needed")
+        super().__post_init__()
         low, high = self.keypoints
         if not 1 <= low <= high:
             raise ValueError(f"keypoints={self.keypoints}; two numbers of at least 1 are needed, the smaller one first")
@@ -78,11 +75,9 @@ def train_step(
     """
     row_key, count_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step))
     rows = jax.random.randint(row_key, (config.batch,), 0, len(views))
-    batch = jax.tree.map(lambda leaf: leaf[rows], views)
     low, high = config.keypoints
     counts = jax.random.uniform(count_key, (config.batch,), minval=low, maxval=high)
-    if mesh is not None:
-        batch, counts = jax.lax.with_sharding_constraint((batch, counts), NamedSharding(mesh, PartitionSpec(DATA)))
+    batch, counts = divided((jax.tree.map(lambda leaf: leaf[rows], views), counts), mesh)
     encoded = batch.encoded.astype(jnp.float32).reshape(-1, *batch.encoded.shape[2:])
     whole = batch.whole.reshape(-1, *batch.whole.shape[2:])
     before = head(encoded)
@@ -90,7 +85,7 @@ def train_step(
     def loss_of(params: Any) -> tuple[Array, dict[str, Array]]:
         logits = with_parameters(head, params)(encoded)
         by_pair = logits.reshape(config.batch, 2, *logits.shape[1:])
-        repeats = jnp.mean(jax.vmap(partial(expected_repeats, distinct=config.distinct))(by_pair, batch, counts))
+        repeats = jnp.mean(expected_repeats(by_pair, batch, counts, distinct=config.distinct))
         changed = change(logits, before, whole)
         return config.anchor * changed - repeats, {"repeats": repeats, "change": changed}
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, Int16, UInt8
 
 from superpoint_jax.config import CELL_PX
 from superpoint_jax.description import sample_descriptors
-from superpoint_jax.extraction import whole_sizes
+from superpoint_jax.detection import pixels_to_cells
 from superpoint_jax.features import AnyArray, pytree
 from superpoint_jax.geometry import pixel_grid
 from superpoint_jax.training.parts import BATCH, Network, Scenery, lit_views, make_parts
@@ -84,7 +84,7 @@ def _views_of(
     shared = known & jnp.all((places >= 0) & (places <= jnp.array([width - 1, height - 1])[None, None, None]), axis=-1)
     places, shared = places.reshape(BATCH, 2, height, width, 2), shared.reshape(BATCH, 2, height, width)
     steps = jnp.clip(jnp.round(places * STEPS_PER_PX), -(2**15), 2**15 - 1).astype(jnp.int16)
-    by_cell = scenes.known[..., :height, :width].reshape(BATCH, 2, rows, CELL_PX, columns, CELL_PX)
+    known = scenes.known[..., :height, :width].reshape(-1, height, width)
 
     def by_pair(leaf: Array) -> Array:
         return leaf.reshape(BATCH, 2, *leaf.shape[1:])
@@ -93,7 +93,7 @@ def _views_of(
         encoded=by_pair(dense.hidden_states[-1]).astype(jnp.float16),
         places=steps,
         shared=shared,
-        whole=by_cell.all(axis=(3, 5)),
+        whole=by_pair(pixels_to_cells(known).all(axis=-1)),
         margins=descriptor_margins(by_pair(dense.descriptors), places, shared).astype(jnp.float16),
     )
 
@@ -111,15 +111,13 @@ def descriptor_margins(
 
     centers = ((at_centers(places, 0) + at_centers(places, 1)) / 2).reshape(count, 2, rows * columns, 2)
     seen = at_centers(shared, 0) & at_centers(shared, 1)
+    sizes = jnp.broadcast_to(jnp.array([rows * CELL_PX, columns * CELL_PX], jnp.int32), (count, 2))
     own = (pixel_grid((rows, columns)) * CELL_PX + (CELL_PX - 1) / 2).reshape(-1, 2)
 
     def of_view(here: int) -> Array:
         there = descriptors[:, 1 - here]
         mine = descriptors[:, here].reshape(count, rows * columns, -1)
-        sizes = whole_sizes(jnp.zeros((count, rows * CELL_PX, columns * CELL_PX, 1)))
-        right = sample_descriptors(
-            there, centers[:, here], jnp.ones(centers.shape[:1] + centers.shape[2:3], bool), sizes
-        )
+        right = sample_descriptors(there, centers[:, here], jnp.ones((count, rows * columns), bool), sizes)
         similarity = jnp.einsum("bnd,bmd->bnm", mine, there.reshape(mine.shape), preferred_element_type=jnp.float32)
         squared = jnp.sum((centers[:, here, :, None] - own[None, None]) ** 2, axis=-1)
         elsewhere = jnp.max(jnp.where(squared > DISTINCT_PX**2, similarity, -1), axis=-1)

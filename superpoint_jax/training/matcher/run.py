@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from superpoint_jax.config import ComputeDtype
@@ -22,9 +22,9 @@ from superpoint_jax.training.matcher.losses import every_layer_loss, truth_of
 from superpoint_jax.training.matcher.pairs import MatchingPairs
 from superpoint_jax.training.run_config import fastest_dtype
 from superpoint_jax.training.runs import (
-    DATA,
     TrainState,
     data_mesh,
+    divided,
     initial_state,
     replicated,
     run_steps,
@@ -180,9 +180,7 @@ def train_step(
     pairs of the step are divided among its devices.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    batch = _drawn(key, pairs, config)
-    if mesh is not None:
-        batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(DATA)))
+    batch = divided(_drawn(key, pairs, config), mesh)
     truth = truth_of(batch, match_px=config.match_px, no_match_px=config.no_match_px)
 
     def loss_of(params: Any) -> tuple[Array, dict[str, Array]]:

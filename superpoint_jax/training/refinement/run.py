@@ -12,17 +12,17 @@ import jax
 import optax
 from flax import nnx
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from superpoint_jax.refinement import RefinementHead
 from superpoint_jax.training.refinement.losses import mirrored, remaining_errors, reprojection_loss
 from superpoint_jax.training.refinement.pairs import SharedKeypoints
 from superpoint_jax.training.runs import (
-    DATA,
     AdamWConfig,
     TrainState,
     data_mesh,
+    divided,
     initial_state,
     replicated,
     run_steps,
@@ -33,11 +33,7 @@ from superpoint_jax.training.runs import (
 
 @dataclass(frozen=True, kw_only=True)
 class RefinementTrainConfig(AdamWConfig):
-    """Configuration of a run. It is hashable, because it is a static argument of the step.
-
-    Attributes:
-        batch: Keypoints per step. They are divided among the devices.
-    """
+    """Configuration of a run; `batch` counts keypoints. It is hashable, because it is a static argument of the step."""
 
     steps: int = 16000
     batch: int = 256
@@ -45,11 +41,6 @@ class RefinementTrainConfig(AdamWConfig):
     warmup: int = 200
     weight_decay: float = 1e-3
     ema_decay: float = 0.998
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; at least 1 is needed")
 
 
 @partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="state")
@@ -68,9 +59,7 @@ def train_step(
     """
     row_key, mirror_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step))
     rows = jax.random.randint(row_key, (config.batch,), 0, len(keypoints))
-    batch = mirrored(mirror_key, jax.tree.map(lambda leaf: leaf[rows], keypoints))
-    if mesh is not None:
-        batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(DATA)))
+    batch = divided(mirrored(mirror_key, jax.tree.map(lambda leaf: leaf[rows], keypoints)), mesh)
 
     def loss_of(params: Any) -> Array:
         return reprojection_loss(remaining_errors(with_parameters(head, params), batch), batch.slopes)
