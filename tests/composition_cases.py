@@ -22,12 +22,13 @@ from skimage import data
 import superpoint_jax as sp
 from benchmarks import compiled
 from superpoint_jax import geometry
-from superpoint_jax.training.detector.losses import expected_repeats
-from superpoint_jax.training.detector.views import STEPS_PER_PX, SharedViews
+from superpoint_jax.model import normalize
 from superpoint_jax.training.labelled import Photos
 from superpoint_jax.training.layers import for_training_on_cpu
 from superpoint_jax.training.loop import TrainConfig, create_state, mean_gradient, train_step
 from superpoint_jax.training.pairs import PairConfig, sample_pairs
+from superpoint_jax.training.repeats.losses import expected_repeats, matching
+from superpoint_jax.training.repeats.views import STEPS_PER_PX, SharedViews
 from superpoint_jax.training.runs import data_mesh
 from superpoint_jax.training.synthetic import render_shapes
 
@@ -556,32 +557,40 @@ def check_training_step_under_an_explicit_mesh():
     assert_same(shared, metrics, atol=1e-3)
 
 
-def check_expected_repeats():
+def check_expected_repeats_and_matches():
     """The second view is the first moved by (5, 2)."""
     own = np.stack(np.meshgrid(np.arange(640), np.arange(480)), axis=-1)
     move = np.array([5, 2])
     places = np.stack([own + move, own - move])
     inside = ((places >= 0) & (places <= [639, 479])).all(-1)
     arrays = dict(
-        encoded=np.zeros((BATCH, 2, 60, 80, 1), np.float16),
+        features=np.zeros((BATCH, 2, 120, 160, 1), np.float16),
         places=np.repeat((places * STEPS_PER_PX).astype(np.int16)[None], BATCH, axis=0),
         shared=np.repeat(inside[None], BATCH, axis=0),
         whole=np.ones((BATCH, 2, 60, 80), bool),
-        margins=np.ones((BATCH, 2, 60, 80), np.float16),
     )
     views = SharedViews(**jax.tree.map(jnp.asarray, arrays))
     logits, counts = jax.random.normal(jax.random.key(0), (BATCH, 2, 60, 80, 65)) * 3, jnp.full(BATCH, 500.0)
+    descriptors = normalize(jax.random.normal(jax.random.key(1), (BATCH, 2, 60, 80, 16)))
 
-    def both(logits, views, counts):
-        value, slope = jax.jvp(
-            lambda x: expected_repeats(x, views, counts, distinct=0.5), (logits,), (jnp.ones_like(logits),)
-        )
-        gradient = jax.grad(lambda x: jnp.sum(expected_repeats(x, views, counts, distinct=0.5)))(logits)
-        return value, slope, jnp.sum(gradient**2, axis=(1, 2, 3, 4))
+    def value_of(logits, descriptors, views, counts):
+        matched = matching(logits, descriptors, views)
+        repeats, cells = expected_repeats(logits, matched.margins, views, counts, distinct=0.5)
+        weighted = jnp.where(matched.seen, cells * matched.mismatch, 0)
+        return repeats + jnp.mean(weighted, axis=(1, 2, 3))
 
-    expected = jax.jit(both)(logits, views, counts)
-    assert 0 < float(expected[0].min()) < 1
-    given = logits, views, counts
+    def both(logits, descriptors, views, counts):
+        def of(x, y):
+            return value_of(x, y, views, counts)
+
+        given = logits, descriptors
+        value, slope = jax.jvp(of, given, jax.tree.map(jnp.ones_like, given))
+        gradients = jax.grad(lambda x, y: jnp.sum(of(x, y)), argnums=(0, 1))(*given)
+        return value, slope, [jnp.sum(gradient**2, axis=(1, 2, 3, 4)) for gradient in gradients]
+
+    given = logits, descriptors, views, counts
+    expected = jax.jit(both)(*given)
+    assert all(float(jnp.min(gradient)) > 0 for gradient in expected[2])
     mesh = Mesh(np.array(jax.devices()), ("data",))
     there = jax.device_put(given, NamedSharding(mesh, P("data")))
     assert_same(jax.jit(both)(*there), expected, atol=1e-5)

@@ -14,8 +14,6 @@ from superpoint_jax.config import ComputeDtype
 from superpoint_jax.evaluation.validation import photo_validator
 from superpoint_jax.lightglue import LightGlue
 from superpoint_jax.refinement import RefinementHead
-from superpoint_jax.training.detector.run import DetectorTrainConfig, train_detector
-from superpoint_jax.training.detector.views import make_shared_views
 from superpoint_jax.training.labels import (
     PACKAGE,
     Labelling,
@@ -35,6 +33,8 @@ from superpoint_jax.training.refinement.head import with_head
 from superpoint_jax.training.refinement.pairs import SharedKeypoints, make_shared_keypoints
 from superpoint_jax.training.refinement.run import RefinementTrainConfig, new_head, train_refinement
 from superpoint_jax.training.refinement.validation import head_validator
+from superpoint_jax.training.repeats.run import RepeatsTrainConfig, train_repeats
+from superpoint_jax.training.repeats.views import make_shared_views
 from superpoint_jax.weights import save_pretrained
 
 
@@ -212,13 +212,13 @@ class Matcher:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detector:
-    """Train only the detector's head of any SuperPoint, to find keypoints that other views of the same scene repeat.
+class Repeats:
+    """Train the second half of any SuperPoint to find keypoints that other views of the same scene repeat and match.
 
-    Encoder, descriptors and refinement head stay as they are, so a matcher that was trained for them stays valid. Half
-    of the pairs of views are related by a homography, the others have parallax. What the head sees of them is made
-    first, and kept in the folder of the run: 2.4 MB per pair. --keypoints-per-view and --keypoint-threshold have no
-    influence on it.
+    The last two blocks of the encoder and both heads are trained; descriptors are kept near what they were. Half of the
+    pairs of views are related by a homography, the others have parallax. What the second half sees of them is made
+    first, and kept in the folder of the run: 3.5 MB per pair. --keypoints-per-view and --keypoint-threshold have no
+    influence on it. Train the refinement head afterwards, for the new keypoints.
     """
 
     data: Path
@@ -230,10 +230,10 @@ class Detector:
     stop_after: int | None = None
     """End at this step of the schedule; the same command without it continues."""
     scenery: tyro.conf.OmitArgPrefixes[Scenery] = field(
-        default_factory=lambda: Scenery(pairs=1280, strength=0.6, calm=0.4)
+        default_factory=lambda: Scenery(pairs=1280, strength=0.8, calm=0.25, extractor_dtype="float32")
     )
     """How pairs of views are made."""
-    config: tyro.conf.OmitArgPrefixes[DetectorTrainConfig] = field(default_factory=DetectorTrainConfig)
+    config: tyro.conf.OmitArgPrefixes[RepeatsTrainConfig] = field(default_factory=RepeatsTrainConfig)
     """Configuration of the run."""
     progress: tyro.conf.OmitArgPrefixes[Progress] = field(default_factory=lambda: Progress(checkpoint_every=100))
     """What is kept and measured while it trains."""
@@ -242,7 +242,7 @@ class Detector:
         """Make the views that are missing, train and save."""
         folder, seed = self.out / "views", self.config.seed
         views = make_shared_views(self.data, folder, scenery=self.scenery, extractor=self.extractor, seed=seed)
-        trained = train_detector(
+        trained = train_repeats(
             load_model(self.extractor),
             views,
             self.out,
@@ -303,7 +303,7 @@ Command = (
     Annotated[MagicPoint, tyro.conf.subcommand("magicpoint")]
     | Annotated[Adapt, tyro.conf.subcommand("adapt")]
     | Annotated[Joint, tyro.conf.subcommand("superpoint")]
-    | Annotated[Detector, tyro.conf.subcommand("detector")]
+    | Annotated[Repeats, tyro.conf.subcommand("repeats")]
     | Annotated[Matcher, tyro.conf.subcommand("lightglue")]
     | Annotated[Refinement, tyro.conf.subcommand("refinement")]
 )

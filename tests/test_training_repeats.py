@@ -1,4 +1,4 @@
-"""Training of the detector's head: which pixels are chosen, what repeats, what is made of photos, and a run."""
+"""Training by what repeats: which pixels are chosen, what repeats and matches, what is made of photos, and a run."""
 
 import math
 from dataclasses import replace
@@ -13,16 +13,19 @@ from PIL import Image
 
 import superpoint_jax as sp
 from superpoint_jax.cli import main
-from superpoint_jax.training.detector.losses import NEAR_PX, change, chosen, expected_repeats
-from superpoint_jax.training.detector.run import DetectorTrainConfig, train_detector
-from superpoint_jax.training.detector.views import (
-    HIDDEN,
-    STEPS_PER_PX,
-    SharedViews,
-    descriptor_margins,
-    make_shared_views,
-)
+from superpoint_jax.description import sample_descriptors
 from superpoint_jax.training.parts import Scenery, read_parts
+from superpoint_jax.training.repeats.losses import (
+    INVERSE_TEMPERATURE,
+    NEAR_PX,
+    change,
+    chosen,
+    expected_repeats,
+    matching,
+    turn,
+)
+from superpoint_jax.training.repeats.run import RepeatsTrainConfig, second_half, train_repeats
+from superpoint_jax.training.repeats.views import FIRST_BLOCKS, STEPS_PER_PX, SharedViews, make_shared_views
 
 ROWS, COLUMNS = 5, 6
 HEIGHT, WIDTH = 8 * ROWS, 8 * COLUMNS
@@ -36,11 +39,10 @@ def moved_views(count: int, shift_xy: tuple[float, float] = (0, 0), *, channels:
     places = np.stack([own + shift_xy, own - np.array(shift_xy)])
     inside = ((places >= 0) & (places <= [WIDTH - 1, HEIGHT - 1])).all(-1)
     every: dict[str, Any] = dict(
-        encoded=rng.normal(size=(count, 2, ROWS, COLUMNS, channels)).astype(np.float16),
+        features=rng.normal(size=(count, 2, 2 * ROWS, 2 * COLUMNS, channels)).astype(np.float16),
         places=np.repeat(np.round(places * STEPS_PER_PX).astype(np.int16)[None], count, axis=0),
         shared=np.repeat(inside[None], count, axis=0),
         whole=np.ones((count, 2, ROWS, COLUMNS), bool),
-        margins=np.full((count, 2, ROWS, COLUMNS), 2, np.float16),
     )
     return SharedViews(**every)
 
@@ -49,9 +51,12 @@ def one(views: SharedViews) -> SharedViews:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), views)
 
 
-def repeats_of_one(logits: jax.Array, views: SharedViews, count: float, *, distinct: float) -> jax.Array:
-    batch = jax.tree.map(lambda leaf: leaf[None], (logits, views))
-    return expected_repeats(*batch, jnp.array([count]), distinct=distinct)[0]
+def repeats_of_one(
+    logits: jax.Array, views: SharedViews, count: float, *, distinct: float, margin: float = 2.0
+) -> jax.Array:
+    logits, views = jax.tree.map(lambda leaf: leaf[None], (logits, views))
+    margins = jnp.full((1, 2, ROWS, COLUMNS), margin, jnp.float32)
+    return expected_repeats(logits, margins, views, jnp.array([count]), distinct=distinct)[0][0]
 
 
 def peak(x: int, y: int) -> np.ndarray:
@@ -127,9 +132,8 @@ def test_a_keypoint_that_is_not_found_again_or_cannot_be_told_from_others_counts
     assert float(repeats_of_one(apart, views, 1.0, distinct=0.0)) < 1e-3
     same = jnp.asarray(np.stack([peak(20, 13), peak(20, 13)]))
     np.testing.assert_allclose(repeats_of_one(same, views, 1.0, distinct=1.0), 1, atol=2e-3)
-    alike = replace(views, margins=jnp.full_like(views.margins, -1))
-    assert float(repeats_of_one(same, alike, 1.0, distinct=1.0)) < 1e-3
-    np.testing.assert_allclose(repeats_of_one(same, alike, 1.0, distinct=0.25), 0.75, atol=2e-3)
+    assert float(repeats_of_one(same, views, 1.0, distinct=1.0, margin=-1)) < 1e-3
+    np.testing.assert_allclose(repeats_of_one(same, views, 1.0, distinct=0.25, margin=-1), 0.75, atol=2e-3)
 
 
 def test_keypoints_that_only_one_view_shows_do_not_count():
@@ -143,11 +147,27 @@ def test_keypoints_that_only_one_view_shows_do_not_count():
     assert np.isfinite(jax.grad(lambda logits: repeats_of_one(logits, hidden, 2.0, distinct=0.0))(logits)).all()
 
 
-def test_a_keypoint_that_lies_in_a_cell_of_the_other_view_that_is_not_whole_is_not_repeated():
+def test_a_keypoint_whose_place_lies_in_a_cell_that_is_not_whole_does_not_count():
     views = one(moved_views(1))
-    same = jnp.asarray(np.stack([peak(20, 13), peak(20, 13)]))
-    broken = replace(views, whole=views.whole.at[1, 1, 2].set(False))
-    assert float(repeats_of_one(same, broken, 1.0, distinct=0.0)) < 1e-3
+    # One keypoint of the first view is repeated, the other lies where the second view is not whole.
+    first = np.maximum(peak(20, 13), peak(36, 29))
+    first[1, 2, -1] = first[3, 4, -1] = -30
+    both = jnp.asarray(np.stack([first, peak(20, 13)]))
+    half = float(repeats_of_one(both, views, 2.0, distinct=0.0))
+    broken = replace(views, whole=views.whole.at[1, 3, 4].set(False))
+    assert half < 0.8
+    np.testing.assert_allclose(repeats_of_one(both, broken, 2.0, distinct=0.0), 1, atol=5e-2)
+
+
+def test_the_probability_of_a_cell_is_the_sum_of_those_of_its_pixels():
+    views = jax.tree.map(jnp.asarray, moved_views(1))
+    logits = jax.random.normal(jax.random.key(4), (1, 2, ROWS, COLUMNS, 65))
+    margins = jnp.zeros((1, 2, ROWS, COLUMNS))
+    _, cells = expected_repeats(logits, margins, views, jnp.array([7.0]), distinct=0.5)
+    for view in (0, 1):
+        pixels = np.asarray(chosen(logits[0, view], views.whole[0, view], 7.0))
+        expected = pixels.reshape(ROWS, 8, COLUMNS, 8).sum((1, 3))
+        np.testing.assert_allclose(cells[0, view], expected, atol=1e-6)
 
 
 def test_change_is_the_divergence_over_whole_cells():
@@ -161,6 +181,14 @@ def test_change_is_the_divergence_over_whole_cells():
     np.testing.assert_allclose(change(after, before, whole), expected, rtol=1e-4)
     assert float(change(before, before, whole)) == 0
     assert float(change(after, before, jnp.zeros_like(whole))) == 0
+
+
+def test_turn_is_the_mean_over_whole_cells():
+    before = jnp.array([[[[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 1.0]]]])
+    after = jnp.array([[[[0.6, 0.8]], [[-1.0, 0.0]], [[0.0, 1.0]]]])
+    whole = jnp.array([[[True], [False], [True]]])
+    np.testing.assert_allclose(turn(after, before, whole), 0.2, atol=1e-6)
+    assert float(turn(after, before, jnp.zeros_like(whole))) == 0
 
 
 @pytest.fixture
@@ -178,7 +206,8 @@ def test_what_is_made_of_photos(tmp_path, folder):
     views = make_shared_views(folder, tmp_path / "views", **options)
     assert len(views) == 4
     assert views.places.shape == (4, 2, 72, 96, 2)
-    assert views.encoded.shape[:4] == (4, 2, 9, 12) == views.whole.shape
+    assert views.features.shape == (4, 2, 19, 25, 64)
+    assert views.whole.shape == (4, 2, 9, 12)
     assert 0.2 < views.shared.mean() < 1
     # There and back again, where both places are known.
     places = views.places.astype(np.float64) / STEPS_PER_PX
@@ -191,10 +220,14 @@ def test_what_is_made_of_photos(tmp_path, folder):
         errors.append(np.abs(back - np.stack([x, y], axis=-1))[kept].max(-1))
     # Rounding to a pixel in one view is at most a few pixels in the other.
     assert np.median(np.concatenate(errors)) < 1
-    shown = views.margins[views.margins != HIDDEN]
-    assert 0 < len(shown) < views.margins.size
-    # With trained descriptors, the right place is often more similar than all others.
-    assert np.mean(shown > 0) > 0.3
+    # The second half makes the same of them as the whole network of the views, up to half precision; so with trained
+    # descriptors, the right place is often more similar than all others.
+    given = jax.tree.map(jnp.asarray, views)
+    features = given.features.astype(jnp.float32).reshape(8, 19, 25, 64)
+    logits, descriptors = (x.reshape(4, 2, *x.shape[1:]) for x in second_half(sp.from_pretrained(), features))
+    matched = matching(logits, descriptors, given)
+    assert 0.1 < np.mean(matched.seen) < 1
+    assert np.mean(matched.margins[matched.seen] > 0) > 0.3
     again = read_parts(SharedViews, tmp_path / "views")
     np.testing.assert_array_equal(again.places, views.places)
     with pytest.raises(ValueError, match="made in another way"):
@@ -203,73 +236,130 @@ def test_what_is_made_of_photos(tmp_path, folder):
         make_shared_views(folder, tmp_path / "large", **options | {"scenery": replace(scenery, shape=(800, 1200))})
 
 
-def test_margins_by_hand():
+def test_matching_by_hand():
     """The descriptors of cells are unit vectors of their own, so each is right by 1, except for two equal ones.
 
-    The second view is the first moved by one cell.
+    The second view is the first moved by one cell. The keypoints are in the middle of the cells as far as pixels allow:
+    so the descriptor at one is mixed with those of its neighbours, in the same way in both views.
     """
-    views = moved_views(1, (8, 0))
+    views = jax.tree.map(jnp.asarray, moved_views(1, (8, 0)))
+    logits = jnp.zeros((1, 2, ROWS, COLUMNS, 65)).at[..., 3 * 8 + 3].set(5)
     own = np.eye(ROWS * COLUMNS, dtype=np.float32).reshape(ROWS, COLUMNS, -1)
     own[4, 4] = own[0, 0]
     descriptors = jnp.asarray(np.stack([own, np.roll(own, 1, axis=1)])[None])
-    places = jnp.asarray(views.places[:1], jnp.float32) / STEPS_PER_PX
-    shared = jnp.asarray(views.shared).at[0, 0, :8, 8:16].set(False)
-    margins = np.asarray(descriptor_margins(descriptors, places, shared))
-    expected = np.ones((1, 2, ROWS, COLUMNS))
-    expected[0, 0, 4, 4] = expected[0, 0, 0, 0] = expected[0, 1, 4, 5] = expected[0, 1, 0, 1] = 0
-    expected[0, 0, :, -1] = expected[0, 1, :, 0] = expected[0, 0, 0, 1] = HIDDEN
-    np.testing.assert_allclose(margins, expected, atol=1e-5)
+    broken = replace(views, whole=views.whole.at[0, 1, 1, 1].set(False))
+    found = jax.tree.map(np.asarray, matching(logits, descriptors, broken))
+    seen = np.ones((2, ROWS, COLUMNS), bool)
+    seen[0, :, -1] = seen[1, :, 0] = seen[0, 1, 0] = seen[1, 1, 1] = False
+    np.testing.assert_array_equal(found.seen[0], seen)
+    alike = np.zeros_like(seen)
+    alike[0, 0, 0] = alike[0, 4, 4] = alike[1, 0, 1] = alike[1, 4, 5] = True
+    # A neighbour to the right or below is mixed with this one by a sixteenth each, so the margin is not quite 1.
+    assert found.margins[0][seen & ~alike].min() > 0.8
+    assert np.abs(found.margins[0][seen & alike]).max() < 0.1
+    np.testing.assert_allclose(found.mismatch[0][seen & alike], math.log(2), atol=0.3)
+    assert found.mismatch[0][seen & ~alike].max() < 1e-3
 
 
-TINY = DetectorTrainConfig(steps=60, batch=2, keypoints=(4, 8), anchor=0.0, learning_rate=3e-3, ema_decay=0.9)
+def test_the_mismatch_is_the_cross_entropy_with_the_other_keypoints():
+    """The keypoints and their places lie at the centres of cells as far as pixels allow; all of it is computed anew."""
+    views = moved_views(1)
+    logits = jax.random.normal(jax.random.key(0), (1, 2, ROWS, COLUMNS, 65))
+    descriptors = jax.random.normal(jax.random.key(1), (1, 2, ROWS, COLUMNS, 8))
+    descriptors = descriptors / jnp.linalg.norm(descriptors, axis=-1, keepdims=True)
+    found = matching(logits, descriptors, jax.tree.map(jnp.asarray, views))
+    best = np.asarray(jnp.argmax(logits[0, ..., :-1], axis=-1)).reshape(2, -1)
+    y, x = np.divmod(np.arange(ROWS * COLUMNS), COLUMNS)
+    keypoints = np.stack([8 * x + best % 8, 8 * y + best // 8], axis=-1).astype(np.float32)
+
+    def sampled(view: int, xy: np.ndarray) -> np.ndarray:
+        sizes = jnp.array([[HEIGHT, WIDTH]])
+        return np.asarray(
+            sample_descriptors(descriptors[:, view], jnp.asarray(xy)[None], jnp.ones((1, len(xy)), bool), sizes)[0]
+        )
+
+    for here in (0, 1):
+        there = 1 - here
+        mine, right, others = (
+            sampled(here, keypoints[here]),
+            sampled(there, keypoints[here]),
+            sampled(there, keypoints[there]),
+        )
+        for cell in range(ROWS * COLUMNS):
+            distance = np.hypot(*(keypoints[there] - keypoints[here][cell]).T)
+            positive = mine[cell] @ right[cell]
+            wrong = others @ mine[cell]
+            logits_of_match = INVERSE_TEMPERATURE * np.array([positive, *wrong[distance > 6]])
+            expected = np.log(np.sum(np.exp(logits_of_match - logits_of_match[0])))
+            np.testing.assert_allclose(found.mismatch[0, here].reshape(-1)[cell], expected, rtol=1e-3, atol=1e-3)
+            margin = positive - wrong[distance > 12].max()
+            np.testing.assert_allclose(found.margins[0, here].reshape(-1)[cell], margin, atol=1e-4)
+
+
+TINY = RepeatsTrainConfig(steps=60, batch=2, keypoints=(4, 8), anchor=0.0, keep=0.0, learning_rate=3e-3, ema_decay=0.9)
 
 
 def repeated_and_not(model: sp.SuperPoint, count: int) -> SharedViews:
-    """Views that differ in every other row of cells, where keypoints can therefore not be repeated."""
-    channels = model.config.encoder_hidden_sizes[-1]
-    views = moved_views(count, channels=channels)
-    views.encoded[:, 1, ::2] = views.encoded[:, 0, ::2]
-    views.encoded[:, :, ::2, :, 0] += 3
+    """Views that differ in their upper half, where keypoints can therefore not be repeated."""
+    views = moved_views(count, channels=model.config.encoder_hidden_sizes[FIRST_BLOCKS - 1])
+    views.features[:, 1, ROWS:] = views.features[:, 0, ROWS:]
+    views.features[:, :, ROWS:, :, 0] += 3
     return views
 
 
-def test_a_run_learns_what_repeats_and_continues_with_the_same_result(tmp_path, random_model):
+def of_cells(model: sp.SuperPoint, views: SharedViews) -> tuple[jax.Array, jax.Array]:
+    features = jnp.asarray(views.features, jnp.float32)
+    return second_half(model, features.reshape(-1, *features.shape[2:]))
+
+
+def test_a_run_learns_what_repeats_and_matches_and_continues_with_the_same_result(tmp_path, random_model):
     model = random_model(0)
     views = repeated_and_not(model, 8)
 
-    def repeats(model: sp.SuperPoint) -> float:
+    def measured(model: sp.SuperPoint) -> dict[str, float]:
         given = jax.tree.map(jnp.asarray, views)
-        logits = model.keypoint_decoder(given.encoded.astype(jnp.float32).reshape(16, ROWS, COLUMNS, -1))
-        logits = logits.reshape(8, 2, ROWS, COLUMNS, 65)
-        return float(jnp.mean(expected_repeats(logits, given, jnp.full(8, 6.0), distinct=0.0)))
+        logits, descriptors = (leaf.reshape(8, 2, *leaf.shape[1:]) for leaf in of_cells(model, views))
+        matched = matching(logits, descriptors, given)
+        repeats, cells = expected_repeats(logits, matched.margins, given, jnp.full(8, 6.0), distinct=0.0)
+        mismatch = jnp.sum(cells * matched.mismatch) / jnp.sum(cells)
+        return {"repeats": float(jnp.mean(repeats)), "mismatch": float(mismatch)}
 
-    whole = train_detector(model, views, tmp_path / "whole", config=TINY, validate=lambda m: {"repeats": repeats(m)})
-    assert repeats(whole) > 2 * repeats(model)
+    config = replace(TINY, match=0.5)
+    whole = train_repeats(model, views, tmp_path / "whole", config=config, validate=measured)
+    before, after = measured(model), measured(whole)
+    assert after["repeats"] > 2 * before["repeats"]
+    assert after["mismatch"] < 0.5 * before["mismatch"]
     assert "validation_repeats" in (tmp_path / "whole" / "metrics.csv").read_text()
-    options: Any = dict(config=TINY, checkpoint_every=25)
-    train_detector(model, views, tmp_path / "parts", stop_after=30, **options)
-    parts = train_detector(model, views, tmp_path / "parts", **options)
+    options: Any = dict(config=config, checkpoint_every=25)
+    train_repeats(model, views, tmp_path / "parts", stop_after=30, **options)
+    parts = train_repeats(model, views, tmp_path / "parts", **options)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
         np.testing.assert_array_equal(a, b)
-    # Nothing but the detector's head has changed.
-    before = dict(nnx.to_flat_state(nnx.state(model)))
+    # Nothing has changed but the second half.
+    first = dict(nnx.to_flat_state(nnx.state(model)))
     for path, leaf in nnx.to_flat_state(nnx.state(whole)):
-        same = np.array_equal(leaf[...], before[path][...])
-        assert same == (path[0] != "keypoint_decoder"), path
+        is_later = path[0] in ("keypoint_decoder", "descriptor_decoder") or path[:1] + path[2:3] in (
+            ("encoder", 2),
+            ("encoder", 3),
+        )
+        assert np.array_equal(leaf[...], first[path][...]) != is_later, path
 
 
-def test_an_anchor_keeps_the_network_as_it_was(tmp_path, random_model):
+@pytest.mark.parametrize("name", ["anchor", "keep"])
+def test_the_network_can_be_kept_near_what_it_was(tmp_path, random_model, name):
     model = random_model(0)
     views = repeated_and_not(model, 8)
 
-    def change_of(anchor: float) -> float:
-        config = replace(TINY, anchor=anchor, steps=30)
-        trained = train_detector(model, views, tmp_path / str(anchor), config=config)
-        encoded = jnp.asarray(views.encoded, jnp.float32).reshape(16, ROWS, COLUMNS, -1)
-        old, new = model.keypoint_decoder(encoded), trained.keypoint_decoder(encoded)
-        return float(change(new, old, jnp.ones((16, ROWS, COLUMNS), bool)))
+    def difference(weight: float) -> float:
+        config = replace(TINY, match=0.5, steps=30, **{name: weight})
+        trained = train_repeats(model, views, tmp_path / str(weight), config=config)
+        (logits, descriptors), (logits_before, descriptors_before) = of_cells(trained, views), of_cells(model, views)
+        whole = jnp.ones((16, ROWS, COLUMNS), bool)
+        if name == "anchor":
+            return float(change(logits, logits_before, whole))
+        return float(turn(descriptors, descriptors_before, whole))
 
-    assert change_of(100.0) < 0.2 * change_of(0.0)
+    assert difference(100.0) < 0.2 * difference(0.0)
 
 
 def test_the_devices_change_nothing(tmp_path, random_model):
@@ -277,7 +367,7 @@ def test_the_devices_change_nothing(tmp_path, random_model):
     views = repeated_and_not(model, 8)
     config = replace(TINY, steps=3, batch=8)
     one, eight = (
-        train_detector(model, views, tmp_path / name, config=config, devices=devices)
+        train_repeats(model, views, tmp_path / name, config=config, devices=devices)
         for name, devices in (("one", jax.devices()[:1]), ("eight", None))
     )
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
@@ -286,8 +376,8 @@ def test_the_devices_change_nothing(tmp_path, random_model):
 
 def test_the_refinement_head_stays(tmp_path):
     model = sp.from_pretrained()
-    views = moved_views(4, channels=model.config.encoder_hidden_sizes[-1])
-    trained = train_detector(model, views, tmp_path, config=replace(TINY, steps=1))
+    views = moved_views(4, channels=model.config.encoder_hidden_sizes[FIRST_BLOCKS - 1])
+    trained = train_repeats(model, views, tmp_path, config=replace(TINY, steps=1))
     assert trained.config == model.config
     for a, b in zip(jax.tree.leaves(trained.refinement_head), jax.tree.leaves(model.refinement_head), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -295,19 +385,19 @@ def test_the_refinement_head_stays(tmp_path):
 
 def test_views_of_another_network_are_refused(tmp_path, random_model):
     with pytest.raises(ValueError, match="the views have 3 channels"):
-        train_detector(random_model(0), moved_views(4), tmp_path, config=TINY)
+        train_repeats(random_model(0), moved_views(4), tmp_path, config=TINY)
 
 
 def test_numbers_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="batch=0"):
-        DetectorTrainConfig(batch=0)
+        RepeatsTrainConfig(batch=0)
     with pytest.raises(ValueError, match="the smaller one first"):
-        DetectorTrainConfig(keypoints=(300, 200))
+        RepeatsTrainConfig(keypoints=(300, 200))
 
 
 @pytest.mark.slow
 def test_the_command_makes_views_trains_and_saves(tmp_path, folder):
-    command = ["train", "detector", "--data", folder, "-o", tmp_path / "run", "--pairs", "4", "--shape", "120", "160",
+    command = ["train", "repeats", "--data", folder, "-o", tmp_path / "run", "--pairs", "4", "--shape", "120", "160",
                "--steps", "2", "--batch", "2"]  # fmt: skip
     assert main([str(word) for word in command]) in (0, None)
     trained, before = sp.from_pretrained(tmp_path / "run" / "weights"), sp.from_pretrained()
