@@ -123,10 +123,10 @@ def _train_step(setting: Setting, dtype: str) -> Callable[[], Any]:
     from flax import nnx
 
     import superpoint_jax as sp
-    from superpoint_jax.training.layers import for_training_on_cpu
+    from superpoint_jax.training.layers import for_training
 
     model = sp.from_pretrained()
-    model = for_training_on_cpu(model) if jax.default_backend() == "cpu" else model
+    model = for_training(model)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     optimizer = optax.adamw(1e-6)
     images, classes = (jnp.asarray(array) for array in training_batch(setting))

@@ -21,6 +21,11 @@ STRIP_BYTES = 2**21
 """Size of the working set of a strip of rows, which fits the second-level caches of two or more cores."""
 
 
+def for_training(model: SuperPoint) -> SuperPoint:
+    """The model with the layers that are fastest where JAX computes by default: those of this module on a CPU."""
+    return for_training_on_cpu(model) if jax.default_backend() == "cpu" else model
+
+
 def for_training_on_cpu(model: SuperPoint) -> SuperPoint:
     """The model with the same arrays and with the layers of this module instead of its own."""
     model = nnx.merge(*nnx.split(model))

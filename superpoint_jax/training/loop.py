@@ -27,7 +27,7 @@ from superpoint_jax.model import SuperPoint
 from superpoint_jax.sharding import vary_like
 from superpoint_jax.training.augmentation import photometric
 from superpoint_jax.training.labelled import Photos
-from superpoint_jax.training.layers import for_training_on_cpu
+from superpoint_jax.training.layers import for_training
 from superpoint_jax.training.losses import corner_targets, descriptor_hinge_loss, detector_loss, info_nce_loss
 from superpoint_jax.training.pairs import Pairs, sample_pairs
 from superpoint_jax.training.refinement.head import without_head
@@ -223,8 +223,7 @@ def train(
     model = without_head(model)
     mesh = data_mesh(config.accumulate, devices)
     state = create_state(model, config)
-    network = for_training_on_cpu(model) if jax.default_backend() == "cpu" else model
-    state, network, placed = replicated((state, network, photos), mesh)
+    state, network, placed = replicated((state, for_training(model), photos), mesh)
     return run_steps(
         model,
         state,

@@ -139,13 +139,14 @@ def data_mesh(parts: int, devices: Sequence[Any] | None = None) -> Mesh | None:
 
 
 def with_parameters(model: Model, params: Any) -> Model:
-    """The model with other parameters; what is not trained is its own."""
-    graph, _, rest = nnx.split(model, nnx.Param, ...)
-    return nnx.merge(graph, params, rest)
+    """The model with other values of the given parameters, which may be a part; what is not trained is its own."""
+    model = nnx.clone(model)
+    nnx.update(model, params)
+    return model
 
 
 def averaged(model: Model, state: TrainState) -> Model:
-    """The model with the averaged weights of a run whose parameters are only those of the model."""
+    """The model with the averaged weights of a run whose parameters are only those of the model, or a part of them."""
     return with_parameters(model, state.ema)
 
 

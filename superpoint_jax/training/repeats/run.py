@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from superpoint_jax.model import SuperPoint
-from superpoint_jax.training.layers import for_training_on_cpu
+from superpoint_jax.training.layers import for_training
 from superpoint_jax.training.repeats.losses import change, expected_repeats, matching, turn
 from superpoint_jax.training.repeats.views import FIRST_BLOCKS, SharedViews
 from superpoint_jax.training.runs import (
@@ -29,6 +29,7 @@ from superpoint_jax.training.runs import (
     replicated,
     run_steps,
     updated,
+    with_parameters,
 )
 
 OUTSIDE = 0.05
@@ -87,13 +88,6 @@ def trained_part(model: SuperPoint) -> Any:
     return nnx.state(model, is_trained)
 
 
-def with_part(model: SuperPoint, params: Any) -> SuperPoint:
-    """The model with other values of some of its parameters."""
-    model = nnx.clone(model)
-    nnx.update(model, params)
-    return model
-
-
 @partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="state")
 def train_step(
     state: TrainState,
@@ -121,7 +115,7 @@ def train_step(
         return leaf.reshape(config.batch, 2, *leaf.shape[1:])
 
     def loss_of(params: Any) -> tuple[Array, dict[str, Array]]:
-        logits, descriptors = second_half(with_part(model, params), features)
+        logits, descriptors = second_half(with_parameters(model, params), features)
         matched = matching(by_pair(logits), by_pair(descriptors), batch)
         repeats, cells = expected_repeats(by_pair(logits), matched.margins, batch, counts, distinct=config.distinct)
         weight = jnp.where(matched.seen, jax.lax.stop_gradient(cells) + OUTSIDE, 0)
@@ -173,8 +167,7 @@ def train_repeats(
         raise ValueError(f"the views have {found} channels; the encoder of this model has {channels} there")
     mesh = data_mesh(config.batch, devices)
     state = initial_state(trained_part(model), config.optimizer())
-    network = for_training_on_cpu(model) if jax.default_backend() == "cpu" else model
-    state, network, placed = replicated((state, network, views), mesh)
+    state, network, placed = replicated((state, for_training(model), views), mesh)
     return run_steps(
         model,
         state,
@@ -182,7 +175,6 @@ def train_repeats(
         folder,
         config=config,
         data=views,
-        trained=lambda model, state: with_part(model, state.ema),
         validate=validate,
         **options,
     )
