@@ -4,7 +4,7 @@
 #   examples/train_weights.sh PHOTOS RUN
 #
 # Writes RUN/weights (for from_pretrained) and RUN/superpoint_jax.safetensors (float16, as in the package). It takes about
-# five hours on two CPU cores. You can stop it at any time; the same command continues. On an accelerator, set more STEPS.
+# six hours on two CPU cores. You can stop it at any time; the same command continues. On an accelerator, set more STEPS.
 set -euo pipefail
 photos=${1:?usage: examples/train_weights.sh PHOTOS RUN} run=${2:?usage: examples/train_weights.sh PHOTOS RUN}
 steps=${STEPS:-3600} first=${FIRST_STEPS:-1250} shapes=${SHAPE_STEPS:-1500} homographies=${HOMOGRAPHIES:-40}
@@ -45,7 +45,9 @@ superpoint-jax train superpoint --labels "$run/own_again.npz" -o "$run/third" --
   --seed "${THIRD_SEED:-3}"
 superpoint-jax train refinement --data "$photos" -o "$run/refinement" --extractor "$run/third/weights" \
   --pairs "${HEAD_PAIRS:-1280}" --steps "${HEAD_STEPS:-16000}"
-rm -rf "$run/weights" && cp -r "$run/refinement/weights" "$run/weights"
+superpoint-jax train repeats --data "$photos" -o "$run/repeats" --extractor "$run/refinement/weights" \
+  --pairs "${REPEAT_PAIRS:-1280}" --steps "${REPEAT_STEPS:-900}"
+rm -rf "$run/weights" && cp -r "$run/repeats/weights" "$run/weights"
 python3 -c 'import sys, superpoint_jax as sp, superpoint_jax.weights as w
 w.save_weights(sp.from_pretrained(sys.argv[1]), sys.argv[2], dtype="float16")' "$run/weights" "$run/superpoint_jax.safetensors"
 echo "wrote $run/weights and $run/superpoint_jax.safetensors"

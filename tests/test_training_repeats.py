@@ -25,7 +25,13 @@ from superpoint_jax.training.repeats.losses import (
     turn,
 )
 from superpoint_jax.training.repeats.run import RepeatsTrainConfig, second_half, train_repeats
-from superpoint_jax.training.repeats.views import FIRST_BLOCKS, STEPS_PER_PX, SharedViews, make_shared_views
+from superpoint_jax.training.repeats.views import (
+    FIRST_BLOCKS,
+    STEPS_PER_PX,
+    SharedViews,
+    in_whole_cells,
+    make_shared_views,
+)
 
 ROWS, COLUMNS = 5, 6
 HEIGHT, WIDTH = 8 * ROWS, 8 * COLUMNS
@@ -147,16 +153,14 @@ def test_keypoints_that_only_one_view_shows_do_not_count():
     assert np.isfinite(jax.grad(lambda logits: repeats_of_one(logits, hidden, 2.0, distinct=0.0))(logits)).all()
 
 
-def test_a_keypoint_whose_place_lies_in_a_cell_that_is_not_whole_does_not_count():
-    views = one(moved_views(1))
-    # One keypoint of the first view is repeated, the other lies where the second view is not whole.
-    first = np.maximum(peak(20, 13), peak(36, 29))
-    first[1, 2, -1] = first[3, 4, -1] = -30
-    both = jnp.asarray(np.stack([first, peak(20, 13)]))
-    half = float(repeats_of_one(both, views, 2.0, distinct=0.0))
-    broken = replace(views, whole=views.whole.at[1, 3, 4].set(False))
-    assert half < 0.8
-    np.testing.assert_allclose(repeats_of_one(both, broken, 2.0, distinct=0.0), 1, atol=5e-2)
+def test_a_place_is_in_a_whole_cell_if_its_nearest_pixel_is():
+    whole = jnp.ones((2, 3), bool).at[0, 1].set(False)
+    edges = {7.4: True, 7.6: False, 15.4: False, 15.6: True, 23.0: True, 23.1: False, -0.1: False, 0.0: True}
+    upper = jnp.array([(x, 7.4) for x in edges])
+    np.testing.assert_array_equal(in_whole_cells(upper, whole), list(edges.values()))
+    # The lower cells are all whole, so only what is outside is not in one of them.
+    lower = jnp.array([(x, 7.6) for x in edges] + [(3.0, 15.0), (3.0, 15.1), (jnp.inf, 9.0)])
+    np.testing.assert_array_equal(in_whole_cells(lower, whole), [*(0 <= x <= 23 for x in edges), True, False, False])
 
 
 def test_the_probability_of_a_cell_is_the_sum_of_those_of_its_pixels():
@@ -247,7 +251,12 @@ def test_matching_by_hand():
     own = np.eye(ROWS * COLUMNS, dtype=np.float32).reshape(ROWS, COLUMNS, -1)
     own[4, 4] = own[0, 0]
     descriptors = jnp.asarray(np.stack([own, np.roll(own, 1, axis=1)])[None])
-    broken = replace(views, whole=views.whole.at[0, 1, 1, 1].set(False))
+    # A cell of the second view is not whole, so the first one's keypoint there is not shared either.
+    broken = replace(
+        views,
+        whole=views.whole.at[0, 1, 1, 1].set(False),
+        shared=views.shared.at[0, 0, 8:16, 0:8].set(False),
+    )
     found = jax.tree.map(np.asarray, matching(logits, descriptors, broken))
     seen = np.ones((2, ROWS, COLUMNS), bool)
     seen[0, :, -1] = seen[1, :, 0] = seen[0, 1, 0] = seen[1, 1, 1] = False
@@ -296,7 +305,9 @@ def test_the_mismatch_is_the_cross_entropy_with_the_other_keypoints():
             np.testing.assert_allclose(found.margins[0, here].reshape(-1)[cell], margin, atol=1e-4)
 
 
-TINY = RepeatsTrainConfig(steps=60, batch=2, keypoints=(4, 8), anchor=0.0, keep=0.0, learning_rate=3e-3, ema_decay=0.9)
+TINY = RepeatsTrainConfig(
+    steps=60, batch=2, keypoints=(4, 8), anchor=0.0, keep=0.0, blend=1.0, learning_rate=3e-3, ema_decay=0.9
+)
 
 
 def repeated_and_not(model: sp.SuperPoint, count: int) -> SharedViews:
@@ -362,6 +373,26 @@ def test_the_network_can_be_kept_near_what_it_was(tmp_path, random_model, name):
     assert difference(100.0) < 0.2 * difference(0.0)
 
 
+def test_the_result_has_a_part_of_the_change(tmp_path, random_model):
+    model = random_model(0)
+    views = repeated_and_not(model, 8)
+    validated = []
+
+    def trained(blend: float) -> sp.SuperPoint:
+        config = replace(TINY, steps=10, blend=blend)
+        return train_repeats(
+            model, views, tmp_path / str(blend), config=config, validate=lambda m: validated.append(m) or {}
+        )
+
+    whole, part = trained(1.0), trained(0.25)
+    weights = [m.keypoint_decoder.conv_score_a.kernel[...] for m in (model, whole, part)]
+    before, after, between = map(np.asarray, weights)
+    assert np.abs(after - before).max() > 1e-3
+    np.testing.assert_allclose(between, 0.75 * before + 0.25 * after, atol=1e-6)
+    for one, other in zip(jax.tree.leaves(validated), jax.tree.leaves([whole, part]), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_the_devices_change_nothing(tmp_path, random_model):
     model = random_model(0)
     views = repeated_and_not(model, 8)
@@ -393,6 +424,9 @@ def test_numbers_that_cannot_be_are_refused():
         RepeatsTrainConfig(batch=0)
     with pytest.raises(ValueError, match="the smaller one first"):
         RepeatsTrainConfig(keypoints=(300, 200))
+    for blend in (0.0, 1.5):
+        with pytest.raises(ValueError, match=f"blend={blend}"):
+            RepeatsTrainConfig(blend=blend)
 
 
 @pytest.mark.slow

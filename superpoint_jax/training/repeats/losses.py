@@ -106,7 +106,7 @@ def expected_repeats(
     Returns:
         The expected fraction of the keypoints, seen in both views, that the other view repeats, in [0, 1]; and the
         probability of each cell to have a keypoint. Probabilities of several pixels near a place add up to at most 1,
-        so the fraction is slightly too high. Keypoints whose place lies in a cell that is not `whole` do not count.
+        so the fraction is slightly too high.
     """
     of_pairs = jax.vmap(partial(_repeats_of_pair, distinct=distinct))
     return placed_like(logits, of_pairs)(logits, margins, views, counts)
@@ -120,18 +120,14 @@ def _repeats_of_pair(
     maps = jax.vmap(chosen)(logits, views.whole, count * parts)
     inner = jnp.pad(jnp.ones((height - 2 * BORDER_PX, width - 2 * BORDER_PX), bool), BORDER_PX)
 
-    def of_pixels(cells: Array) -> Array:
-        return jnp.repeat(jnp.repeat(cells, CELL_PX, axis=1), CELL_PX, axis=2)
-
-    value = of_pixels(1 - distinct + distinct * jax.nn.sigmoid(DISTINCTIVENESS * margins))
-    whole = of_pixels(views.whole.astype(jnp.float32))
+    value = 1 - distinct + distinct * jax.nn.sigmoid(DISTINCTIVENESS * margins)
+    value = jnp.repeat(jnp.repeat(value, CELL_PX, axis=1), CELL_PX, axis=2)
 
     def of_view(here: int) -> Array:
         near = jnp.mean(jnp.stack([jnp.minimum(_near(maps[1 - here], sigma), 1) for sigma in NEAR_PX]), axis=0)
         places = views.places[here].astype(jnp.float32) / STEPS_PER_PX
-        there = sample_bilinear(jnp.stack([near, whole[1 - here]], axis=-1), places.reshape(-1, 2))
-        found, known = jnp.moveaxis(there.reshape(height, width, 2), -1, 0)
-        seen = jnp.where(views.shared[here] & inner & (known > 0.99), maps[here], 0)
+        found = sample_bilinear(near[..., None], places.reshape(-1, 2)).reshape(height, width)
+        seen = jnp.where(views.shared[here] & inner, maps[here], 0)
         return jnp.sum(seen * found * value[here]) / jnp.maximum(jnp.sum(seen), 1)
 
     return (of_view(0) + of_view(1)) / 2, jnp.sum(pixels_to_cells(maps), axis=-1)
@@ -146,7 +142,7 @@ class Matching:
         mismatch: Minus the logarithm of the probability of the right place, among it and the other view's keypoints.
         margins: Similarity with the descriptor at the right place, minus the largest similarity with that of a keypoint
             more than `DISTINCT_PX` away from it; in [-2, 2]. The gradient is zero.
-        seen: Whether the other view shows the keypoint in a whole cell. Elsewhere, the numbers mean nothing.
+        seen: Whether both views show the keypoint in whole cells. Elsewhere, the numbers mean nothing.
     """
 
     mismatch: Float[AnyArray, "n 2 hc wc"]
@@ -180,10 +176,6 @@ def _matching(logits: Array, descriptors: Array, views: SharedViews) -> Matching
     index = pixels[..., 1] * width + pixels[..., 0]
     places = at(views.places.reshape(count, 2, height * width, 2), index).astype(jnp.float32) / STEPS_PER_PX
     whole = views.whole.reshape(count, 2, cells)
-    cell_xy = jnp.clip(
-        jnp.round(places).astype(jnp.int32) // CELL_PX, 0, jnp.array([columns - 1, rows - 1])[None, None, None]
-    )
-    known = whole & at(whole[:, ::-1], cell_xy[..., 1] * columns + cell_xy[..., 0])
     sizes = jnp.broadcast_to(jnp.array([height, width], jnp.int32), (count, 2))
     every = jnp.ones((count, cells), bool)
     own = [sample_descriptors(descriptors[:, view], keypoints[:, view], every, sizes) for view in (0, 1)]
@@ -206,7 +198,7 @@ def _matching(logits: Array, descriptors: Array, views: SharedViews) -> Matching
     return Matching(
         mismatch=jnp.stack([mismatch, mismatch_b], axis=1).reshape(shape),
         margins=jnp.stack([margins, margins_b], axis=1).reshape(shape),
-        seen=(at(views.shared.reshape(count, 2, -1), index) & known).reshape(shape),
+        seen=(whole & at(views.shared.reshape(count, 2, -1), index)).reshape(shape),
     )
 
 

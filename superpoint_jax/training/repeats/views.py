@@ -34,7 +34,7 @@ class SharedViews:
     Attributes:
         features: Output of the encoder's first `FIRST_BLOCKS` blocks, in half precision.
         places: The place (x, y) of each pixel in the other view, in steps of 1/32 pixel.
-        shared: Whether that place is known, and within the other view.
+        shared: Whether that place is known, and within a whole cell of the other view.
         whole: Whether all pixels of a cell are known: they show the photo, and nothing of what is around it.
     """
 
@@ -74,16 +74,24 @@ def _views_of(
     height, width = (side // CELL_PX * CELL_PX for side in scenery.shape)
     grid = pixel_grid((height, width)).reshape(-1, 2)
     places, known = transfer(scenes, jnp.broadcast_to(grid, (BATCH, 2, *grid.shape)))
-    shared = known & jnp.all((places >= 0) & (places <= jnp.array([width - 1, height - 1])[None, None, None]), axis=-1)
     steps = jnp.clip(jnp.round(places * STEPS_PER_PX), -(2**15), 2**15 - 1).astype(jnp.int16)
-    known = scenes.known[..., :height, :width].reshape(-1, height, width)
 
     def by_pair(leaf: Array) -> Array:
         return leaf.reshape(BATCH, 2, *leaf.shape[1:])
 
+    whole = by_pair(pixels_to_cells(scenes.known[..., :height, :width].reshape(-1, height, width)).all(axis=-1))
+    shared = known & jax.vmap(jax.vmap(in_whole_cells))(places, whole[:, ::-1])
     return SharedViews(
         features=by_pair(dense.hidden_states[FIRST_BLOCKS - 1]).astype(jnp.float16),
         places=steps.reshape(BATCH, 2, height, width, 2),
         shared=shared.reshape(BATCH, 2, height, width),
-        whole=by_pair(pixels_to_cells(known).all(axis=-1)),
+        whole=whole,
     )
+
+
+def in_whole_cells(places_xy: Float[Array, "n 2"], whole: Bool[Array, "hc wc"]) -> Bool[Array, " n"]:
+    """Whether places of a view lie within it, and their nearest pixels in a whole cell."""
+    sides = jnp.array([whole.shape[::-1]]) * CELL_PX
+    inside = jnp.all((places_xy >= 0) & (places_xy <= sides - 1), axis=-1)
+    x, y = jnp.moveaxis(jnp.clip(jnp.round(places_xy).astype(jnp.int32), 0, sides - 1) // CELL_PX, -1, 0)
+    return inside & whole[y, x]
