@@ -104,9 +104,9 @@ def main() -> None:
 
 
 def failures(suites: list[dict[str, Any]]) -> list[str]:
-    """The contenders that ended with an error, unlike those that say why they do not take part."""
+    """The contenders that ended with an error, and where, unlike those that say why they do not take part."""
     return [
-        f"{name} in {suite['suite']}"
+        f"{name} in {suite['suite']}, {Setting(**suite['setting'])}"
         for suite in suites
         for name, reason in suite.get("skipped", {}).items()
         if reason.startswith(FAILED)

@@ -112,7 +112,8 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
 
 def test_a_contender_that_fails_is_told_at_the_end():
     skipped = {"a": "failed: division by zero", "b": "it only matches"}
-    assert program.failures([{"suite": "decoding", "skipped": skipped}, {"suite": "stages"}]) == ["a in decoding"]
+    suites = [{"suite": "decoding", "setting": asdict(SMALL), "skipped": skipped}, {"suite": "stages"}]
+    assert program.failures(suites) == [f"a in decoding, {SMALL}"]
 
 
 def test_who_is_not_ready_in_time_is_skipped_and_ended():
