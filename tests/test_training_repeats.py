@@ -14,7 +14,7 @@ from PIL import Image
 import superpoint_jax as sp
 from superpoint_jax.cli import main
 from superpoint_jax.description import sample_descriptors
-from superpoint_jax.training.parts import Scenery, read_parts
+from superpoint_jax.training.parts import Scenery, make_parts, read_parts
 from superpoint_jax.training.repeats.losses import (
     INVERSE_TEMPERATURE,
     NEAR_PX,
@@ -74,10 +74,10 @@ def peak(x: int, y: int) -> np.ndarray:
     return logits
 
 
-def test_the_expected_number_is_what_is_asked_for_and_only_the_order_counts():
+def test_the_expected_number_is_what_is_asked_for_and_a_common_factor_of_scores_changes_nothing():
     logits = jax.random.normal(jax.random.key(0), (ROWS, COLUMNS, 65)) * 3
     whole = jnp.ones((ROWS, COLUMNS), bool).at[0].set(False)
-    for count in (2.0, 10.0, 18.0):
+    for count in (2.0, 6.0, 12.0):
         found = chosen(logits, whole, count)
         assert found.shape == (HEIGHT, WIDTH)
         np.testing.assert_allclose(jnp.sum(found), count, rtol=1e-4)
@@ -86,8 +86,8 @@ def test_the_expected_number_is_what_is_asked_for_and_only_the_order_counts():
     rarer = logits.at[..., -1].set(jax.nn.logsumexp(logits, axis=-1) + math.log(10))
     rarest = rarer.at[..., -1].add(3)
     np.testing.assert_allclose(chosen(rarest, whole, 10.0), chosen(rarer, whole, 10.0), atol=5e-3)
-    # More than there are: every cell has one, except those whose best pixel is suppressed.
-    assert 18 < float(jnp.sum(chosen(logits, whole, 500.0))) <= 24
+    # More than there are: every whole cell has one, except where its best pixels are suppressed or near the border.
+    assert 13 < float(jnp.sum(chosen(logits, whole, 500.0))) <= 24
 
 
 def test_the_best_pixel_of_the_best_cell_is_chosen():
@@ -120,7 +120,9 @@ def test_the_derivative_knows_that_the_number_is_kept():
     # So small that no other pixel becomes the best of its cell, and so large that float32 is exact enough.
     difference = (value(4e-3) - value(-4e-3)) / 8e-3
     np.testing.assert_allclose(jax.grad(value)(0.0), difference, rtol=1e-2)
-    total = jax.grad(lambda logits: jnp.sum(chosen(logits, jnp.ones((ROWS, COLUMNS), bool), 8.0)))(logits)
+    # Also where pixels of some cells are suppressed or near the border, and of others not.
+    partly = jax.random.normal(jax.random.key(4), logits.shape) / 2
+    total = jax.grad(lambda logits: jnp.sum(chosen(logits, jnp.ones((ROWS, COLUMNS), bool), 8.0)))(partly)
     np.testing.assert_allclose(total, 0, atol=1e-5)
 
 
@@ -144,13 +146,28 @@ def test_a_keypoint_that_is_not_found_again_or_cannot_be_told_from_others_counts
 
 def test_keypoints_that_only_one_view_shows_do_not_count():
     views = one(moved_views(1, (16, 0)))
-    # 44 + 16 is beyond the border of the second view, and 12 - 16 beyond that of the first; 20 is seen again at 36.
-    logits = jnp.asarray(np.stack([np.maximum(peak(44, 20), peak(20, 29)), np.maximum(peak(12, 20), peak(36, 29))]))
+    # 40 + 16 is beyond the border of the second view, and 12 - 16 beyond that of the first; 20 is seen again at 36.
+    logits = jnp.asarray(np.stack([np.maximum(peak(40, 20), peak(20, 29)), np.maximum(peak(12, 20), peak(36, 29))]))
     logits = logits.at[0, 2, 5, -1].set(-30).at[0, 3, 2, -1].set(-30).at[1, 2, 1, -1].set(-30).at[1, 3, 4, -1].set(-30)
     np.testing.assert_allclose(repeats_of_one(logits, views, 2.0, distinct=0.0), 1, atol=2e-3)
     hidden = replace(views, shared=jnp.zeros_like(views.shared))
     assert float(repeats_of_one(logits, hidden, 2.0, distinct=0.0)) == 0
     assert np.isfinite(jax.grad(lambda logits: repeats_of_one(logits, hidden, 2.0, distinct=0.0))(logits)).all()
+
+
+def test_no_keypoint_is_near_a_border():
+    # Extraction removes keypoints within 4 px of the border: so they count neither way, in either view.
+    views = one(moved_views(1))
+    at_border = jnp.asarray(np.stack([peak(3, 20), peak(3, 20)]))
+    assert float(jnp.max(chosen(at_border[0], views.whole[0], 1.0))) < 1e-6
+    assert float(repeats_of_one(at_border, views, 1.0, distinct=0.0)) < 1e-6
+    inside = jnp.asarray(np.stack([peak(4, 20), peak(4, 20)]))
+    np.testing.assert_allclose(repeats_of_one(inside, views, 1.0, distinct=0.0), 1, atol=2e-3)
+    # (3, 18) of the first view is where (8, 20) of the second would be, so that one counts neither way.
+    second = np.maximum(peak(8, 20), peak(25, 31))
+    second[2, 1, -1] = second[3, 3, -1] = -30
+    moved = jnp.asarray(np.stack([peak(20, 29), second]))
+    np.testing.assert_allclose(repeats_of_one(moved, one(moved_views(1, (5, 2))), 2.0, distinct=0.0), 1, atol=5e-2)
 
 
 def test_a_place_is_in_a_whole_cell_if_its_nearest_pixel_is():
@@ -224,6 +241,12 @@ def test_what_is_made_of_photos(tmp_path, folder):
         errors.append(np.abs(back - np.stack([x, y], axis=-1))[kept].max(-1))
     # Rounding to a pixel in one view is at most a few pixels in the other.
     assert np.median(np.concatenate(errors)) < 1
+    # Shared pixels of both views are seen again in whole cells of the other one, and not all cells are whole.
+    assert 0.2 < views.whole.mean() < 1
+    for here in (0, 1):
+        pair, y, x = np.nonzero(views.shared[:, here])
+        x_there, y_there = np.rint(places[pair, here, y, x]).astype(int).T // 8
+        assert views.whole[pair, 1 - here, y_there, x_there].all()
     # The second half makes the same of them as the whole network of the views, up to half precision; so with trained
     # descriptors, the right place is often more similar than all others.
     given = jax.tree.map(jnp.asarray, views)
@@ -250,6 +273,7 @@ def test_matching_by_hand():
     logits = jnp.zeros((1, 2, ROWS, COLUMNS, 65)).at[..., 3 * 8 + 3].set(5)
     own = np.eye(ROWS * COLUMNS, dtype=np.float32).reshape(ROWS, COLUMNS, -1)
     own[4, 4] = own[0, 0]
+    own[3, 0] = own[1, 0]
     descriptors = jnp.asarray(np.stack([own, np.roll(own, 1, axis=1)])[None])
     # A cell of the second view is not whole, so the first one's keypoint there is not shared either.
     broken = replace(
@@ -263,20 +287,24 @@ def test_matching_by_hand():
     np.testing.assert_array_equal(found.seen[0], seen)
     alike = np.zeros_like(seen)
     alike[0, 0, 0] = alike[0, 4, 4] = alike[1, 0, 1] = alike[1, 4, 5] = True
+    # For (3, 0) of the first view, the equal keypoint is in the cell that is not whole, so it is no rival.
+    alike[1, 3, 1] = True
     # A neighbour to the right or below is mixed with this one by a sixteenth each, so the margin is not quite 1.
     assert found.margins[0][seen & ~alike].min() > 0.8
     assert np.abs(found.margins[0][seen & alike]).max() < 0.1
+    # The neighbours of the two equal ones differ, so their similarities differ by up to 0.02, times 30.
     np.testing.assert_allclose(found.mismatch[0][seen & alike], math.log(2), atol=0.3)
     assert found.mismatch[0][seen & ~alike].max() < 1e-3
 
 
-def test_the_mismatch_is_the_cross_entropy_with_the_other_keypoints():
+@pytest.mark.parametrize("rule", ["centered", "legacy"])
+def test_the_mismatch_is_the_cross_entropy_with_the_other_keypoints(rule):
     """The keypoints and their places lie at the centres of cells as far as pixels allow; all of it is computed anew."""
     views = moved_views(1)
     logits = jax.random.normal(jax.random.key(0), (1, 2, ROWS, COLUMNS, 65))
     descriptors = jax.random.normal(jax.random.key(1), (1, 2, ROWS, COLUMNS, 8))
     descriptors = descriptors / jnp.linalg.norm(descriptors, axis=-1, keepdims=True)
-    found = matching(logits, descriptors, jax.tree.map(jnp.asarray, views))
+    found = matching(logits, descriptors, jax.tree.map(jnp.asarray, views), rule=rule)
     best = np.asarray(jnp.argmax(logits[0, ..., :-1], axis=-1)).reshape(2, -1)
     y, x = np.divmod(np.arange(ROWS * COLUMNS), COLUMNS)
     keypoints = np.stack([8 * x + best % 8, 8 * y + best // 8], axis=-1).astype(np.float32)
@@ -284,7 +312,9 @@ def test_the_mismatch_is_the_cross_entropy_with_the_other_keypoints():
     def sampled(view: int, xy: np.ndarray) -> np.ndarray:
         sizes = jnp.array([[HEIGHT, WIDTH]])
         return np.asarray(
-            sample_descriptors(descriptors[:, view], jnp.asarray(xy)[None], jnp.ones((1, len(xy)), bool), sizes)[0]
+            sample_descriptors(
+                descriptors[:, view], jnp.asarray(xy)[None], jnp.ones((1, len(xy)), bool), sizes, rule=rule
+            )[0]
         )
 
     for here in (0, 1):
@@ -305,9 +335,7 @@ def test_the_mismatch_is_the_cross_entropy_with_the_other_keypoints():
             np.testing.assert_allclose(found.margins[0, here].reshape(-1)[cell], margin, atol=1e-4)
 
 
-TINY = RepeatsTrainConfig(
-    steps=60, batch=2, keypoints=(4, 8), anchor=0.0, keep=0.0, blend=1.0, learning_rate=3e-3, ema_decay=0.9
-)
+TINY = RepeatsTrainConfig(steps=60, batch=2, keypoints=(4, 8), anchor=0.0, keep=0.0, learning_rate=3e-3, ema_decay=0.9)
 
 
 def repeated_and_not(model: sp.SuperPoint, count: int) -> SharedViews:
@@ -336,12 +364,12 @@ def test_a_run_learns_what_repeats_and_matches_and_continues_with_the_same_resul
         return {"repeats": float(jnp.mean(repeats)), "mismatch": float(mismatch)}
 
     config = replace(TINY, match=0.5)
-    whole = train_repeats(model, views, tmp_path / "whole", config=config, validate=measured)
+    whole = train_repeats(model, views, tmp_path / "whole", config=config, blend=1.0, validate=measured)
     before, after = measured(model), measured(whole)
     assert after["repeats"] > 2 * before["repeats"]
     assert after["mismatch"] < 0.5 * before["mismatch"]
     assert "validation_repeats" in (tmp_path / "whole" / "metrics.csv").read_text()
-    options: Any = dict(config=config, checkpoint_every=25)
+    options: Any = dict(config=config, blend=1.0, checkpoint_every=25)
     train_repeats(model, views, tmp_path / "parts", stop_after=30, **options)
     parts = train_repeats(model, views, tmp_path / "parts", **options)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
@@ -378,19 +406,33 @@ def test_the_result_has_a_part_of_the_change(tmp_path, random_model):
     views = repeated_and_not(model, 8)
     validated = []
 
-    def trained(blend: float) -> sp.SuperPoint:
-        config = replace(TINY, steps=10, blend=blend)
-        return train_repeats(
-            model, views, tmp_path / str(blend), config=config, validate=lambda m: validated.append(m) or {}
-        )
+    def trained(blend: float, **options: Any) -> np.ndarray:
+        config = replace(TINY, steps=10)
+        result = train_repeats(model, views, tmp_path, config=config, blend=blend, **options)
+        return np.asarray(result.keypoint_decoder.conv_score_a.kernel)
 
-    whole, part = trained(1.0), trained(0.25)
-    weights = [m.keypoint_decoder.conv_score_a.kernel[...] for m in (model, whole, part)]
-    before, after, between = map(np.asarray, weights)
-    assert np.abs(after - before).max() > 1e-3
-    np.testing.assert_allclose(between, 0.75 * before + 0.25 * after, atol=1e-6)
-    for one, other in zip(jax.tree.leaves(validated), jax.tree.leaves([whole, part]), strict=True):
-        np.testing.assert_array_equal(one, other)
+    before = np.asarray(model.keypoint_decoder.conv_score_a.kernel)
+    quarter = trained(
+        0.25, validate=lambda m: validated.append(np.asarray(m.keypoint_decoder.conv_score_a.kernel)) or {}
+    )
+    np.testing.assert_array_equal(validated, [quarter])
+    # The finished run gives its result for another part, without a step.
+    rows = (tmp_path / "metrics.csv").read_text()
+    whole = trained(1.0)
+    assert (tmp_path / "metrics.csv").read_text() == rows
+    assert np.abs(whole - before).max() > 1e-3
+    np.testing.assert_allclose(quarter, 0.75 * before + 0.25 * whole, atol=1e-6)
+
+
+def test_batch_norms_are_used_as_they_are(tmp_path, random_model):
+    model = random_model(0, batch_norm=True)
+    dense = model(jnp.ones((1, 40, 48, 1)) / 2, output_hidden_states=True)
+    logits, descriptors = second_half(model, dense.hidden_states[FIRST_BLOCKS - 1])
+    np.testing.assert_allclose(logits, dense.logits, atol=1e-4)
+    np.testing.assert_allclose(descriptors, dense.descriptors, atol=1e-5)
+    trained = train_repeats(model, repeated_and_not(model, 2), tmp_path, config=replace(TINY, steps=2))
+    for old, new in zip(*(jax.tree.leaves(nnx.state(m, nnx.BatchStat)) for m in (model, trained)), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 def test_the_devices_change_nothing(tmp_path, random_model):
@@ -424,15 +466,38 @@ def test_numbers_that_cannot_be_are_refused():
         RepeatsTrainConfig(batch=0)
     with pytest.raises(ValueError, match="the smaller one first"):
         RepeatsTrainConfig(keypoints=(300, 200))
+    with pytest.raises(ValueError, match="distinct=2"):
+        RepeatsTrainConfig(distinct=2.0)
+
+
+def test_a_part_or_a_number_of_keypoints_that_cannot_be_is_refused(tmp_path, random_model):
+    model = random_model(0)
+    views = repeated_and_not(model, 2)
     for blend in (0.0, 1.5):
         with pytest.raises(ValueError, match=f"blend={blend}"):
-            RepeatsTrainConfig(blend=blend)
+            train_repeats(model, views, tmp_path, config=TINY, blend=blend)
+    with pytest.raises(ValueError, match="5x6 cells, each with one at most"):
+        train_repeats(model, views, tmp_path, config=replace(TINY, keypoints=(4, 31)))
+
+
+def test_views_by_other_weights_of_the_same_name_are_refused(tmp_path, random_model, folder):
+    def make(name: str) -> SharedViews:
+        options: Any = dict(scenery=Scenery(pairs=4, shape=(HEIGHT, WIDTH)), extractor=name, engine="xla")
+        return make_parts(SharedViews, lambda *_: moved_views(4), folder, tmp_path / "views", **options)
+
+    network = str(tmp_path / "network")
+    sp.save_pretrained(random_model(0), network)
+    make(network)
+    make(network)
+    sp.save_pretrained(random_model(1), network)
+    with pytest.raises(ValueError, match="made in another way"):
+        make(network)
 
 
 @pytest.mark.slow
 def test_the_command_makes_views_trains_and_saves(tmp_path, folder):
     command = ["train", "repeats", "--data", folder, "-o", tmp_path / "run", "--pairs", "4", "--shape", "120", "160",
-               "--steps", "2", "--batch", "2"]  # fmt: skip
+               "--steps", "2", "--batch", "2", "--keypoints", "20", "200"]  # fmt: skip
     assert main([str(word) for word in command]) in (0, None)
     trained, before = sp.from_pretrained(tmp_path / "run" / "weights"), sp.from_pretrained()
     kernels = [m.keypoint_decoder.conv_score_a.kernel[...] for m in (trained, before)]

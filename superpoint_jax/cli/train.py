@@ -218,7 +218,7 @@ class Repeats:
     The last two blocks of the encoder and both heads are trained; descriptors are kept near what they were. Half of the
     pairs of views are related by a homography, the others have parallax. What the second half sees of them is made
     first, and kept in the folder of the run: 3.5 MB per pair. --keypoints-per-view and --keypoint-threshold have no
-    influence on it. Train the refinement head afterwards, for the new keypoints.
+    influence on it. A refinement head stays as it is.
     """
 
     data: Path
@@ -235,20 +235,26 @@ class Repeats:
     """How pairs of views are made."""
     config: tyro.conf.OmitArgPrefixes[RepeatsTrainConfig] = field(default_factory=RepeatsTrainConfig)
     """Configuration of the run."""
-    progress: tyro.conf.OmitArgPrefixes[Progress] = field(default_factory=lambda: Progress(checkpoint_every=100))
+    blend: float = 0.5
+    """Part of the change of the weights that the result has: 1 all of it, 0.5 half of it, which keeps about half of the
+    gain and loses less elsewhere. The same command with another value gives that of a finished run at once."""
+    progress: tyro.conf.OmitArgPrefixes[Progress] = field(
+        default_factory=lambda: Progress(checkpoint_every=100, validate_every=300)
+    )
     """What is kept and measured while it trains."""
 
     def run(self) -> None:
         """Make the views that are missing, train and save."""
-        folder, seed = self.out / "views", self.config.seed
+        options, folder, seed = self.progress.options(), self.out / "views", self.config.seed
         views = make_shared_views(self.data, folder, scenery=self.scenery, extractor=self.extractor, seed=seed)
         trained = train_repeats(
             load_model(self.extractor),
             views,
             self.out,
             config=self.config,
+            blend=self.blend,
             stop_after=self.stop_after,
-            **self.progress.options(),
+            **options,
         )
         save_pretrained(trained, self.out / "weights")
 

@@ -14,7 +14,7 @@ from flax import nnx
 
 from superpoint_jax import openvino
 from superpoint_jax.config import ComputeDtype, SuperPointConfig
-from superpoint_jax.files import replacing
+from superpoint_jax.files import digest_of_arrays, replacing
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.training.adaptation import NetworkHeat, corner_heat, label_photos
 from superpoint_jax.training.labelled import Photos, load_photos
@@ -88,7 +88,9 @@ def label_folder(
 
 def labels_source(data: Path, *, labelling: Labelling, detector: str, dtype: ComputeDtype, seed: int) -> str:
     """What the labels of a folder are made from; see `made_from`."""
-    return made_from(data, labelling=asdict(labelling), detector=detector, dtype=dtype, seed=seed)
+    weights = None if detector == CORNERS else digest_of_arrays(load_model(detector))
+    options = dict(labelling=asdict(labelling), detector=detector, weights=weights, dtype=dtype, seed=seed)
+    return made_from(data, **options)
 
 
 def check_labels(path: Path, source: str) -> None:

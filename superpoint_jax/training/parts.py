@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from superpoint_jax import openvino
 from superpoint_jax.config import ComputeDtype
-from superpoint_jax.files import replacing
+from superpoint_jax.files import digest_of_arrays, replacing
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.training.augmentation import photometric
 from superpoint_jax.training.labelled import load_photos
@@ -103,7 +103,9 @@ def make_parts(
         ValueError: The folder has no photo that can be used, or `folder` holds pairs that were made in another way.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    source, note = made_from(data, scenery=asdict(scenery), extractor=extractor, seed=seed), folder / "made_from.json"
+    model, note = load_model(extractor), folder / "made_from.json"
+    options = dict(scenery=asdict(scenery), extractor=extractor, weights=digest_of_arrays(model), seed=seed)
+    source = made_from(data, **options)
     if note.exists() and note.read_text() != source:
         raise ValueError(f"{folder} holds pairs that were made in another way ({note}); choose another folder")
     with replacing(note) as temporary:
@@ -113,7 +115,7 @@ def make_parts(
     if missing:
         images, sizes, _ = load_photos(data, side=int(max(scenery.shape) * 1.6))
         images, sizes = jnp.asarray(images), jnp.asarray(sizes)
-        network = openvino.choose(load_model(extractor), engine, dtype=scenery.extractor_dtype)
+        network = openvino.choose(model, engine, dtype=scenery.extractor_dtype)
         described = openvino.describe(network, dtype=scenery.extractor_dtype)
         log.info("%d pairs of %d photos; %s", scenery.pairs, len(images), described)
         for start in tqdm(missing, unit="file", desc=folder.name, mininterval=5):

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from superpoint_jax.training.labels import Labelling, check_labels, labels_sourc
 from superpoint_jax.training.loop import TrainConfig, train
 from superpoint_jax.training.pairs import PairConfig
 from superpoint_jax.training.resuming import restored, save, set_damaged_aside
+from superpoint_jax.weights import save_pretrained
 from tests.faults.test_outputs import flip
 
 CONFIG = TrainConfig(steps=4, photos=0, shapes=1, pairs=PairConfig(shape=(64, 64)), dtype="float32")
@@ -115,3 +117,20 @@ def test_labels_of_other_photos_are_not_used(photos, tmp_path, capsys):
     command = ["train", "superpoint", "--data", str(tmp_path / "photos"), "--out", str(tmp_path)]
     assert main(command) == 2
     assert "labels.npz was made from other photos or with other options" in capsys.readouterr().err
+
+
+def test_labels_by_other_weights_of_the_same_name_are_not_used(photos, tmp_path, random_model):
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(photos["camera"]).save(tmp_path / "photos" / "a.png")
+    network = str(tmp_path / "network")
+
+    def source() -> str:
+        options: Any = dict(labelling=Labelling(homographies=16), dtype="float32", seed=0)
+        return labels_source(tmp_path / "photos", detector=network, **options)
+
+    save_pretrained(random_model(0), network)
+    np.savez(tmp_path / "labels.npz", source=source())
+    check_labels(tmp_path / "labels.npz", source())
+    save_pretrained(random_model(1), network)
+    with pytest.raises(ValueError, match="made from other photos or with other options"):
+        check_labels(tmp_path / "labels.npz", source())

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float
 
-from superpoint_jax.config import CELL_PX
+from superpoint_jax.config import CELL_PX, SamplingRule
 from superpoint_jax.description import sample_descriptors
 from superpoint_jax.detection import cells_to_pixels, pixels_to_cells, score_map, suppress_three_pass, window_max
 from superpoint_jax.features import AnyArray, pytree
@@ -28,7 +28,7 @@ NEAR_PX = (0.7, 1.8)
 SUPPRESSION_PX = 4
 """Radius of the suppression in pixels, that of every preset."""
 BORDER_PX = 4
-"""Keypoints nearer to the border of the view do not count."""
+"""Nearer to the border of a view there are no keypoints, as in extraction."""
 DISTINCTIVENESS = 15.0
 """How quickly a keypoint counts more as the margin of its descriptor grows."""
 DISTINCT_PX = 12.0
@@ -36,7 +36,7 @@ DISTINCT_PX = 12.0
 SAME_PX = 6.0
 """A keypoint nearer than this to the right place has nearly the same descriptor, and counts neither way."""
 INVERSE_TEMPERATURE = 30.0
-"""Similarities times this are the logits of a match. Training had learned 20 to 37."""
+"""Similarities times this are the logits of a match. The scale that `train superpoint` learns is 20 to 37."""
 _HALVINGS = 30
 """The threshold is searched in an interval of 60, which is narrower than 1e-7 after so many halvings."""
 
@@ -47,15 +47,18 @@ def chosen(
     """The probability of each pixel to be among about `count` keypoints, as a smooth function of the logits.
 
     A cell has at most one keypoint, whose place is drawn by the logits. The probability of a cell is a sigmoid of the
-    logarithm of its score minus a threshold, which is such that `count` keypoints are expected; so only the order of
-    the scores decides, as in extraction. Cells that are not `whole` have none, and no place is left to a keypoint that
-    a better one of another cell suppresses.
+    logarithm of its score minus a threshold, which is such that `count` keypoints are expected; so a common factor of
+    all scores changes nothing, as in extraction. Cells that are not `whole` have none, and no place is left near the
+    border, or to a keypoint that a better one of another cell suppresses.
     """
     within = logits[..., :-1]
-    places = jax.nn.softmax(PLACE_SHARPNESS * within, axis=-1) * _unsuppressed(logits)
+    inner = _inner(logits.shape[0] * CELL_PX, logits.shape[1] * CELL_PX)
+    free = _unsuppressed(logits) * pixels_to_cells(inner[None].astype(jnp.float32))[0]
+    places = jax.nn.softmax(PLACE_SHARPNESS * within, axis=-1) * free
     score = jax.nn.logsumexp(PLACE_SHARPNESS * within, axis=-1) / PLACE_SHARPNESS
     score = CHOICE_SHARPNESS * (score - jax.nn.logsumexp(logits, axis=-1))
-    fixed, free = lax.stop_gradient((score, jnp.sum(places, axis=-1)))
+    left = jnp.sum(places, axis=-1)
+    fixed, fixed_left = lax.stop_gradient((score, left))
 
     def expected(score: Array, shift: Array) -> Array:
         return jnp.where(whole, jax.nn.sigmoid(score + shift), 0)
@@ -63,15 +66,16 @@ def chosen(
     def halve(_: Array, interval: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = interval
         middle = (low + high) / 2
-        many = jnp.sum(free * expected(fixed, middle)) > count
+        many = jnp.sum(fixed_left * expected(fixed, middle)) > count
         return jnp.where(many, low, middle), jnp.where(many, middle, high)
 
     low, high = lax.fori_loop(0, _HALVINGS, halve, vary_like((jnp.float32(-20), jnp.float32(40)), fixed))
     shift = (low + high) / 2
-    # The derivative of the threshold by the scores, by the implicit function theorem; what is suppressed is held fixed.
+    # The derivative of the threshold by the logits, by the implicit function theorem; which pixels a better keypoint
+    # suppresses is held fixed.
     odds = expected(fixed, shift)
-    total = jnp.sum(free * expected(score, shift))
-    slope = jnp.sum(free * odds * (1 - odds))
+    total = jnp.sum(left * expected(score, shift))
+    slope = jnp.sum(fixed_left * odds * (1 - odds))
     shift = shift - (total - lax.stop_gradient(total)) / jnp.maximum(slope, 1e-3)
     cells = expected(score, shift)[..., None] * places
     return cells_to_pixels(cells[None])[0]
@@ -105,8 +109,8 @@ def expected_repeats(
 
     Returns:
         The expected fraction of the keypoints, seen in both views, that the other view repeats, in [0, 1]; and the
-        probability of each cell to have a keypoint. Probabilities of several pixels near a place add up to at most 1,
-        so the fraction is slightly too high.
+        probability of each cell to have a keypoint. The probabilities of pixels near a place are added, and cut off at
+        1, instead of combined as independent events, so the fraction is slightly too high.
     """
     of_pairs = jax.vmap(partial(_repeats_of_pair, distinct=distinct))
     return placed_like(logits, of_pairs)(logits, margins, views, counts)
@@ -118,8 +122,6 @@ def _repeats_of_pair(
     height, width = views.shared.shape[1:]
     parts = jnp.mean(views.whole, axis=(1, 2), dtype=jnp.float32)
     maps = jax.vmap(chosen)(logits, views.whole, count * parts)
-    inner = jnp.pad(jnp.ones((height - 2 * BORDER_PX, width - 2 * BORDER_PX), bool), BORDER_PX)
-
     value = 1 - distinct + distinct * jax.nn.sigmoid(DISTINCTIVENESS * margins)
     value = jnp.repeat(jnp.repeat(value, CELL_PX, axis=1), CELL_PX, axis=2)
 
@@ -127,7 +129,9 @@ def _repeats_of_pair(
         near = jnp.mean(jnp.stack([jnp.minimum(_near(maps[1 - here], sigma), 1) for sigma in NEAR_PX]), axis=0)
         places = views.places[here].astype(jnp.float32) / STEPS_PER_PX
         found = sample_bilinear(near[..., None], places.reshape(-1, 2)).reshape(height, width)
-        seen = jnp.where(views.shared[here] & inner, maps[here], 0)
+        last = jnp.array([[[width - 1, height - 1]]]) - BORDER_PX
+        possible = jnp.all((places >= BORDER_PX) & (places <= last), axis=-1)
+        seen = jnp.where(views.shared[here] & possible, maps[here], 0)
         return jnp.sum(seen * found * value[here]) / jnp.maximum(jnp.sum(seen), 1)
 
     return (of_view(0) + of_view(1)) / 2, jnp.sum(pixels_to_cells(maps), axis=-1)
@@ -142,7 +146,8 @@ class Matching:
         mismatch: Minus the logarithm of the probability of the right place, among it and the other view's keypoints.
         margins: Similarity with the descriptor at the right place, minus the largest similarity with that of a keypoint
             more than `DISTINCT_PX` away from it; in [-2, 2]. The gradient is zero.
-        seen: Whether both views show the keypoint in whole cells. Elsewhere, the numbers mean nothing.
+        seen: Whether both views show the keypoint in whole cells. Elsewhere, the mismatch means nothing; the margins
+            are those of the place where the keypoint would be.
     """
 
     mismatch: Float[AnyArray, "n 2 hc wc"]
@@ -151,17 +156,22 @@ class Matching:
 
 
 def matching(
-    logits: Float[Array, "n 2 hc wc 65"], descriptors: Float[Array, "n 2 hc wc d"], views: SharedViews
+    logits: Float[Array, "n 2 hc wc 65"],
+    descriptors: Float[Array, "n 2 hc wc d"],
+    views: SharedViews,
+    *,
+    rule: SamplingRule = "centered",
 ) -> Matching:
     """How well the descriptors match the keypoints of pairs of views, where each cell has one: its best pixel.
 
-    Descriptors are sampled at the keypoint and at its place in the other view, as in extraction. A probability is the
-    softmax of similarities times `INVERSE_TEMPERATURE`; keypoints within `SAME_PX` of the right place are left out.
+    Descriptors are sampled at the keypoint, without refinement, and at its place in the other view, by the rule of the
+    model. A probability is the softmax of similarities times `INVERSE_TEMPERATURE`; keypoints within `SAME_PX` of the
+    right place are left out.
     """
-    return placed_like(logits, _matching)(logits, descriptors, views)
+    return placed_like(logits, partial(_matching, rule=rule))(logits, descriptors, views)
 
 
-def _matching(logits: Array, descriptors: Array, views: SharedViews) -> Matching:
+def _matching(logits: Array, descriptors: Array, views: SharedViews, *, rule: SamplingRule) -> Matching:
     count, _, rows, columns, _ = logits.shape
     height, width, cells = rows * CELL_PX, columns * CELL_PX, rows * columns
     best = jnp.argmax(logits[..., :-1], axis=-1)
@@ -178,12 +188,16 @@ def _matching(logits: Array, descriptors: Array, views: SharedViews) -> Matching
     whole = views.whole.reshape(count, 2, cells)
     sizes = jnp.broadcast_to(jnp.array([height, width], jnp.int32), (count, 2))
     every = jnp.ones((count, cells), bool)
-    own = [sample_descriptors(descriptors[:, view], keypoints[:, view], every, sizes) for view in (0, 1)]
-    similarity = jnp.einsum("nid,njd->nij", *own, preferred_element_type=jnp.float32)
+
+    def sampled(view: int, xy: Array) -> Array:
+        return sample_descriptors(descriptors[:, view], xy, every, sizes, rule=rule)
+
+    own = [sampled(view, keypoints[:, view]) for view in (0, 1)]
+    # As exact as the similarity with the right place, which is compared with these.
+    similarity = jnp.einsum("nid,njd->nij", *own, precision=lax.Precision.HIGHEST)
 
     def of_view(here: int) -> tuple[Array, Array]:
-        right = sample_descriptors(descriptors[:, 1 - here], places[:, here], every, sizes)
-        right = jnp.sum(own[here] * right, axis=-1)
+        right = jnp.sum(own[here] * sampled(1 - here, places[:, here]), axis=-1)
         wrong = similarity if here == 0 else similarity.mT
         squared = jnp.sum((places[:, here, :, None] - keypoints[:, 1 - here, None]) ** 2, axis=-1)
         others = whole[:, 1 - here, None]
@@ -225,6 +239,11 @@ def turn(
     """How far the descriptors have turned from those of the network before: the mean of 1 minus their cosine."""
     cosines = jnp.sum(descriptors * before, axis=-1)
     return jnp.sum(jnp.where(whole, 1 - cosines, 0)) / jnp.maximum(jnp.sum(whole, dtype=jnp.float32), 1)
+
+
+def _inner(height: int, width: int) -> Bool[Array, "h w"]:
+    """Whether a pixel is at least `BORDER_PX` away from the border."""
+    return jnp.pad(jnp.ones((height - 2 * BORDER_PX, width - 2 * BORDER_PX), bool), BORDER_PX)
 
 
 def _near(values: Float[Array, "h w"], sigma: float) -> Array:

@@ -41,13 +41,12 @@ class RepeatsTrainConfig(AdamWConfig):
     """Configuration of a run; `batch` counts pairs. It is hashable, because it is a static argument of the step.
 
     Attributes:
-        keypoints: Smallest and largest expected number of keypoints of a view; each pair of a step draws its own.
+        keypoints: Smallest and largest expected number of keypoints of a view; each pair of a step draws its own. A
+            cell has at most one, so the largest can be no more than the cells of a view.
         distinct: How much of the value of a repeated keypoint depends on its descriptor: 0 nothing, 1 all of it.
         match: Weight of the descriptors' mismatch.
         anchor: Weight of the change of the detector's output, which keeps what it has learned.
         keep: Weight of the turn of the descriptors, which keeps a matcher valid that was trained for them.
-        blend: Part of the change of the weights that the result has: 1 all of it, 0.5 half of it (Wortsman et al.,
-            "Robust fine-tuning of zero-shot models", 2022). It keeps most of the gain, and loses less elsewhere.
     """
 
     steps: int = 900
@@ -57,7 +56,6 @@ class RepeatsTrainConfig(AdamWConfig):
     match: float = 0.15
     anchor: float = 0.15
     keep: float = 0.5
-    blend: float = 0.5
     learning_rate: float = 4e-4
     warmup: int = 50
     weight_decay: float = 1e-4
@@ -68,8 +66,8 @@ class RepeatsTrainConfig(AdamWConfig):
         low, high = self.keypoints
         if not 1 <= low <= high:
             raise ValueError(f"keypoints={self.keypoints}; two numbers of at least 1 are needed, the smaller one first")
-        if not 0 < self.blend <= 1:
-            raise ValueError(f"blend={self.blend}; a number in (0, 1] is needed")
+        if not 0 <= self.distinct <= 1:
+            raise ValueError(f"distinct={self.distinct}; a number in [0, 1] is needed")
 
 
 def second_half(
@@ -95,8 +93,11 @@ def trained_part(model: SuperPoint) -> Any:
 
 def blended(model: SuperPoint, state: TrainState, *, blend: float) -> SuperPoint:
     """The model with the weights that lie at `blend` between its own (0) and the averaged ones of the run (1)."""
-    own = trained_part(model)
-    return with_parameters(model, jax.tree.map(lambda a, b: (1 - blend) * a + blend * b, own, state.ema))
+
+    def mean(own: Array, trained: Array) -> Array:
+        return (1 - blend) * jax.device_put(own, trained.sharding) + blend * trained
+
+    return with_parameters(model, jax.tree.map(mean, trained_part(model), state.ema))
 
 
 @partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="state")
@@ -127,7 +128,8 @@ def train_step(
 
     def loss_of(params: Any) -> tuple[Array, dict[str, Array]]:
         logits, descriptors = second_half(with_parameters(model, params), features)
-        matched = matching(by_pair(logits), by_pair(descriptors), batch)
+        rule = model.rules.sampling_rule
+        matched = matching(by_pair(logits), by_pair(descriptors), batch, rule=rule)
         repeats, cells = expected_repeats(by_pair(logits), matched.margins, batch, counts, distinct=config.distinct)
         weight = jnp.where(matched.seen, jax.lax.stop_gradient(cells) + OUTSIDE, 0)
         weight = weight / jnp.maximum(jnp.sum(weight), 1)
@@ -152,6 +154,7 @@ def train_repeats(
     folder: str | Path,
     *,
     config: RepeatsTrainConfig,
+    blend: float = 0.5,
     validate: Callable[[SuperPoint], dict[str, float]] | None = None,
     devices: Sequence[Any] | None = None,
     **options: Any,
@@ -159,23 +162,30 @@ def train_repeats(
     """The model with the trained half, `blended`; see `run_steps`, also for what is written to the folder.
 
     Args:
-        model: What training starts from. Its refinement head stays, but train it anew afterwards for the new keypoints
-            (see `superpoint_jax.training.refinement`).
+        model: What training starts from. Its refinement head stays; a new one was no better (docs/training.md).
         views: What this model sees of pairs of views: see `superpoint_jax.training.repeats.views`.
         folder: Folder of the run.
         config: Configuration of the run.
+        blend: Part of the change of the weights that the result has: 1 all of it, 0.5 half of it (Wortsman et al.,
+            "Robust fine-tuning of zero-shot models", 2022). A finished run gives its result for another value at once.
         validate: Maps the blended model to metrics, which are written to metrics.csv.
         devices: `jax.Device`s to choose from; by default all of this process. The largest number that divides
             `config.batch` is used.
         **options: Options of `run_steps`: `log_every`, `checkpoint_every`, `validate_every`, `stop_after`.
 
     Raises:
-        ValueError: The views are those of a network with another number of channels; or as `run_steps`.
+        ValueError: The views are those of a network with another number of channels, or have fewer cells than the
+            keypoints wanted, or `blend` is not in (0, 1]; or as `run_steps`.
         Diverged, OSError: As `run_steps`.
     """
     channels = model.rules.encoder_hidden_sizes[FIRST_BLOCKS - 1]
     if (found := views.features.shape[-1]) != channels:
         raise ValueError(f"the views have {found} channels; the encoder of this model has {channels} there")
+    rows, columns = views.whole.shape[-2:]
+    if config.keypoints[1] > rows * columns:
+        raise ValueError(f"keypoints={config.keypoints}; a view has {rows}x{columns} cells, each with one at most")
+    if not 0 < blend <= 1:
+        raise ValueError(f"blend={blend}; a number in (0, 1] is needed")
     mesh = data_mesh(config.batch, devices)
     state = initial_state(trained_part(model), config.optimizer())
     state, network, placed = replicated((state, for_training(model), views), mesh)
@@ -186,7 +196,7 @@ def train_repeats(
         folder,
         config=config,
         data=views,
-        trained=partial(blended, blend=config.blend),
+        trained=partial(blended, blend=blend),
         validate=validate,
         **options,
     )

@@ -21,7 +21,7 @@ from superpoint_jax.training.parts import BATCH, Network, Scenery, lit_views, ma
 from superpoint_jax.training.scenes import transfer
 
 FIRST_BLOCKS = 2
-"""Number of blocks of the encoder in the first half, which is not trained. Their output is the smallest of all."""
+"""Number of blocks of the encoder in the first half, which is not trained, so that its output can be stored."""
 STEPS_PER_PX = 32
 """Places are stored in steps of 1/32 pixel, so that those of views of up to 1024 pixels fit into 16 bits."""
 
