@@ -235,9 +235,9 @@ class Repeats:
     """How pairs of views are made."""
     config: tyro.conf.OmitArgPrefixes[RepeatsTrainConfig] = field(default_factory=RepeatsTrainConfig)
     """Configuration of the run."""
-    blend: float = 0.5
-    """Part of the change of the weights that the result has: 1 all of it, 0.5 half of it, which keeps about half of the
-    gain and loses less elsewhere. The same command with another value gives that of a finished run at once."""
+    blend: float = 0.4
+    """Part of the change of the weights that the result has; 1 is all of it. A part of the gain stays, and less is
+    lost where the trained network is worse. A finished run gives its result for another value at once."""
     progress: tyro.conf.OmitArgPrefixes[Progress] = field(
         default_factory=lambda: Progress(checkpoint_every=100, validate_every=300)
     )

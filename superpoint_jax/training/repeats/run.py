@@ -154,7 +154,7 @@ def train_repeats(
     folder: str | Path,
     *,
     config: RepeatsTrainConfig,
-    blend: float = 0.5,
+    blend: float = 0.4,
     validate: Callable[[SuperPoint], dict[str, float]] | None = None,
     devices: Sequence[Any] | None = None,
     **options: Any,
@@ -166,8 +166,8 @@ def train_repeats(
         views: What this model sees of pairs of views: see `superpoint_jax.training.repeats.views`.
         folder: Folder of the run.
         config: Configuration of the run.
-        blend: Part of the change of the weights that the result has: 1 all of it, 0.5 half of it (Wortsman et al.,
-            "Robust fine-tuning of zero-shot models", 2022). A finished run gives its result for another value at once.
+        blend: Part of the change of the weights that the result has; 1 is all of it (Wortsman et al., "Robust
+            fine-tuning of zero-shot models", 2022). A finished run gives its result for another value at once.
         validate: Maps the blended model to metrics, which are written to metrics.csv.
         devices: `jax.Device`s to choose from; by default all of this process. The largest number that divides
             `config.batch` is used.
