@@ -480,6 +480,13 @@ def test_a_part_or_a_number_of_keypoints_that_cannot_be_is_refused(tmp_path, ran
         train_repeats(model, views, tmp_path, config=replace(TINY, keypoints=(4, 31)))
 
 
+def test_the_command_refuses_them_before_it_makes_views(tmp_path, folder, capsys):
+    command = ["train", "repeats", "--data", str(folder), "-o", str(tmp_path / "run"), "--shape", "120", "160"]
+    assert main(command) == 2
+    assert "15x20 cells, each with one at most" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_views_by_other_weights_of_the_same_name_are_refused(tmp_path, random_model, folder):
     def make(name: str) -> SharedViews:
         options: Any = dict(scenery=Scenery(pairs=4, shape=(HEIGHT, WIDTH)), extractor=name, engine="xla")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from superpoint_jax.config import ComputeDtype
+from superpoint_jax.config import CELL_PX, ComputeDtype
 from superpoint_jax.evaluation.validation import photo_validator
 from superpoint_jax.lightglue import LightGlue
 from superpoint_jax.refinement import RefinementHead
@@ -33,7 +33,7 @@ from superpoint_jax.training.refinement.head import with_head
 from superpoint_jax.training.refinement.pairs import SharedKeypoints, make_shared_keypoints
 from superpoint_jax.training.refinement.run import RefinementTrainConfig, new_head, train_refinement
 from superpoint_jax.training.refinement.validation import head_validator
-from superpoint_jax.training.repeats.run import RepeatsTrainConfig, train_repeats
+from superpoint_jax.training.repeats.run import RepeatsTrainConfig, check_options, train_repeats
 from superpoint_jax.training.repeats.views import make_shared_views
 from superpoint_jax.weights import save_pretrained
 
@@ -245,6 +245,7 @@ class Repeats:
 
     def run(self) -> None:
         """Make the views that are missing, train and save."""
+        check_options(self.config, self.blend, *(side // CELL_PX for side in self.scenery.shape))
         options, folder, seed = self.progress.options(), self.out / "views", self.config.seed
         views = make_shared_views(self.data, folder, scenery=self.scenery, extractor=self.extractor, seed=seed)
         trained = train_repeats(

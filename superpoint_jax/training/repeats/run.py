@@ -70,6 +70,14 @@ class RepeatsTrainConfig(AdamWConfig):
             raise ValueError(f"distinct={self.distinct}; a number in [0, 1] is needed")
 
 
+def check_options(config: RepeatsTrainConfig, blend: float, rows: int, columns: int) -> None:
+    """Raise a ValueError for more keypoints than a view has cells, or a `blend` that is not in (0, 1]."""
+    if config.keypoints[1] > rows * columns:
+        raise ValueError(f"keypoints={config.keypoints}; a view has {rows}x{columns} cells, each with one at most")
+    if not 0 < blend <= 1:
+        raise ValueError(f"blend={blend}; a number in (0, 1] is needed")
+
+
 def second_half(
     model: SuperPoint, features: Float[Array, "b h4 w4 c"]
 ) -> tuple[Float[Array, "b hc wc 65"], Float[Array, "b hc wc d"]]:
@@ -182,10 +190,7 @@ def train_repeats(
     if (found := views.features.shape[-1]) != channels:
         raise ValueError(f"the views have {found} channels; the encoder of this model has {channels} there")
     rows, columns = views.whole.shape[-2:]
-    if config.keypoints[1] > rows * columns:
-        raise ValueError(f"keypoints={config.keypoints}; a view has {rows}x{columns} cells, each with one at most")
-    if not 0 < blend <= 1:
-        raise ValueError(f"blend={blend}; a number in (0, 1] is needed")
+    check_options(config, blend, rows, columns)
     mesh = data_mesh(config.batch, devices)
     state = initial_state(trained_part(model), config.optimizer())
     state, network, placed = replicated((state, for_training(model), views), mesh)
