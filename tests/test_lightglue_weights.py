@@ -309,4 +309,4 @@ def test_the_matcher_of_the_package_is_better_than_nearest_neighbours(gray_photo
     (nearest_right, nearest_precision), (right, precision) = rates
     assert right >= nearest_right
     assert 1 - precision < 0.5 * (1 - nearest_precision)
-    assert precision > 0.85
+    assert precision > 0.95

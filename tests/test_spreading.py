@@ -102,10 +102,15 @@ def images(photos):
     return jnp.asarray(np.stack([photos["camera"][:96, 100:228], photos["coffee"][:96, :128, 0]])[..., None])
 
 
+def numbers(found: sp.Keypoints) -> np.ndarray:
+    """The numbers of keypoints in cells of 32x32 pixels."""
+    x, y = np.asarray(found.keypoints)[np.asarray(found.mask)].T
+    return np.histogram2d(y, x, bins=(3, 4), range=((0, 96), (0, 128)))[0]
+
+
 def in_cells(found: sp.Keypoints) -> float:
     """How unevenly the keypoints lie: the standard deviation of their numbers in cells of 32x32 pixels."""
-    x, y = np.asarray(found.keypoints)[np.asarray(found.mask)].T
-    return float(np.histogram2d(y, x, bins=(3, 4), range=((0, 96), (0, 128)))[0].std())
+    return float(numbers(found).std())
 
 
 def test_photos_are_covered_more_evenly_and_the_count_is_filled(bundled, images):
@@ -123,6 +128,21 @@ def test_photos_are_covered_more_evenly_and_the_count_is_filled(bundled, images)
     everything, same = (sp.extract(bundled, images, spread=rule, max_keypoints=-1) for rule in ("none", "grid"))
     for one, other in zip(jax.tree.leaves(everything), jax.tree.leaves(same), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_every_cell_has_its_share_of_the_keypoints(bundled, images):
+    """48 keypoints are four for each of 12 cells; a cell that has fewer gives all. Unrefined, none leaves its cell."""
+    even, everything = (
+        sp.extract(bundled, images, refinement="none", spread="grid", max_keypoints=count) for count in (48, -1)
+    )
+    for one, all_of_it in zip(even, everything, strict=True):
+        assert np.any(numbers(all_of_it) < QUOTA)
+        assert np.all(numbers(one) >= np.minimum(numbers(all_of_it), QUOTA))
+    plain = sp.extract(bundled, images, refinement="none")
+    assert any(
+        np.any(numbers(one) < np.minimum(numbers(all_of_it), QUOTA))
+        for one, all_of_it in zip(plain, everything, strict=True)
+    )
 
 
 def test_padding_and_other_images_change_nothing(bundled, images):

@@ -391,7 +391,7 @@ def test_the_network_can_be_kept_near_what_it_was(tmp_path, random_model, name):
 
     def difference(weight: float) -> float:
         config = replace(TINY, match=0.5, steps=30, **{name: weight})
-        trained = train_repeats(model, views, tmp_path / str(weight), config=config)
+        trained = train_repeats(model, views, tmp_path / str(weight), config=config, blend=1.0)
         (logits, descriptors), (logits_before, descriptors_before) = of_cells(trained, views), of_cells(model, views)
         whole = jnp.ones((16, ROWS, COLUMNS), bool)
         if name == "anchor":
@@ -440,7 +440,7 @@ def test_the_devices_change_nothing(tmp_path, random_model):
     views = repeated_and_not(model, 8)
     config = replace(TINY, steps=3, batch=8)
     one, eight = (
-        train_repeats(model, views, tmp_path / name, config=config, devices=devices)
+        train_repeats(model, views, tmp_path / name, config=config, blend=1.0, devices=devices)
         for name, devices in (("one", jax.devices()[:1]), ("eight", None))
     )
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):

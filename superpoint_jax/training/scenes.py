@@ -97,7 +97,7 @@ def sample_scenes(
         grays = sample_bilinear(photo, sample_bilinear(photo_xy, canvas_xy.reshape(-1, 2)))
         between = exact_product(rotations[1], rotations[0].T)
         return dict(
-            views=jnp.where(_inside(canvas_xy, canvas), grays.reshape(2, *shape), 0),
+            views=jnp.where(inside(canvas_xy, canvas), grays.reshape(2, *shape), 0),
             places=places,
             canvas_xy=canvas_xy,
             known=known,
@@ -125,11 +125,11 @@ def transfer(
         there = 1 - here
         on_canvas, found = _refined(places[here], canvas_xy[here], known[here], points)
         positions = sample_bilinear(places[there], on_canvas)
-        inside = _inside(positions, known.shape[1:])
+        within = inside(positions, known.shape[1:])
         # What the other view shows there must be the same place of the canvas.
         again, seen = _refined(places[there], canvas_xy[there], known[there], positions)
         visible = seen & (jnp.max(jnp.abs(again - on_canvas), axis=-1) < 1)
-        return positions, found & (visible | ~inside)
+        return positions, found & (visible | ~within)
 
     def of_scene(scene: tuple[Array, Array, Array], points: Array) -> tuple[Array, Array]:
         both = [of_view(here, *scene, points[here]) for here in (0, 1)]
@@ -288,12 +288,14 @@ def _search(places: Array, start: Array, wanted: Array, *, steps: int) -> Array:
 
 def _is_right(places: Array, found: Array, wanted: Array) -> Array:
     error = jnp.max(jnp.abs(sample_bilinear(places, found) - wanted), axis=-1)
-    return _inside(found, places.shape[:2]) & (error < TOLERANCE_PX)
+    return inside(found, places.shape[:2]) & (error < TOLERANCE_PX)
 
 
-def _inside(points_xy: Array, shape: tuple[int, ...]) -> Array:
+def inside(points_xy: Float[Array, "*n 2"], shape: tuple[int, ...], *, margin_px: int = 0) -> Bool[Array, "*n"]:
+    """Whether points lie between the centres of the outermost pixels of a view, at least `margin_px` away from them."""
     x, y = points_xy[..., 0], points_xy[..., 1]
-    return (x >= 0) & (x <= shape[1] - 1) & (y >= 0) & (y <= shape[0] - 1)
+    end_x, end_y = shape[1] - 1 - margin_px, shape[0] - 1 - margin_px
+    return (x >= margin_px) & (x <= end_x) & (y >= margin_px) & (y <= end_y)
 
 
 def _inverse_slope(places: Array) -> Array:

@@ -13,11 +13,19 @@ from jaxtyping import Bool, Float
 
 from superpoint_jax.config import CELL_PX, SamplingRule
 from superpoint_jax.description import sample_descriptors
-from superpoint_jax.detection import cells_to_pixels, pixels_to_cells, score_map, suppress_three_pass, window_max
+from superpoint_jax.detection import (
+    border_mask,
+    cells_to_pixels,
+    pixels_to_cells,
+    score_map,
+    suppress_three_pass,
+    window_max,
+)
 from superpoint_jax.features import AnyArray, pytree
 from superpoint_jax.geometry import pixel_grid, sample_bilinear
 from superpoint_jax.sharding import placed_like, vary_like
 from superpoint_jax.training.repeats.views import STEPS_PER_PX, SharedViews
+from superpoint_jax.training.scenes import inside
 
 PLACE_SHARPNESS = 6.0
 """The network's probability of a pixel within its cell is raised to this power, because extraction takes the best."""
@@ -52,9 +60,9 @@ def chosen(
     border, or to a keypoint that a better one of another cell suppresses.
     """
     within = logits[..., :-1]
-    inner = _inner(logits.shape[0] * CELL_PX, logits.shape[1] * CELL_PX)
-    free = _unsuppressed(logits) * pixels_to_cells(inner[None].astype(jnp.float32))[0]
-    places = jax.nn.softmax(PLACE_SHARPNESS * within, axis=-1) * free
+    size = logits.shape[0] * CELL_PX, logits.shape[1] * CELL_PX
+    allowed = pixels_to_cells(border_mask(size, jnp.array([size]), BORDER_PX))[0]
+    places = jax.nn.softmax(PLACE_SHARPNESS * within, axis=-1) * _unsuppressed(logits) * allowed
     score = jax.nn.logsumexp(PLACE_SHARPNESS * within, axis=-1) / PLACE_SHARPNESS
     score = CHOICE_SHARPNESS * (score - jax.nn.logsumexp(logits, axis=-1))
     left = jnp.sum(places, axis=-1)
@@ -129,9 +137,8 @@ def _repeats_of_pair(
         near = jnp.mean(jnp.stack([jnp.minimum(_near(maps[1 - here], sigma), 1) for sigma in NEAR_PX]), axis=0)
         places = views.places[here].astype(jnp.float32) / STEPS_PER_PX
         found = sample_bilinear(near[..., None], places.reshape(-1, 2)).reshape(height, width)
-        last = jnp.array([[[width - 1, height - 1]]]) - BORDER_PX
-        possible = jnp.all((places >= BORDER_PX) & (places <= last), axis=-1)
-        seen = jnp.where(views.shared[here] & possible, maps[here], 0)
+        possible = views.shared[here] & inside(places, (height, width), margin_px=BORDER_PX)
+        seen = jnp.where(possible, maps[here], 0)
         return jnp.sum(seen * found * value[here]) / jnp.maximum(jnp.sum(seen), 1)
 
     return (of_view(0) + of_view(1)) / 2, jnp.sum(pixels_to_cells(maps), axis=-1)
@@ -239,11 +246,6 @@ def turn(
     """How far the descriptors have turned from those of the network before: the mean of 1 minus their cosine."""
     cosines = jnp.sum(descriptors * before, axis=-1)
     return jnp.sum(jnp.where(whole, 1 - cosines, 0)) / jnp.maximum(jnp.sum(whole, dtype=jnp.float32), 1)
-
-
-def _inner(height: int, width: int) -> Bool[Array, "h w"]:
-    """Whether a pixel is at least `BORDER_PX` away from the border."""
-    return jnp.pad(jnp.ones((height - 2 * BORDER_PX, width - 2 * BORDER_PX), bool), BORDER_PX)
 
 
 def _near(values: Float[Array, "h w"], sigma: float) -> Array:

@@ -18,7 +18,7 @@ from superpoint_jax.detection import pixels_to_cells
 from superpoint_jax.features import AnyArray, pytree
 from superpoint_jax.geometry import pixel_grid
 from superpoint_jax.training.parts import BATCH, Network, Scenery, lit_views, make_parts
-from superpoint_jax.training.scenes import transfer
+from superpoint_jax.training.scenes import inside, transfer
 
 FIRST_BLOCKS = 2
 """Number of blocks of the encoder in the first half, which is not trained, so that its output can be stored."""
@@ -91,7 +91,7 @@ def _views_of(
 
 def in_whole_cells(places_xy: Float[Array, "n 2"], whole: Bool[Array, "hc wc"]) -> Bool[Array, " n"]:
     """Whether places of a view lie within it, and their nearest pixels in a whole cell."""
-    sides = jnp.array([whole.shape[::-1]]) * CELL_PX
-    inside = jnp.all((places_xy >= 0) & (places_xy <= sides - 1), axis=-1)
-    x, y = jnp.moveaxis(jnp.clip(jnp.round(places_xy).astype(jnp.int32), 0, sides - 1) // CELL_PX, -1, 0)
-    return inside & whole[y, x]
+    rows, columns = whole.shape
+    last = jnp.array([[columns, rows]]) * CELL_PX - 1
+    x, y = jnp.moveaxis(jnp.clip(jnp.round(places_xy).astype(jnp.int32), 0, last) // CELL_PX, -1, 0)
+    return inside(places_xy, (rows * CELL_PX, columns * CELL_PX)) & whole[y, x]
