@@ -65,6 +65,7 @@ class Tracker:
         max_move_px: Largest distance between successive positions, in pixels; None for no limit. It may be traced.
         matcher: A network that matches, which must be a pytree, for example `superpoint_jax.LightGlue`.
         ratio: Lowe's ratio test, as in `superpoint_jax.match`. A matcher does not use it. It may be traced.
+        ratio_apart: Which keypoints count as the second nearest, as in `superpoint_jax.match`. It may be traced.
         min_score: Smallest score of a match: a cosine, or the probability of a matcher, by default its own. It may be
             traced.
 
@@ -76,6 +77,7 @@ class Tracker:
     max_move_px: float | Float[Array, ""] | None = None
     matcher: Matcher | None = None
     ratio: float | Float[Array, ""] | None = None
+    ratio_apart: float | Float[Array, ""] | None = None
     min_score: float | Float[Array, ""] | None = None
 
     def __post_init__(self) -> None:
@@ -110,7 +112,12 @@ class Tracker:
         """Options of `match`."""
         if self.matcher is not None:
             return dict(matcher=self.matcher, min_score=self.min_score)
-        return dict(ratio=self.ratio, max_distance=self.max_distance, min_score=self.min_score)
+        return dict(
+            ratio=self.ratio,
+            ratio_apart=self.ratio_apart,
+            max_distance=self.max_distance,
+            min_score=self.min_score,
+        )
 
 
 @partial(jax.jit, static_argnames=("length",))

@@ -328,7 +328,12 @@ def pairs_of(size=(240, 320)) -> tuple[sp.Keypoints, sp.Keypoints]:
     return features(size), extract(network(), turned)
 
 
-MATCHERS = (dict(), dict(ratio=0.9), dict(temperature=0.1, min_score=0.05), dict(max_distance=0.7, mutual=False))
+MATCHERS = (
+    dict(),
+    dict(ratio=0.9, ratio_apart=0.01),
+    dict(temperature=0.1, min_score=0.05),
+    dict(max_distance=0.7, mutual=False),
+)
 
 
 def check_match():

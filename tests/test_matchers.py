@@ -107,6 +107,18 @@ def test_match_uses_the_matcher(pair, folders, model, matcher, tmp_path, capsys)
     assert min(strict) > 0.1
 
 
+def test_the_ratio_test_of_a_command_leaves_out_what_is_near_the_partner(pair, model, folders, tmp_path):
+    a, b = features_of(pair, model)
+    command = ["match", str(pair / "a.png"), str(pair / "b.png"), "--json", str(tmp_path / "m.json"), *options(folders)]
+    counts = []
+    for given, apart in (([], 0.01), (["--ratio-apart", "0"], None), (["--ratio-apart", "0.2"], 0.2)):
+        assert main([*command, "--ratio", "0.9", *given]) == 0
+        counts.append(len(json.loads((tmp_path / "m.json").read_text())["scores"]))
+        assert counts[-1] == int(sp.match(a, b, ratio=0.9, ratio_apart=apart).mask.sum())
+    assert 0 < counts[1] <= counts[0] < counts[2]
+    assert main([*command, "--ratio-apart", "0.2"]) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -115,6 +127,7 @@ def test_match_uses_the_matcher(pair, folders, model, matcher, tmp_path, capsys)
             ["match", "--ratio", "None", "--max-distance", "1"],
             "--ratio and --max-distance: for nearest neighbours only",
         ),
+        (["match", "--ratio-apart", "0.02"], "--ratio-apart: for nearest neighbours only"),
         (["track", "--max-distance", "0.7", "-o", "t.mp4"], "--max-distance: for nearest neighbours only"),
         (
             ["extract", "--matches", "exhaustive", "--ratio", "0.85", "-o", "f.db"],
@@ -252,5 +265,5 @@ def test_the_options_have_one_name_everywhere(command, capsys):
     with pytest.raises(SystemExit):
         main([*command.split(), "--help"])
     printed = capsys.readouterr().out
-    names = ["--matcher"] + ["--ratio", "--max-distance", "--min-score"] * (command != "app")
+    names = ["--matcher"] + ["--ratio", "--ratio-apart", "--max-distance", "--min-score"] * (command != "app")
     assert [name for name in names if name not in printed] == []

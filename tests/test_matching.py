@@ -23,18 +23,18 @@ def assert_same(result: Matches, expected: Matches):
     np.testing.assert_allclose(result.scores, expected.scores, rtol=0, atol=5e-7)
 
 
-def features_of(descriptors, mask=None) -> Keypoints:
-    """Keypoints [B,K] with these descriptors; where they lie does not matter here."""
+def features_of(descriptors, mask=None, keypoints=None) -> Keypoints:
+    """Keypoints [B,K] with these descriptors, of images of 64x48 pixels."""
     descriptors = np.asarray(descriptors, np.float32)
     mask = np.ones(descriptors.shape[:2], bool) if mask is None else np.asarray(mask, bool)
     batch, k, _ = descriptors.shape
     return Keypoints(
-        keypoints=jnp.zeros((batch, k, 2)),
+        keypoints=jnp.zeros((batch, k, 2)) if keypoints is None else jnp.asarray(keypoints, jnp.float32),
         scores=jnp.zeros((batch, k)),
         descriptors=jnp.asarray(np.where(mask[..., None], descriptors, 0)),
         mask=jnp.asarray(mask),
         num_detected=jnp.asarray(mask.sum(-1), jnp.int32),
-        image_sizes=jnp.full((batch, 2), 64, jnp.int32),
+        image_sizes=jnp.broadcast_to(jnp.array([48, 64], jnp.int32), (batch, 2)),
     )
 
 
@@ -42,11 +42,23 @@ def random_features(seed: int, batch: int, k: int, *, dim: int = 8, share: float
     """Unit vectors, `share` of them valid, the padding anywhere; few dimensions, so that there are near neighbours."""
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(batch, k, dim))
-    return features_of(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), rng.random((batch, k)) < share)
+    mask, places = rng.random((batch, k)) < share, rng.uniform((0, 0), (63, 47), (batch, k, 2))
+    return features_of(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), mask, places)
 
 
 def pair_by_loops(
-    a, mask_a, b, mask_b, *, mutual=True, ratio=None, max_distance=None, temperature=None, min_score=None
+    a,
+    mask_a,
+    b,
+    mask_b,
+    xy_b,
+    *,
+    mutual=True,
+    ratio=None,
+    ratio_apart=0.0,
+    max_distance=None,
+    temperature=None,
+    min_score=None,
 ):
     """The partner and the score of each row of a, one at a time, from the whole matrix."""
     cosine = a.astype(np.float64) @ b.astype(np.float64).T
@@ -65,6 +77,7 @@ def pair_by_loops(
         if mutual and valid_a[np.argmax(score[valid_a, j])] != i:
             continue
         others = valid_b[valid_b != j]
+        others = others[np.linalg.norm(xy_b[others] - xy_b[j], axis=-1) >= ratio_apart * 64]
         if ratio is not None and len(others) and not distance[i, j] < ratio * distance[i, others].min():
             continue
         if max_distance is not None and distance[i, j] > max_distance:
@@ -78,7 +91,8 @@ def pair_by_loops(
 def assert_equals_loops(matches: Matches, a: Keypoints, b: Keypoints, **options):
     for p in range(len(matches)):
         i, j = min(p, len(a) - 1), min(p, len(b) - 1)
-        sides = [np.asarray(x) for x in (a.descriptors[i], a.mask[i], b.descriptors[j], b.mask[j])]
+        arrays = a.descriptors[i], a.mask[i], b.descriptors[j], b.mask[j], b.keypoints[j]
+        sides = [np.asarray(x) for x in arrays]
         indices, scores = pair_by_loops(*sides, **options)
         np.testing.assert_array_equal(matches.indices[p], indices)
         np.testing.assert_array_equal(matches.mask[p], indices >= 0)
@@ -90,12 +104,14 @@ OPTIONS = [
     {},
     {"mutual": False},
     {"ratio": RATIO},
+    {"ratio": RATIO, "ratio_apart": 0.2},
+    {"ratio": RATIO, "ratio_apart": 1.0},
     {"max_distance": MAX_DISTANCE},
     {"min_score": 0.7},
     {"temperature": TEMPERATURE},
     {"temperature": TEMPERATURE, "mutual": False},
     {"temperature": TEMPERATURE, "min_score": 0.05, "max_distance": MAX_DISTANCE},
-    {"mutual": False, "ratio": RATIO, "max_distance": MAX_DISTANCE, "min_score": 0.7},
+    {"mutual": False, "ratio": RATIO, "ratio_apart": 0.3, "max_distance": MAX_DISTANCE, "min_score": 0.7},
 ]
 
 
@@ -144,6 +160,19 @@ def test_by_hand():
     assert match(a, b, ratio=0.184).mask.tolist() == [[True, False, False]]
     assert match(a, b, max_distance=0.142).mask.tolist() == [[True, True, False]]
     assert match(a, b, max_distance=0.141).mask.tolist() == [[True, False, False]]
+
+
+def test_what_is_near_the_partner_is_no_second_nearest():
+    """b1 is 3 px from the partner b0, and b2 is 16 px from it: 0.05 and 0.25 of the longer side, 64 px."""
+    a = features_of([[[1, 0, 0]]])
+    near, far = (np.array([np.cos(angle), np.sin(angle), 0]) for angle in (0.2, 0.4))
+    b = features_of([[np.array([1, 0.1, 0]) / np.sqrt(1.01), near, far]], keypoints=[[[20, 20], [20, 23], [36, 20]]])
+    # The distances are 0.0997, 0.1997 and 0.3973.
+    for apart, passes in ((None, 0.5), (0.0, 0.5), (3 / 64, 0.5), (0.05, 0.252), (0.25, 0.252)):
+        assert match(a, b, ratio=passes, ratio_apart=apart).mask.all()
+        assert not match(a, b, ratio=passes - 0.003, ratio_apart=apart).mask.any()
+    # None is far enough: the test passes, as where b has no second keypoint.
+    assert match(a, b, ratio=0.01, ratio_apart=0.26).mask.all()
 
 
 def test_ties_go_to_the_lowest_row():
@@ -266,6 +295,9 @@ def test_new_thresholds_compile_nothing():
     assert nearest._match._cache_size() == before
     match(a, b, max_distance=0.7)
     assert nearest._match._cache_size() == before + 1
+    match(a, b, ratio=0.8, ratio_apart=0.01)
+    match(a, b, ratio=0.8, ratio_apart=0.02)
+    assert nearest._match._cache_size() == before + 2
 
 
 def test_wrong_arguments_are_told():
@@ -278,6 +310,10 @@ def test_wrong_arguments_are_told():
         match(a, random_features(0, 3, 5, dim=4))
     with pytest.raises(ValueError, match=r"ratio=-0.5 must be positive"):
         match(a, a, ratio=-0.5)
+    with pytest.raises(ValueError, match=r"ratio_apart=5\.0; a fraction of the image's longer side, 0 to 1"):
+        match(a, a, ratio=0.8, ratio_apart=5.0)
+    with pytest.raises(ValueError, match="ratio_apart is a part of the ratio test"):
+        match_pairs(a, ratio_apart=0.1)
     with pytest.raises(ValueError, match="exclude each other"):
         match(a, a, ratio=0.8, temperature=0.1)
     with pytest.raises(ValueError, match="images 0 to 3; there are 3"):
@@ -292,12 +328,14 @@ def test_wrong_arguments_are_told():
 def test_8192_against_8192_takes_under_a_gibibyte():
     a, b = random_features(22, 1, 8192, dim=256), random_features(23, 1, 8192, dim=256)
     compiled = nearest._match.lower(
-        a.descriptors, a.mask, b.descriptors, b.mask, nearest._Tests(0.9, 0.7, None, None), mutual=True
+        *(a.descriptors, a.mask, b.descriptors, b.mask, b.keypoints),
+        nearest._Tests(0.9, 0.01, 0.7, None, None),
+        mutual=True,
     ).compile()
     memory = compiled.memory_analysis()
     assert memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes < 2**30
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    matches = jax.block_until_ready(match(a, b, ratio=0.9, max_distance=0.7))
+    matches = jax.block_until_ready(match(a, b, ratio=0.9, ratio_apart=0.01, max_distance=0.7))
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 2**30
     # A matrix of 8192 x 8192 float32 alone would be 256 MiB.
     assert memory.temp_size_in_bytes < 64 * 2**20

@@ -41,21 +41,28 @@ class Pairing:
         return self.pairs is not None or self.matches != "none" or self.loops > 0
 
 
+RATIO_APART = 0.01
+"""Nearer to the partner than this, as a fraction of the longer side, keypoints show the same structure."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Matching(Pairing):
     """What is matched for a COLMAP database, and what a match has to pass.
 
-    The default of `ratio` is a measured one; see docs/extraction.md.
+    The defaults of `ratio` and `ratio_apart` are measured; see docs/extraction.md.
 
     Attributes:
         ratio: Lowe's ratio test: the distance to the nearest descriptor must be less than this times the distance to
             the second nearest. None leaves the test out. A network that matches does not use it.
+        ratio_apart: How far from the nearest the second nearest keypoint must be, as a fraction of the longer side of
+            the photo; 0 or None for Lowe's own test. See `superpoint_jax.match`.
         max_distance: Largest L2 distance between the descriptors of a match. A network that matches does not use it.
         min_score: Smallest score of a match: the cosine similarity of the descriptors, or the probability of a network
             that matches, by default its own.
     """
 
     ratio: float | None = 0.85
+    ratio_apart: float | None = RATIO_APART
     max_distance: float | None = None
     min_score: float | None = None
 
@@ -69,6 +76,8 @@ class Matching(Pairing):
             )
         if self.ratio is not None and not 0 < self.ratio <= 1:
             raise ValueError(f"ratio={self.ratio}; above 0 and at most 1 is needed, or None to leave the test out")
+        if self.ratio_apart is not None and not 0 <= self.ratio_apart <= 1:
+            raise ValueError(f"ratio_apart={self.ratio_apart}; 0 to 1 is needed, a fraction of the longer side")
         if self.max_distance is not None and not self.max_distance > 0:
             raise ValueError(f"max_distance={self.max_distance}; a positive number is needed, or None for no limit")
         if self.min_score is not None and not -1 <= self.min_score <= 1:

@@ -14,6 +14,7 @@ import tyro
 
 import superpoint_jax as sp
 from superpoint_jax import openvino
+from superpoint_jax.bulk.pairs import RATIO_APART
 from superpoint_jax.cli.errors import CommandError, told
 from superpoint_jax.config import ComputeDtype, SpreadRule
 from superpoint_jax.lightglue import LightGlue
@@ -108,6 +109,9 @@ class Matching:
     ratio: Limit = "auto"
     """Lowe's ratio test: the distance to the nearest descriptor must be less than this times the distance to the second
     nearest. "auto" is 0.85 for `extract` and `reconstruct`, and no test elsewhere."""
+    ratio_apart: Limit = "auto"
+    """How far from the nearest the second nearest keypoint must be for the ratio test, as a fraction of the longer side
+    of the photo. "auto" is 0.01; 0 is Lowe's own test."""
     max_distance: Limit = "auto"
     """Largest L2 distance between the descriptors of a match. "auto" is 0.7 for `track`, and no limit elsewhere."""
     min_score: Limit = "auto"
@@ -116,7 +120,11 @@ class Matching:
 
     def network(self, extractor: sp.SuperPointConfig | None = None) -> LightGlue | None:
         """The network that matches keypoints, for an extractor if one is given; None for nearest neighbours."""
-        useless = [f"--{name.replace('_', '-')}" for name in self.tests() if name != "min_score"]
+        useless = [
+            f"--{name.replace('_', '-')}"
+            for name in ("ratio", "ratio_apart", "max_distance")
+            if getattr(self, name) != "auto"
+        ]
         if useless and self.matcher != "nearest":
             raise CommandError(
                 f"{' and '.join(useless)}: for nearest neighbours only; with --matcher {self.matcher}, give --min-score"
@@ -133,8 +141,11 @@ class Matching:
         return matcher
 
     def tests(self) -> dict[str, Any]:
-        """The tests that were given, under their names in `superpoint_jax.match`."""
-        tests = dict(ratio=self.ratio, max_distance=self.max_distance, min_score=self.min_score)
+        """The tests that were given, and what belongs to them, under their names in `superpoint_jax.match`."""
+        apart = self.ratio_apart
+        if apart == "auto" and self.ratio not in ("auto", None):
+            apart = RATIO_APART
+        tests = dict(ratio=self.ratio, ratio_apart=apart, max_distance=self.max_distance, min_score=self.min_score)
         return {name: value for name, value in tests.items() if value != "auto"}
 
     def load(self, extractor: sp.SuperPointConfig) -> Callable[[sp.Keypoints, sp.Keypoints], sp.Matches]:

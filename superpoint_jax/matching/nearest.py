@@ -38,6 +38,7 @@ def match(
     matcher: Matcher | None = None,
     mutual: bool = True,
     ratio: float | Float[Array, ""] | None = None,
+    ratio_apart: float | Float[Array, ""] | None = None,
     max_distance: float | Float[Array, ""] | None = None,
     temperature: float | Float[Array, ""] | None = None,
     min_score: float | Float[Array, ""] | None = None,
@@ -59,6 +60,9 @@ def match(
         mutual: The keypoint of a must also be the nearest neighbour of its partner.
         ratio: Lowe's test: the distance to the partner must be less than `ratio` times the distance to the second
             nearest keypoint of b (0.8 is usual). If b has no second keypoint, the test passes.
+        ratio_apart: Which keypoints of b count as the second nearest: those at least this far from the partner, as a
+            fraction of the longer side of b's image. By default all of them, as in Lowe's test. Nearer ones show the
+            same structure, so where keypoints lie close together, 0.01 finds more matches (docs/geometry.md).
         max_distance: Largest L2 distance between the descriptors, sqrt(2 - 2 cosine) (0.7 in Magic Leap's demo).
         temperature: With a value (0.1 is usual), neighbours and scores come from dual softmax: the product of the
             softmax of similarity / temperature over b and over a. It can't be used together with `ratio`.
@@ -67,10 +71,11 @@ def match(
     Raises:
         ValueError: The shapes do not fit together, or an option is out of range.
 
-    Source: D. Lowe, "Distinctive image features from scale-invariant keypoints", 2004, section 7.1 (ratio); J. Sun et
-    al., "LoFTR", 2021, section 3.3 (dual softmax).
+    Source: D. Lowe, "Distinctive image features from scale-invariant keypoints", 2004, section 7.1 (ratio); D. Mishkin
+    et al., "MODS: Fast and robust method for two-view matching", 2015, section 3 (second nearest keypoints that are
+    apart); J. Sun et al., "LoFTR", 2021, section 3.3 (dual softmax).
     """
-    tests = _checked_tests(ratio, max_distance, temperature, min_score)
+    tests = _checked_tests(ratio, ratio_apart, max_distance, temperature, min_score)
     if matcher is not None:
         _check_only_min_score(tests, mutual=mutual)
         return matcher.match(a, b, min_score=min_score)
@@ -78,7 +83,7 @@ def match(
     if a.mask.ndim == 1:
         matches = match(batch_of_one(a), batch_of_one(b), mutual=mutual, **tests._asdict())
         return rows_of(a, matches)
-    return _match(a.descriptors, a.mask, b.descriptors, b.mask, tests, mutual=mutual)
+    return _match(a.descriptors, a.mask, b.descriptors, b.mask, _places(b), tests, mutual=mutual)
 
 
 def match_pairs(
@@ -88,6 +93,7 @@ def match_pairs(
     matcher: Matcher | None = None,
     mutual: bool = True,
     ratio: float | Float[Array, ""] | None = None,
+    ratio_apart: float | Float[Array, ""] | None = None,
     max_distance: float | Float[Array, ""] | None = None,
     temperature: float | Float[Array, ""] | None = None,
     min_score: float | Float[Array, ""] | None = None,
@@ -100,7 +106,7 @@ def match_pairs(
     Raises:
         ValueError: As `match`; or a pair has the number of an image that does not exist.
     """
-    tests = _checked_tests(ratio, max_distance, temperature, min_score)
+    tests = _checked_tests(ratio, ratio_apart, max_distance, temperature, min_score)
     if matcher is not None:
         _check_only_min_score(tests, mutual=mutual)
     if features.mask.ndim != 2:
@@ -114,7 +120,7 @@ def match_pairs(
     pairs = jnp.asarray(pairs, jnp.int32)
     if matcher is not None:
         return _match_pairs_by(matcher, dataclasses.replace(features, hidden_states=None), pairs, min_score)
-    return _match_pairs(features.descriptors, features.mask, pairs, tests, mutual=mutual)
+    return _match_pairs(features.descriptors, features.mask, _places(features), pairs, tests, mutual=mutual)
 
 
 def all_pairs(count: int) -> Int[np.ndarray, "p 2"]:
@@ -126,6 +132,7 @@ class _Tests(NamedTuple):
     """Thresholds, which are traced, so that a new value compiles nothing; None leaves a test out."""
 
     ratio: float | Array | None
+    ratio_apart: float | Array | None
     max_distance: float | Array | None
     temperature: float | Array | None
     min_score: float | Array | None
@@ -136,6 +143,7 @@ class _Block(NamedTuple):
 
     descriptors: Array
     mask: Array
+    places: Array
     log_sum: Array  # of the dual softmax over a; 0 without a temperature
     start: Array
 
@@ -146,6 +154,7 @@ def _match(
     mask_a: Bool[Array, "_m i"],
     descriptors_b: Float[Array, "_n j d"],
     mask_b: Bool[Array, "_n j"],
+    places_b: Float[Array, "_n j 2"],
     tests: _Tests,
     *,
     mutual: bool,
@@ -157,13 +166,13 @@ def _match(
     # All pairs are computed at one time, with narrower blocks for more pairs: a batch in `lax.map` can't be sharded.
     width = min(columns, max(MIN_WIDTH, _budget() // (rows * count)))
 
-    def match_pair(a: tuple[Array, Array], b: tuple[Array, Array]) -> Matches:
+    def match_pair(a: tuple[Array, ...], b: tuple[Array, ...]) -> Matches:
         return _match_pair(*a, *b, tests, width=width, mutual=mutual)
 
     # One image that is matched with many is not copied.
     sides = [
-        ((descriptors[0], mask[0]), None) if len(mask) < count else ((descriptors, mask), 0)
-        for descriptors, mask in ((descriptors_a, mask_a), (descriptors_b, mask_b))
+        (tuple(leaf[0] for leaf in side), None) if len(side[0]) < count else (side, 0)
+        for side in ((descriptors_a, mask_a), (descriptors_b, mask_b, places_b))
     ]
     (a, axis_a), (b, axis_b) = sides
     return jax.vmap(match_pair, in_axes=(axis_a, axis_b))(a, b)
@@ -173,6 +182,7 @@ def _match(
 def _match_pairs(
     descriptors: Float[Array, "b k d"],
     mask: Bool[Array, "b k"],
+    places: Float[Array, "b k 2"],
     pairs: Int[Array, "p 2"],
     tests: _Tests,
     *,
@@ -183,14 +193,15 @@ def _match_pairs(
         return no_matches((len(pairs), rows))
     width = min(rows, max(MIN_WIDTH, _budget() // rows))
 
-    def all_of_them(descriptors: Array, mask: Array, pairs: Array, tests: _Tests) -> Matches:
+    def all_of_them(descriptors: Array, mask: Array, places: Array, pairs: Array, tests: _Tests) -> Matches:
         def match_pair(pair: Array) -> Matches:
             i, j = pair
-            return _match_pair(descriptors[i], mask[i], descriptors[j], mask[j], tests, width=width, mutual=mutual)
+            b = descriptors[j], mask[j], places[j]
+            return _match_pair(descriptors[i], mask[i], *b, tests, width=width, mutual=mutual)
 
         return _in_groups(jax.vmap(match_pair), pairs, _budget() // (rows * width))
 
-    return placed_like(pairs, all_of_them)(descriptors, mask, pairs, tests)
+    return placed_like(pairs, all_of_them)(descriptors, mask, places, pairs, tests)
 
 
 @jax.jit
@@ -234,12 +245,13 @@ def _match_pair(
     mask_a: Bool[Array, " i"],
     descriptors_b: Float[Array, "j d"],
     mask_b: Bool[Array, " j"],
+    places_b: Float[Array, "j 2"],
     tests: _Tests,
     *,
     width: int,
     mutual: bool,
 ) -> Matches:
-    blocks = _split(descriptors_b, mask_b, width)
+    blocks = _split(descriptors_b, mask_b, places_b, width)
 
     def similarity(block: _Block) -> Array:
         values = jnp.matmul(descriptors_a, block.descriptors.T, precision="highest")
@@ -248,7 +260,7 @@ def _match_pair(
     score = similarity
     if tests.temperature is not None:
         score, blocks = _dual_softmax(similarity, blocks, tests.temperature)
-    best, second, index, nearest_a = _nearest(score, blocks, with_second=tests.ratio is not None)
+    best, index, nearest_a = _nearest(score, blocks)
 
     found = best > -jnp.inf
     index = jnp.where(found, index, 0)
@@ -256,6 +268,8 @@ def _match_pair(
     if mutual:
         found &= nearest_a[index] == jnp.arange(len(mask_a))
     if tests.ratio is not None:
+        apart = 0.0 if tests.ratio_apart is None else tests.ratio_apart
+        second = _second(score, blocks, index, places_b[index], apart)
         found &= _distance(best) < tests.ratio * _distance(second)
     if tests.max_distance is not None:
         cosine = best if tests.temperature is None else jnp.sum(descriptors_a * descriptors_b[index], axis=-1)
@@ -265,7 +279,9 @@ def _match_pair(
     return Matches(indices=jnp.where(found, index, -1), scores=jnp.where(found, values, 0), mask=found)
 
 
-def _split(descriptors: Float[Array, "j d"], mask: Bool[Array, " j"], width: int) -> _Block:
+def _split(
+    descriptors: Float[Array, "j d"], mask: Bool[Array, " j"], places: Float[Array, "j 2"], width: int
+) -> _Block:
     """Blocks of at most `width` keypoints; the last one is padded."""
     count = -(-len(mask) // width)
     width = -(-len(mask) // count)
@@ -273,34 +289,49 @@ def _split(descriptors: Float[Array, "j d"], mask: Bool[Array, " j"], width: int
     return _Block(
         descriptors=jnp.pad(descriptors, ((0, missing), (0, 0))).reshape(count, width, -1),
         mask=jnp.pad(mask, (0, missing)).reshape(count, width),
+        places=jnp.pad(places, ((0, missing), (0, 0))).reshape(count, width, 2),
         log_sum=jnp.zeros((count, width)),
         start=jnp.arange(count, dtype=jnp.int32) * width,
     )
 
 
-def _nearest(
-    score: Callable[[_Block], Array], blocks: _Block, *, with_second: bool
-) -> tuple[Array, Array, Array, Array]:
-    """(best, second best, index of the best) for each row of a, and the index of the best for each row of b.
+def _nearest(score: Callable[[_Block], Array], blocks: _Block) -> tuple[Array, Array, Array]:
+    """(best, index of the best) for each row of a, and the index of the best for each row of b.
 
     Where scores are equal, the first one counts as the best.
     """
 
-    def step(carry: tuple[Array, Array, Array], block: _Block) -> tuple[tuple[Array, Array, Array], Array]:
-        best, second, index = carry
+    def step(carry: tuple[Array, Array], block: _Block) -> tuple[tuple[Array, Array], Array]:
+        best, index = carry
         scores = score(block)
         here, here_index = first_max(scores, axis=1)
-        if with_second:
-            others = lax.broadcasted_iota(jnp.int32, scores.shape, 1) != here_index[:, None]
-            runner_up = jnp.max(jnp.where(others, scores, -jnp.inf), axis=1)
-            second = jnp.maximum(jnp.maximum(second, runner_up), jnp.minimum(best, here))
         index = jnp.where(here > best, here_index + block.start, index)
-        return (jnp.maximum(best, here), second, index), first_max(scores, axis=0)[1]
+        return (jnp.maximum(best, here), index), first_max(scores, axis=0)[1]
 
     nothing = _nothing(score, blocks)
-    start = nothing, nothing, jnp.zeros_like(nothing, jnp.int32)
-    (best, second, index), nearest_a = lax.scan(step, start, blocks)
-    return best, second, index, nearest_a.reshape(-1)
+    (best, index), nearest_a = lax.scan(step, (nothing, jnp.zeros_like(nothing, jnp.int32)), blocks)
+    return best, index, nearest_a.reshape(-1)
+
+
+def _second(
+    score: Callable[[_Block], Array], blocks: _Block, index: Array, places: Float[Array, "i 2"], apart: float | Array
+) -> Array:
+    """For each row of a the best of all scores but that of `index`, among the rows of b far enough from `places`."""
+
+    def step(second: Array, block: _Block) -> tuple[Array, None]:
+        scores = score(block)
+        other = lax.broadcasted_iota(jnp.int32, scores.shape, 1) + block.start != index[:, None]
+        squared = jnp.sum((block.places[None] - places[:, None]) ** 2, axis=-1)
+        counts = other & (squared >= jnp.square(apart))
+        return jnp.maximum(second, jnp.max(jnp.where(counts, scores, -jnp.inf), axis=1)), None
+
+    return lax.scan(step, _nothing(score, blocks), blocks)[0]
+
+
+def _places(keypoints: Keypoints) -> Float[Array, "b k 2"]:
+    """Keypoints as fractions of the longer side of their image."""
+    longer = jnp.maximum(jnp.max(jnp.asarray(keypoints.image_sizes), axis=-1), 1).astype(jnp.float32)
+    return jnp.asarray(keypoints.keypoints) / longer[:, None, None]
 
 
 def _dual_softmax(
@@ -351,6 +382,7 @@ def _check_only_min_score(tests: _Tests, *, mutual: bool) -> None:
 
 def _checked_tests(
     ratio: float | Array | None,
+    ratio_apart: float | Array | None,
     max_distance: float | Array | None,
     temperature: float | Array | None,
     min_score: float | Array | None,
@@ -358,6 +390,10 @@ def _checked_tests(
     for name, value in (("ratio", ratio), ("max_distance", max_distance), ("temperature", temperature)):
         if isinstance(value, int | float) and not value > 0:
             raise ValueError(f"{name}={value} must be positive, or None to leave it out")
+    if isinstance(ratio_apart, int | float) and not 0 <= ratio_apart <= 1:
+        raise ValueError(f"ratio_apart={ratio_apart}; a fraction of the image's longer side, 0 to 1, is needed")
+    if ratio is None and ratio_apart is not None:
+        raise ValueError("ratio_apart is a part of the ratio test; give ratio, too")
     if ratio is not None and temperature is not None:
         raise ValueError("ratio and temperature exclude each other: the dual softmax already weighs the second best")
-    return _Tests(ratio, max_distance, temperature, min_score)
+    return _Tests(ratio, ratio_apart, max_distance, temperature, min_score)
