@@ -364,12 +364,12 @@ def test_a_run_learns_what_repeats_and_matches_and_continues_with_the_same_resul
         return {"repeats": float(jnp.mean(repeats)), "mismatch": float(mismatch)}
 
     config = replace(TINY, match=0.5)
-    whole = train_repeats(model, views, tmp_path / "whole", config=config, blend=1.0, validate=measured)
+    whole = train_repeats(model, views, tmp_path / "whole", config=config, validate=measured)
     before, after = measured(model), measured(whole)
     assert after["repeats"] > 2 * before["repeats"]
     assert after["mismatch"] < 0.5 * before["mismatch"]
     assert "validation_repeats" in (tmp_path / "whole" / "metrics.csv").read_text()
-    options: Any = dict(config=config, blend=1.0, checkpoint_every=25)
+    options: Any = dict(config=config, checkpoint_every=25)
     train_repeats(model, views, tmp_path / "parts", stop_after=30, **options)
     parts = train_repeats(model, views, tmp_path / "parts", **options)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
@@ -391,7 +391,7 @@ def test_the_network_can_be_kept_near_what_it_was(tmp_path, random_model, name):
 
     def difference(weight: float) -> float:
         config = replace(TINY, match=0.5, steps=30, **{name: weight})
-        trained = train_repeats(model, views, tmp_path / str(weight), config=config, blend=1.0)
+        trained = train_repeats(model, views, tmp_path / str(weight), config=config)
         (logits, descriptors), (logits_before, descriptors_before) = of_cells(trained, views), of_cells(model, views)
         whole = jnp.ones((16, ROWS, COLUMNS), bool)
         if name == "anchor":
@@ -399,29 +399,6 @@ def test_the_network_can_be_kept_near_what_it_was(tmp_path, random_model, name):
         return float(turn(descriptors, descriptors_before, whole))
 
     assert difference(100.0) < 0.2 * difference(0.0)
-
-
-def test_the_result_has_a_part_of_the_change(tmp_path, random_model):
-    model = random_model(0)
-    views = repeated_and_not(model, 8)
-    validated = []
-
-    def trained(blend: float, **options: Any) -> np.ndarray:
-        config = replace(TINY, steps=10)
-        result = train_repeats(model, views, tmp_path, config=config, blend=blend, **options)
-        return np.asarray(result.keypoint_decoder.conv_score_a.kernel)
-
-    before = np.asarray(model.keypoint_decoder.conv_score_a.kernel)
-    quarter = trained(
-        0.25, validate=lambda m: validated.append(np.asarray(m.keypoint_decoder.conv_score_a.kernel)) or {}
-    )
-    np.testing.assert_array_equal(validated, [quarter])
-    # The finished run gives its result for another part, without a step.
-    rows = (tmp_path / "metrics.csv").read_text()
-    whole = trained(1.0)
-    assert (tmp_path / "metrics.csv").read_text() == rows
-    assert np.abs(whole - before).max() > 1e-3
-    np.testing.assert_allclose(quarter, 0.75 * before + 0.25 * whole, atol=1e-6)
 
 
 def test_batch_norms_are_used_as_they_are(tmp_path, random_model):
@@ -440,7 +417,7 @@ def test_the_devices_change_nothing(tmp_path, random_model):
     views = repeated_and_not(model, 8)
     config = replace(TINY, steps=3, batch=8)
     one, eight = (
-        train_repeats(model, views, tmp_path / name, config=config, blend=1.0, devices=devices)
+        train_repeats(model, views, tmp_path / name, config=config, devices=devices)
         for name, devices in (("one", jax.devices()[:1]), ("eight", None))
     )
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
@@ -470,12 +447,9 @@ def test_numbers_that_cannot_be_are_refused():
         RepeatsTrainConfig(distinct=2.0)
 
 
-def test_a_part_or_a_number_of_keypoints_that_cannot_be_is_refused(tmp_path, random_model):
+def test_more_keypoints_than_cells_are_refused(tmp_path, random_model):
     model = random_model(0)
     views = repeated_and_not(model, 2)
-    for blend in (0.0, 1.5):
-        with pytest.raises(ValueError, match=f"blend={blend}"):
-            train_repeats(model, views, tmp_path, config=TINY, blend=blend)
     with pytest.raises(ValueError, match="5x6 cells, each with one at most"):
         train_repeats(model, views, tmp_path, config=replace(TINY, keypoints=(4, 31)))
 

@@ -235,9 +235,6 @@ class Repeats:
     """How pairs of views are made."""
     config: tyro.conf.OmitArgPrefixes[RepeatsTrainConfig] = field(default_factory=RepeatsTrainConfig)
     """Configuration of the run."""
-    blend: float = 0.4
-    """Part of the change of the weights that the result has; 1 is all of it. A part of the gain stays, and less is
-    lost where the trained network is worse. A finished run gives its result for another value at once."""
     progress: tyro.conf.OmitArgPrefixes[Progress] = field(
         default_factory=lambda: Progress(checkpoint_every=100, validate_every=300)
     )
@@ -245,7 +242,7 @@ class Repeats:
 
     def run(self) -> None:
         """Make the views that are missing, train and save."""
-        check_options(self.config, self.blend, *(side // CELL_PX for side in self.scenery.shape))
+        check_options(self.config, *(side // CELL_PX for side in self.scenery.shape))
         options, folder, seed = self.progress.options(), self.out / "views", self.config.seed
         views = make_shared_views(self.data, folder, scenery=self.scenery, extractor=self.extractor, seed=seed)
         trained = train_repeats(
@@ -253,7 +250,6 @@ class Repeats:
             views,
             self.out,
             config=self.config,
-            blend=self.blend,
             stop_after=self.stop_after,
             **options,
         )

@@ -22,6 +22,8 @@ from superpoint_jax.training.scenes import Scenes, transfer
 
 LARGEST_ERROR_PX = 4.0
 """Keypoints of two views are the same if they are each other's nearest within this distance, before any refinement."""
+RADIUS_PX = 6
+"""Radius of the suppression, whatever that of the model is: so few keypoints have another one near their partner."""
 STEP_PX = 1.5
 """Half the distance over which the slope of the map between two views is measured."""
 
@@ -81,7 +83,10 @@ def _seen(
     scenes, views = lit_views(key, images, sizes, scenery)
     views = jnp.round(views * 255) / 255
     rules = network.rules.replace(
-        refinement="none", max_keypoints=scenery.keypoints_per_view, dtype=scenery.extractor_dtype
+        refinement="none",
+        nms_radius=RADIUS_PX,
+        max_keypoints=scenery.keypoints_per_view,
+        dtype=scenery.extractor_dtype,
     )
     dense, gray, _, seen = dense_features(network, views, None, rules=rules)
     scores = score_map(finite_features(dense).logits, rule=rules.score_rule)

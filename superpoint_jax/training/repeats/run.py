@@ -70,12 +70,10 @@ class RepeatsTrainConfig(AdamWConfig):
             raise ValueError(f"distinct={self.distinct}; a number in [0, 1] is needed")
 
 
-def check_options(config: RepeatsTrainConfig, blend: float, rows: int, columns: int) -> None:
-    """Raise a ValueError for more keypoints than a view has cells, or a `blend` that is not in (0, 1]."""
+def check_options(config: RepeatsTrainConfig, rows: int, columns: int) -> None:
+    """Raise a ValueError for more keypoints than a view has cells."""
     if config.keypoints[1] > rows * columns:
         raise ValueError(f"keypoints={config.keypoints}; a view has {rows}x{columns} cells, each with one at most")
-    if not 0 < blend <= 1:
-        raise ValueError(f"blend={blend}; a number in (0, 1] is needed")
 
 
 def second_half(
@@ -97,15 +95,6 @@ def trained_part(model: SuperPoint) -> Any:
         return later and isinstance(leaf, nnx.Param)
 
     return nnx.state(model, is_trained)
-
-
-def blended(model: SuperPoint, state: TrainState, *, blend: float) -> SuperPoint:
-    """The model with the weights that lie at `blend` between its own (0) and the averaged ones of the run (1)."""
-
-    def mean(own: Array, trained: Array) -> Array:
-        return (1 - blend) * jax.device_put(own, trained.sharding) + blend * trained
-
-    return with_parameters(model, jax.tree.map(mean, trained_part(model), state.ema))
 
 
 @partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="state")
@@ -162,35 +151,32 @@ def train_repeats(
     folder: str | Path,
     *,
     config: RepeatsTrainConfig,
-    blend: float = 0.4,
     validate: Callable[[SuperPoint], dict[str, float]] | None = None,
     devices: Sequence[Any] | None = None,
     **options: Any,
 ) -> SuperPoint:
-    """The model with the trained half, `blended`; see `run_steps`, also for what is written to the folder.
+    """The model with the trained half (averaged weights); see `run_steps`, also for what is written to the folder.
 
     Args:
         model: What training starts from. Its refinement head stays; a new one was no better (docs/training.md).
         views: What this model sees of pairs of views: see `superpoint_jax.training.repeats.views`.
         folder: Folder of the run.
         config: Configuration of the run.
-        blend: Part of the change of the weights that the result has; 1 is all of it (Wortsman et al., "Robust
-            fine-tuning of zero-shot models", 2022). A finished run gives its result for another value at once.
-        validate: Maps the blended model to metrics, which are written to metrics.csv.
+        validate: Maps the averaged model to metrics, which are written to metrics.csv.
         devices: `jax.Device`s to choose from; by default all of this process. The largest number that divides
             `config.batch` is used.
         **options: Options of `run_steps`: `log_every`, `checkpoint_every`, `validate_every`, `stop_after`.
 
     Raises:
         ValueError: The views are those of a network with another number of channels, or have fewer cells than the
-            keypoints wanted, or `blend` is not in (0, 1]; or as `run_steps`.
+            keypoints wanted; or as `run_steps`.
         Diverged, OSError: As `run_steps`.
     """
     channels = model.rules.encoder_hidden_sizes[FIRST_BLOCKS - 1]
     if (found := views.features.shape[-1]) != channels:
         raise ValueError(f"the views have {found} channels; the encoder of this model has {channels} there")
     rows, columns = views.whole.shape[-2:]
-    check_options(config, blend, rows, columns)
+    check_options(config, rows, columns)
     mesh = data_mesh(config.batch, devices)
     state = initial_state(trained_part(model), config.optimizer())
     state, network, placed = replicated((state, for_training(model), views), mesh)
@@ -201,7 +187,6 @@ def train_repeats(
         folder,
         config=config,
         data=views,
-        trained=partial(blended, blend=blend),
         validate=validate,
         **options,
     )
