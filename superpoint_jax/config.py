@@ -232,6 +232,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     # rpautrat's PyTorch network and the "open" one of glue-factory.
     "rpautrat": dict(batch_norm=True, sampling_rule="centered"),
     # The weights in this package.
-    "superpoint_jax": dict(border_rule="image", sampling_rule="centered", refinement="soft_argmax"),
+    "superpoint_jax": dict(nms_radius=2, border_rule="image", sampling_rule="centered", refinement="soft_argmax"),
 }
 """Options of each published variant that differ from the defaults of `SuperPointConfig`."""

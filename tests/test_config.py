@@ -44,6 +44,8 @@ def test_presets_take_the_published_rules():
         assert SuperPointConfig.preset(name).nms_radius == 4
         assert SuperPointConfig.preset(name).border_removal_distance == 4
         assert SuperPointConfig.preset(name).refinement == "none"
+    own = SuperPointConfig.preset("superpoint_jax")
+    assert (own.nms_radius, own.border_removal_distance, own.refinement) == (2, 4, "soft_argmax")
 
 
 def test_preset_takes_changes():

@@ -99,14 +99,17 @@ def test_positions_are_finer(photos):
     shift = jnp.array([0.37, 0.61])  # down and to the right
     moved = jax.image.scale_and_translate(photo[0], (240, 320, 1), (0, 1), jnp.ones(2), shift, "cubic")[None]
 
-    def error_px(factor):
-        a, b = (sp.extract(model, image, max_keypoints=300, enlarge=factor) for image in (photo, moved))
+    def error_px(factor, refinement):
+        options = dict(max_keypoints=300, enlarge=factor, refinement=refinement)
+        a, b = (sp.extract(model, image, **options) for image in (photo, moved))
         (pairs,) = sp.match(a, b, max_distance=0.7).to_list()
         i, j = pairs["indices"].T
         offset = np.asarray(b.keypoints)[0, j] - np.asarray(a.keypoints)[0, i] - np.asarray(shift)[::-1]
         return np.median(np.linalg.norm(offset, axis=1))
 
-    assert error_px(2) < 0.7 * error_px(1)
+    assert error_px(2, "soft_argmax") < 0.7 * error_px(1, "soft_argmax")
+    # The refinement head has found much of it already.
+    assert error_px(2, "learned") < error_px(1, "learned") < error_px(1, "soft_argmax")
 
 
 def test_the_command_line_hands_it_on(tmp_path, photos, random_model):

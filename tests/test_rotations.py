@@ -12,6 +12,7 @@ from superpoint_jax.cli import main
 from superpoint_jax.estimation import Estimate
 from superpoint_jax.matching import stacked
 from superpoint_jax.photos.rotations import best_rotation, turned_images
+from superpoint_jax.refinement import REACH_PX
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,8 @@ def test_the_command_says_how_the_photo_is_turned(photo, tmp_path, capsys):
     assert main([*command, *options, "--rotations", "4", "--masks", str(tmp_path / "masks")]) == 0
     masked = json.loads((tmp_path / "f.json").read_text())
     assert masked["rotation_degrees"] == 270
-    assert max(y for _, y in masked["points_b"]) < 87.5
+    # Peaks lie in the mask, and the refinement head moves a keypoint by less than its reach.
+    assert max(y for _, y in masked["points_b"]) < 87 + REACH_PX
     assert main([*command, *options]) == 0
     plain = json.loads((tmp_path / "f.json").read_text())
     assert plain["rotation_degrees"] == 0

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import superpoint_jax as sp
 from superpoint_jax import detection
 from superpoint_jax.cli import main
+from superpoint_jax.refinement import REACH_PX
 from superpoint_jax.spreading import QUOTA, grid_cells, rank_in_cell, spread_over_grid
 from tests.conftest import SMALL
 
@@ -159,7 +160,8 @@ def test_regions_are_filled_and_enlarged_images_are_covered(bundled, images):
     region[:, :, 40:] = True
     found = sp.extract(bundled, images, spread="grid", region=jnp.asarray(region), max_keypoints=30)
     assert found.mask.all()
-    assert np.asarray(found.keypoints)[..., 0].min() > 39
+    # Peaks lie in the region, and the refinement head moves a keypoint by less than its reach.
+    assert np.asarray(found.keypoints)[..., 0].min() > 40 - REACH_PX
     plain, even = (sp.extract(bundled, images[:1], spread=rule, enlarge=2)[0] for rule in ("none", "grid"))
     assert even.mask.all()
     assert in_cells(even) < 0.8 * in_cells(plain)

@@ -18,6 +18,7 @@ from superpoint_jax.training.refinement.losses import mirrored, remaining_errors
 from superpoint_jax.training.refinement.pairs import SharedKeypoints, make_shared_keypoints
 from superpoint_jax.training.refinement.run import RefinementTrainConfig, new_head, train_refinement
 from superpoint_jax.training.refinement.validation import head_validator
+from superpoint_jax.weights import save_pretrained
 from tests.test_refinement import brightest
 
 SMALL = RefinementTrainConfig(steps=120, batch=64, warmup=10, ema_decay=0.9)
@@ -119,6 +120,22 @@ def test_the_network_keeps_its_weights(random_model):
 def test_a_number_of_steps_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="steps=0"):
         RefinementTrainConfig(steps=0)
+
+
+@pytest.mark.slow
+def test_keypoints_of_a_view_are_far_apart_whatever_the_radius_of_the_model(tmp_path, gray_photos):
+    (tmp_path / "photos").mkdir()
+    Image.fromarray((gray_photos["coffee"] * 255).astype(np.uint8)).save(tmp_path / "photos" / "coffee.png")
+    found = []
+    for radius in (0, 6):
+        extractor = tmp_path / f"radius_{radius}"
+        save_pretrained(sp.from_pretrained(nms_radius=radius), extractor)
+        scenery = Scenery(pairs=4, shape=(120, 160), keypoints_per_view=100, extractor_dtype="float32")
+        given: dict[str, Any] = dict(scenery=scenery, extractor=str(extractor))
+        found.append(make_shared_keypoints(tmp_path / "photos", tmp_path / f"pairs_{radius}", **given))
+    assert len(found[0]) > 50
+    for name, values in vars(found[0]).items():
+        np.testing.assert_array_equal(values, getattr(found[1], name), err_msg=name)
 
 
 @pytest.mark.slow
