@@ -157,9 +157,14 @@ def match_files(
     rows = 1 << max(max(len(image.scores) for side in images for image in side) - 1, 0).bit_length()
     a, b = (_stacked(side, rows) for side in images)
     if matcher is None:
-        apart = None if tests.ratio is None else tests.ratio_apart
-        limits = dict(ratio=tests.ratio, ratio_apart=apart, max_distance=tests.max_distance, min_score=tests.min_score)
-        found = match(a, b, **limits)
+        found = match(
+            a,
+            b,
+            ratio=tests.ratio,
+            ratio_apart=None if tests.ratio is None else tests.ratio_apart,
+            max_distance=tests.max_distance,
+            min_score=tests.min_score,
+        )
     else:
         found = match(a, b, matcher=matcher, min_score=tests.min_score)
     return [one["indices"].astype(np.uint32) for one in found.to_list()[: len(pairs)]]

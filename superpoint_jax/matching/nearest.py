@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -166,15 +166,16 @@ def _match(
     # All pairs are computed at one time, with narrower blocks for more pairs: a batch in `lax.map` can't be sharded.
     width = min(columns, max(MIN_WIDTH, _budget() // (rows * count)))
 
-    def match_pair(a: tuple[Array, ...], b: tuple[Array, ...]) -> Matches:
+    def match_pair(a: tuple[Array, Array], b: tuple[Array, Array, Array]) -> Matches:
         return _match_pair(*a, *b, tests, width=width, mutual=mutual)
 
-    # One image that is matched with many is not copied.
-    sides = [
-        (tuple(leaf[0] for leaf in side), None) if len(side[0]) < count else (side, 0)
-        for side in ((descriptors_a, mask_a), (descriptors_b, mask_b, places_b))
-    ]
-    (a, axis_a), (b, axis_b) = sides
+    def side(*arrays: Array) -> tuple[Any, int | None]:
+        """The arrays and the axis of their images; one image that is matched with many is not copied."""
+        alone = len(arrays[0]) < count
+        return (tuple(leaf[0] for leaf in arrays), None) if alone else (arrays, 0)
+
+    a, axis_a = side(descriptors_a, mask_a)
+    b, axis_b = side(descriptors_b, mask_b, places_b)
     return jax.vmap(match_pair, in_axes=(axis_a, axis_b))(a, b)
 
 
