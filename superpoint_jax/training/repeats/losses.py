@@ -34,7 +34,7 @@ CHOICE_SHARPNESS = 2.0
 NEAR_PX = (0.7, 1.8)
 """Standard deviations of the two Gaussians that say how near a repeated keypoint is, each counting half."""
 SUPPRESSION_PX = 4
-"""Radius of the suppression in pixels, that of the published SuperPoints; for models with a smaller one, too."""
+"""Radius of the suppression in pixels, also for models with a smaller one: the weights in the package were made so."""
 BORDER_PX = 4
 """Nearer to the border of a view there are no keypoints, as in extraction."""
 DISTINCTIVENESS = 15.0
