@@ -77,11 +77,15 @@ def assert_same(a, b, atol: float = 2e-5) -> None:
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=atol * max(1, np.abs(other).max(initial=0)))
 
 
-def assert_same_keypoints(a: sp.Keypoints, b: sp.Keypoints, *, scores: float = 2e-5) -> None:
-    """Assert that the keypoints are the same; two whose scores are equal up to rounding may have swapped rows."""
+def assert_same_keypoints(a: sp.Keypoints, b: sp.Keypoints, *, scores: float = 2e-5, detected: float = 0) -> None:
+    """Assert that the keypoints are the same; two whose scores are equal up to rounding may have swapped rows.
+
+    Scores may differ by `scores`, and so a fraction `detected` of all keypoints may be on the other side of the
+    threshold.
+    """
     assert np.asarray(a.mask).any()
     np.testing.assert_array_equal(a.mask, b.mask)
-    np.testing.assert_array_equal(a.num_detected, b.num_detected)
+    np.testing.assert_allclose(a.num_detected, b.num_detected, rtol=detected)
     np.testing.assert_allclose(a.scores, b.scores, atol=scores)
     close = np.abs(np.asarray(a.keypoints) - np.asarray(b.keypoints)).max(axis=-1) < 1e-2
     assert close.mean() > 0.99
@@ -246,7 +250,7 @@ def check_enlarged_extract():
 
     expected = enlarged(network(), images)
     # JAX computes the places between pixels in float32, differently by 4e-5 px in programs that fold other constants.
-    same = functools.partial(assert_same_keypoints, scores=1e-4)
+    same = functools.partial(assert_same_keypoints, scores=1e-4, detected=1e-3)
     hlo = assert_automatic(enlarged, expected, images, replicated=(network(),), same=same)
     assert convolution_batches(hlo) <= {1, K}, "each device computes its own image, and its own keypoints"
     assert_explicit(enlarged, expected, images, replicated=(network(),), same=same)
