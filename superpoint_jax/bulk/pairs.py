@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from superpoint_jax.files import require_regular
+from superpoint_jax.matching.nearest import RATIO_APART
 
 Pairs = Literal["none", "exhaustive", "sequential"]
 SEQUENCE = 10
@@ -39,10 +40,6 @@ class Pairing:
     def wanted(self) -> bool:
         """Whether any images are matched."""
         return self.pairs is not None or self.matches != "none" or self.loops > 0
-
-
-RATIO_APART = 0.01
-"""Nearer to the partner than this, as a fraction of the longer side, keypoints show the same structure."""
 
 
 @dataclass(frozen=True, kw_only=True)

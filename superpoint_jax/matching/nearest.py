@@ -27,6 +27,8 @@ BLOCK_BYTES = {"cpu": 2**20}
 """Bytes of similarities in memory at one time, by backend. On a CPU this fits in the cache of a core."""
 BLOCK_BYTES_OTHERWISE = 64 * 2**20
 """The same for other backends: enough work to fill an accelerator."""
+RATIO_APART = 0.01
+"""The `ratio_apart` of the commands: nearer to the partner, keypoints show the same structure (docs/extraction.md)."""
 MIN_WIDTH = 32
 """Smallest number of columns of a block. The products of narrower blocks are slow."""
 
@@ -83,7 +85,7 @@ def match(
     if a.mask.ndim == 1:
         matches = match(batch_of_one(a), batch_of_one(b), mutual=mutual, **tests._asdict())
         return rows_of(a, matches)
-    return _match(a.descriptors, a.mask, b.descriptors, b.mask, _places(b), tests, mutual=mutual)
+    return _match(a.descriptors, a.mask, b.descriptors, b.mask, (b.keypoints, b.image_sizes), tests, mutual=mutual)
 
 
 def match_pairs(
@@ -120,7 +122,8 @@ def match_pairs(
     pairs = jnp.asarray(pairs, jnp.int32)
     if matcher is not None:
         return _match_pairs_by(matcher, dataclasses.replace(features, hidden_states=None), pairs, min_score)
-    return _match_pairs(features.descriptors, features.mask, _places(features), pairs, tests, mutual=mutual)
+    located = features.keypoints, features.image_sizes
+    return _match_pairs(features.descriptors, features.mask, located, pairs, tests, mutual=mutual)
 
 
 def all_pairs(count: int) -> Int[np.ndarray, "p 2"]:
@@ -154,7 +157,7 @@ def _match(
     mask_a: Bool[Array, "_m i"],
     descriptors_b: Float[Array, "_n j d"],
     mask_b: Bool[Array, "_n j"],
-    places_b: Float[Array, "_n j 2"],
+    located_b: tuple[Float[Array, "_n j 2"], Int[Array, "_n 2"]],
     tests: _Tests,
     *,
     mutual: bool,
@@ -175,7 +178,7 @@ def _match(
         return (tuple(leaf[0] for leaf in arrays), None) if alone else (arrays, 0)
 
     a, axis_a = side(descriptors_a, mask_a)
-    b, axis_b = side(descriptors_b, mask_b, places_b)
+    b, axis_b = side(descriptors_b, mask_b, _places(*located_b))
     return jax.vmap(match_pair, in_axes=(axis_a, axis_b))(a, b)
 
 
@@ -183,7 +186,7 @@ def _match(
 def _match_pairs(
     descriptors: Float[Array, "b k d"],
     mask: Bool[Array, "b k"],
-    places: Float[Array, "b k 2"],
+    located: tuple[Float[Array, "b k 2"], Int[Array, "b 2"]],
     pairs: Int[Array, "p 2"],
     tests: _Tests,
     *,
@@ -202,7 +205,7 @@ def _match_pairs(
 
         return _in_groups(jax.vmap(match_pair), pairs, _budget() // (rows * width))
 
-    return placed_like(pairs, all_of_them)(descriptors, mask, places, pairs, tests)
+    return placed_like(pairs, all_of_them)(descriptors, mask, _places(*located), pairs, tests)
 
 
 @jax.jit
@@ -329,10 +332,10 @@ def _second(
     return lax.scan(step, _nothing(score, blocks), blocks)[0]
 
 
-def _places(keypoints: Keypoints) -> Float[Array, "b k 2"]:
+def _places(keypoints_xy: Float[Array, "b k 2"], image_sizes: Int[Array, "b 2"]) -> Float[Array, "b k 2"]:
     """Keypoints as fractions of the longer side of their image."""
-    longer = jnp.maximum(jnp.max(jnp.asarray(keypoints.image_sizes), axis=-1), 1).astype(jnp.float32)
-    return jnp.asarray(keypoints.keypoints) / longer[:, None, None]
+    longer = jnp.maximum(jnp.max(image_sizes, axis=-1), 1).astype(jnp.float32)
+    return keypoints_xy / longer[:, None, None]
 
 
 def _dual_softmax(
