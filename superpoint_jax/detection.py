@@ -89,7 +89,7 @@ def suppress_three_pass(scores: Float[Array, "b h w"], radius: int) -> Float[Arr
         rest = jnp.where(near_kept, 0, scores)
         return (kept | ((rest == window_max(rest, radius)) & ~near_kept)) & exists
 
-    kept = lax.fori_loop(0, 2, keep_more, scores == window_max(scores, radius))
+    kept = lax.fori_loop(0, 2, keep_more, scores == window_max(scores, radius), unroll=True)
     return jnp.where(kept & exists, scores, 0)
 
 
@@ -209,7 +209,7 @@ def top_k_by_counting(values: Float[Array, "b n"], k: int) -> tuple[Float[Array,
     counts = jnp.concatenate([jnp.sum(found, axis=2, dtype=jnp.int32) for found in (keys > kth, keys == kth)], axis=1)
     ends = jnp.cumsum(counts, axis=1, dtype=jnp.int32)
     rows = jnp.arange(k, dtype=jnp.int32)[None]
-    source = jnp.sum(ends[:, None, :] <= rows[..., None], axis=2, dtype=jnp.int32)
+    source = _number_up_to(ends, rows)
     place = rows - jnp.take_along_axis(ends - counts, source, axis=1)
     block = source % blocks
     values_of_block = jnp.take_along_axis(keys, block[..., None], axis=1)
@@ -220,6 +220,16 @@ def top_k_by_counting(values: Float[Array, "b n"], k: int) -> tuple[Float[Array,
     # A sort, because XLA gathers the operand of `lax.top_k` from all devices of an automatic mesh.
     negative, index = lax.sort((-jnp.take_along_axis(values, index, axis=1), index), num_keys=1)
     return -negative, index
+
+
+def _number_up_to(ends: Int[Array, "b n"], rows: Int[Array, "1 k"]) -> Int[Array, "b k"]:
+    """How many of the ascending values are no larger than each row: first by groups of them, then within one group."""
+    largest = np.iinfo(np.int32).max
+    groups = jnp.pad(ends, ((0, 0), (0, -ends.shape[1] % _BLOCK)), constant_values=largest)
+    groups = groups.reshape(ends.shape[0], -1, _BLOCK)
+    before = jnp.sum(groups[:, None, :, -1] <= rows[..., None], axis=2, dtype=jnp.int32)
+    group = jnp.take_along_axis(groups, before[..., None], axis=1)
+    return before * _BLOCK + jnp.sum(group <= rows[..., None], axis=2, dtype=jnp.int32)
 
 
 _LARGEST_SORT = 2**14

@@ -4,6 +4,10 @@ Blocks with 64 channels use half of them. Here two columns are one pixel of twic
 each convolution has a kernel over such pairs. Half of its values are zeros, so other platforms would only lose by it.
 The pooling becomes part of the second convolution: it is computed once for the left and once for the right column of
 every pooled pixel, and the larger value is taken. The result is that of the plain block up to rounding.
+
+In float32 these convolutions take three passes of bfloat16 instead of six, that is, 16 bits of each factor count. That
+takes half the time, and changes scores by up to 1e-5 (docs/performance.md). Where an image has one channel, its
+convolution has six passes: the errors of that layer would grow a hundredfold on the way to the scores.
 """
 
 from __future__ import annotations
@@ -99,5 +103,5 @@ def _convolve(x: Array, kernel: Array, *, stride: int, padding: tuple[int, int])
         (1, stride),
         ((1, 1), padding),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=lax.Precision.HIGHEST,
+        precision=lax.Precision.HIGH,  # See above. In bfloat16 it makes no difference.
     )

@@ -702,7 +702,10 @@ def check_products_are_exact_on_accelerators():
         for platform in ("cuda", "tpu"):
             text = jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
             products = [line for line in text.splitlines() if "dot_general" in line or "stablehlo.convolution" in line]
-            inexact = [line for line in products if line.count("HIGHEST") != 2]
+            three_passes = [line for line in products if line.count("HIGH") == 2 and "HIGHEST" not in line]
+            inexact = [line for line in products if line not in three_passes and line.count("HIGHEST") != 2]
+            # Blocks 1 and 2 on a TPU: see `superpoint_jax.lanes`.
+            assert len(three_passes) == (5 if (name, platform) == ("extract", "tpu") else 0), (name, platform)
             assert not inexact, (name, platform, inexact[0].strip()[:300])
             assert products, (name, platform)
 

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import superpoint_jax as sp
 from superpoint_jax import lanes
 from superpoint_jax.config import SuperPointConfig
+from superpoint_jax.detection import score_map
+from superpoint_jax.example import example_photos
 from superpoint_jax.model import ConvBlock
 
 plain = jax.jit(ConvBlock.plain)
@@ -92,3 +95,30 @@ def test_only_a_tpu_gets_it(platform, kernel):
     convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
     assert convolutions
     assert all(f"tensor<{kernel}xf32>" in line for line in convolutions), convolutions
+
+
+def test_three_passes_of_bfloat16_are_exact_enough_for_scores_and_descriptors(monkeypatch):
+    """A CPU has no such passes, so this rounds the factors as they do, and adds the three products."""
+    network = sp.from_pretrained()
+    photo = jnp.asarray(example_photos()[0])[None, :480, :512]
+    expected = jax.jit(network)(photo)
+    convolve, calls = lanes._convolve, []
+
+    def parts(x):
+        high = jax.lax.reduce_precision(x, 8, 7)
+        return high, jax.lax.reduce_precision(x - high, 8, 7)
+
+    def in_three_passes(x, kernel, **options):
+        calls.append(kernel.shape)
+        (x_high, x_low), (kernel_high, kernel_low) = parts(x), parts(kernel)
+        low = convolve(x_high, kernel_low, **options) + convolve(x_low, kernel_high, **options)
+        return convolve(x_high, kernel_high, **options) + low
+
+    monkeypatch.setattr(lanes, "_convolve", in_three_passes)
+    monkeypatch.setattr("superpoint_jax.model._for_the_platform", ConvBlock.in_lanes)
+    found = jax.jit(lambda network, photo: network(photo))(network, photo)
+    # Both halves of the second convolution of block 1, and three of block 2.
+    assert calls == [(3, 3, 128, 128)] * 5
+    scores, exact = score_map(found.logits), score_map(expected.logits)
+    assert 1e-7 < float(jnp.max(jnp.abs(scores - exact))) < 1.5e-5
+    assert float(jnp.max(jnp.abs(found.descriptors - expected.descriptors))) < 1e-5

@@ -36,7 +36,7 @@ from superpoint_jax.training.loop import (
 from superpoint_jax.training.metrics import Metrics
 from superpoint_jax.training.pairs import PairConfig, sample_pairs
 from superpoint_jax.training.refinement.head import without_head
-from superpoint_jax.training.resuming import check_same_run
+from superpoint_jax.training.resuming import check_same_run, made_from
 from superpoint_jax.training.runs import Diverged, data_mesh
 
 TINY = TrainConfig(
@@ -369,3 +369,18 @@ def test_killed_at_random_moments_a_run_ends_in_the_same_bits(tmp_path):
         for name in ("whole", "killed")
     ]
     assert tables[0] == tables[1]
+
+
+def test_what_is_made_from_photos_depends_on_their_names_and_contents_alone(tmp_path):
+    for folder, seconds in (("here", 1e9), ("there", 1.5e9)):
+        (tmp_path / folder / "deep").mkdir(parents=True)
+        for name in ("a.png", "deep/b.png"):
+            Image.new("L", (16, 8), len(name)).save(tmp_path / folder / name)
+            os.utime(tmp_path / folder / name, (seconds, seconds))
+    of_here = made_from(tmp_path / "here", seed=0)
+    assert made_from(tmp_path / "there", seed=0) == of_here
+    assert made_from(tmp_path / "there", seed=1) != of_here
+    Image.new("L", (16, 8), 9).save(tmp_path / "there" / "a.png")
+    assert made_from(tmp_path / "there", seed=0) != of_here
+    (tmp_path / "here" / "a.png").rename(tmp_path / "here" / "c.png")
+    assert made_from(tmp_path / "here", seed=0) != of_here

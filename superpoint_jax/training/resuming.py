@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from superpoint_jax.files import digest_of, digest_of_arrays, replacing, set_aside, stamp
+from superpoint_jax.files import digest_of, digest_of_arrays, replacing, set_aside
 from superpoint_jax.processing import list_images
 
 log = logging.getLogger(__name__)
@@ -47,9 +47,12 @@ def check_same_run(folder: Path, config: Any, first: Any, data: Any) -> None:
 
 
 def made_from(data: Path, **options: Any) -> str:
-    """The options of what is made from a folder of photos, and a digest of the photos' names and states, as JSON."""
-    states = [(str(path.relative_to(data)), *stamp(path)) for path in list_images(data)]
-    return json.dumps({"photos": hashlib.sha256(json.dumps(states).encode()).hexdigest(), **options})
+    """The options of what is made from a folder of photos, and a digest of the photos' names and contents, as JSON.
+
+    Times of files do not count, so a run can continue on another machine, on a copy of the photos.
+    """
+    contents = [(path.relative_to(data).as_posix(), digest_of(path)) for path in list_images(data)]
+    return json.dumps({"photos": hashlib.sha256(json.dumps(contents).encode()).hexdigest(), **options})
 
 
 DIGEST = "sha256"
