@@ -35,7 +35,7 @@ REPOSITORY = Path(__file__).parents[1]
 def floor_seconds(chip: str, dtype: str) -> dict[str, float]:
     """The shortest time of the dense network, by the data sheet: of its operations, and of its bytes.
 
-    The matrix units multiply bfloat16; float32 takes three passes where the library allows it, else six.
+    The matrix units multiply bfloat16; float32 takes at least three passes.
     """
     need = work(SuperPointConfig.preset("superpoint_jax"), Setting(BATCH, HEIGHT, WIDTH, KEYPOINTS), dtype)
     passes = 3 if dtype == "float32" else 1

@@ -83,13 +83,11 @@ def suppress_three_pass(scores: Float[Array, "b h w"], radius: int) -> Float[Arr
     Source: the suppression in SuperGlue, LightGlue and Hugging Face's SuperPoint, bit for bit (tests/parity).
     """
     exists = scores > -jnp.inf
-
-    def keep_more(_: Any, kept: Array) -> Array:
+    kept = scores == window_max(scores, radius)
+    for _ in range(2):
         near_kept = window_max(kept.astype(jnp.float32), radius) > 0
         rest = jnp.where(near_kept, 0, scores)
-        return (kept | ((rest == window_max(rest, radius)) & ~near_kept)) & exists
-
-    kept = lax.fori_loop(0, 2, keep_more, scores == window_max(scores, radius), unroll=True)
+        kept = (kept | ((rest == window_max(rest, radius)) & ~near_kept)) & exists
     return jnp.where(kept & exists, scores, 0)
 
 
@@ -174,8 +172,7 @@ def top_k_by_segments(values: Float[Array, "b n"], k: int) -> tuple[Float[Array,
     if segment < 4:
         top, index = lax.top_k(values, k)
         return top, index
-    padded = jnp.pad(values, ((0, 0), (0, -n % segment)), constant_values=-jnp.inf)
-    segments = padded.reshape(batch, -1, segment)
+    segments = _divided(values, segment, fill=-jnp.inf)
     _, best = lax.top_k(jnp.max(segments, axis=-1), k)
     best = jnp.sort(best, axis=-1)  # Back in the order of the row, which decides ties.
     candidates = jnp.take_along_axis(segments, best[..., None], axis=1).reshape(batch, -1)
@@ -189,10 +186,8 @@ def top_k_by_counting(values: Float[Array, "b n"], k: int) -> tuple[Float[Array,
     The search finds that value digit by digit, and counts for each digit how many values are at least as large. What is
     larger, and the first of what is equal, is then collected from blocks of values by the counts of each block.
     """
-    batch, n = values.shape
-    keys = jnp.pad(_ordered_bits(values), ((0, 0), (0, -n % _BLOCK)), constant_values=_LOWEST)
-    keys = keys.reshape(batch, -1, _BLOCK)
-    blocks = keys.shape[1]
+    keys = _divided(_ordered_bits(values), _BLOCK, fill=_LOWEST)
+    batch, blocks, _ = keys.shape
 
     def refine(step: Any, least: Array) -> Array:
         unit = jnp.left_shift(jnp.int32(1), 32 - _DIGIT_BITS * (step + 1))
@@ -224,12 +219,16 @@ def top_k_by_counting(values: Float[Array, "b n"], k: int) -> tuple[Float[Array,
 
 def _number_up_to(ends: Int[Array, "b n"], rows: Int[Array, "1 k"]) -> Int[Array, "b k"]:
     """How many of the ascending values are no larger than each row: first by groups of them, then within one group."""
-    largest = np.iinfo(np.int32).max
-    groups = jnp.pad(ends, ((0, 0), (0, -ends.shape[1] % _BLOCK)), constant_values=largest)
-    groups = groups.reshape(ends.shape[0], -1, _BLOCK)
+    groups = _divided(ends, _BLOCK, fill=np.iinfo(np.int32).max)
     before = jnp.sum(groups[:, None, :, -1] <= rows[..., None], axis=2, dtype=jnp.int32)
     group = jnp.take_along_axis(groups, before[..., None], axis=1)
     return before * _BLOCK + jnp.sum(group <= rows[..., None], axis=2, dtype=jnp.int32)
+
+
+def _divided(values: Shaped[Array, "b n"], size: int, *, fill: int | float) -> Shaped[Array, "b m _size"]:
+    """Each row in parts of `size` values; the last part is filled up."""
+    padded = jnp.pad(values, ((0, 0), (0, -values.shape[1] % size)), constant_values=fill)
+    return padded.reshape(len(values), -1, size)
 
 
 _LARGEST_SORT = 2**14

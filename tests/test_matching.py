@@ -329,7 +329,7 @@ def test_8192_against_8192_takes_under_a_gibibyte():
     a, b = random_features(22, 1, 8192, dim=256), random_features(23, 1, 8192, dim=256)
     compiled = nearest._match.lower(
         *(a.descriptors, a.mask, b.descriptors, b.mask, (b.keypoints, b.image_sizes)),
-        nearest._Tests(0.9, 0.01, 0.7, None, None),
+        nearest.Thresholds(0.9, 0.01, 0.7, None, None),
         mutual=True,
     ).compile()
     memory = compiled.memory_analysis()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from superpoint_jax.files import require_regular
-from superpoint_jax.matching.nearest import RATIO_APART
+from superpoint_jax.matching.thresholds import RATIO_APART
 
 Pairs = Literal["none", "exhaustive", "sequential"]
 SEQUENCE = 10

@@ -18,7 +18,7 @@ from superpoint_jax.cli.errors import CommandError, told
 from superpoint_jax.config import ComputeDtype, SpreadRule
 from superpoint_jax.lightglue import LightGlue
 from superpoint_jax.lightglue.load import choose
-from superpoint_jax.matching.nearest import RATIO_APART
+from superpoint_jax.matching.thresholds import RATIO_APART
 from superpoint_jax.photos import describe_image
 from superpoint_jax.photos.batches import extract_batch
 from superpoint_jax.photos.pixels import prepared, read_pixels

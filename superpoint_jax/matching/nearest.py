@@ -21,14 +21,13 @@ from superpoint_jax.features import Keypoints
 from superpoint_jax.matching.matcher import Matcher
 from superpoint_jax.matching.matches import Matches, no_matches
 from superpoint_jax.matching.pairs import batch_of_one, check_pairs, first_max, rows_of
+from superpoint_jax.matching.thresholds import Thresholds, check_only_min_score, checked_thresholds
 from superpoint_jax.sharding import placed_like
 
 BLOCK_BYTES = {"cpu": 2**20}
 """Bytes of similarities in memory at one time, by backend. On a CPU this fits in the cache of a core."""
 BLOCK_BYTES_OTHERWISE = 64 * 2**20
 """The same for other backends: enough work to fill an accelerator."""
-RATIO_APART = 0.01
-"""The `ratio_apart` of the commands: nearer to the partner, keypoints show the same structure (docs/extraction.md)."""
 MIN_WIDTH = 32
 """Smallest number of columns of a block. The products of narrower blocks are slow."""
 
@@ -77,9 +76,9 @@ def match(
     et al., "MODS: Fast and robust method for two-view matching", 2015, section 3 (second nearest keypoints that are
     apart); J. Sun et al., "LoFTR", 2021, section 3.3 (dual softmax).
     """
-    tests = _checked_tests(ratio, ratio_apart, max_distance, temperature, min_score)
+    tests = checked_thresholds(ratio, ratio_apart, max_distance, temperature, min_score)
     if matcher is not None:
-        _check_only_min_score(tests, mutual=mutual)
+        check_only_min_score(tests, mutual=mutual)
         return matcher.match(a, b, min_score=min_score)
     check_pairs(a, b)
     if a.mask.ndim == 1:
@@ -108,9 +107,9 @@ def match_pairs(
     Raises:
         ValueError: As `match`; or a pair has the number of an image that does not exist.
     """
-    tests = _checked_tests(ratio, ratio_apart, max_distance, temperature, min_score)
+    tests = checked_thresholds(ratio, ratio_apart, max_distance, temperature, min_score)
     if matcher is not None:
-        _check_only_min_score(tests, mutual=mutual)
+        check_only_min_score(tests, mutual=mutual)
     if features.mask.ndim != 2:
         raise ValueError(f"features.mask has shape {features.mask.shape}; match_pairs needs a set of images [B,K]")
     if pairs is None:
@@ -131,16 +130,6 @@ def all_pairs(count: int) -> Int[np.ndarray, "p 2"]:
     return np.stack(np.triu_indices(count, 1), axis=-1).astype(np.int32)
 
 
-class _Tests(NamedTuple):
-    """Thresholds, which are traced, so that a new value compiles nothing; None leaves a test out."""
-
-    ratio: float | Array | None
-    ratio_apart: float | Array | None
-    max_distance: float | Array | None
-    temperature: float | Array | None
-    min_score: float | Array | None
-
-
 class _Block(NamedTuple):
     """A block of keypoints of b. Outside of a scan, every array has a leading axis over the blocks."""
 
@@ -158,7 +147,7 @@ def _match(
     descriptors_b: Float[Array, "_n j d"],
     mask_b: Bool[Array, "_n j"],
     located_b: tuple[Float[Array, "_n j 2"], Int[Array, "_n 2"]],
-    tests: _Tests,
+    tests: Thresholds,
     *,
     mutual: bool,
 ) -> Matches:
@@ -188,7 +177,7 @@ def _match_pairs(
     mask: Bool[Array, "b k"],
     located: tuple[Float[Array, "b k 2"], Int[Array, "b 2"]],
     pairs: Int[Array, "p 2"],
-    tests: _Tests,
+    tests: Thresholds,
     *,
     mutual: bool,
 ) -> Matches:
@@ -197,7 +186,7 @@ def _match_pairs(
         return no_matches((len(pairs), rows))
     width = min(rows, max(MIN_WIDTH, _budget() // rows))
 
-    def all_of_them(descriptors: Array, mask: Array, places: Array, pairs: Array, tests: _Tests) -> Matches:
+    def all_of_them(descriptors: Array, mask: Array, places: Array, pairs: Array, tests: Thresholds) -> Matches:
         def match_pair(pair: Array) -> Matches:
             i, j = pair
             b = descriptors[j], mask[j], places[j]
@@ -250,7 +239,7 @@ def _match_pair(
     descriptors_b: Float[Array, "j d"],
     mask_b: Bool[Array, " j"],
     places_b: Float[Array, "j 2"],
-    tests: _Tests,
+    tests: Thresholds,
     *,
     width: int,
     mutual: bool,
@@ -375,31 +364,3 @@ def _nothing(score: Callable[[_Block], Array], blocks: _Block) -> Float[Array, "
 def _distance(cosine: Array) -> Array:
     """L2 distance of unit vectors; rounding can make the cosine larger than 1."""
     return jnp.sqrt(jnp.maximum(2 - 2 * cosine, 0))
-
-
-def _check_only_min_score(tests: _Tests, *, mutual: bool) -> None:
-    given = [name for name, value in tests._replace(min_score=None)._asdict().items() if value is not None]
-    given += [] if mutual else ["mutual"]
-    if given:
-        raise ValueError(
-            f"{', '.join(given)}: for nearest neighbours only; a matcher takes min_score and no other option"
-        )
-
-
-def _checked_tests(
-    ratio: float | Array | None,
-    ratio_apart: float | Array | None,
-    max_distance: float | Array | None,
-    temperature: float | Array | None,
-    min_score: float | Array | None,
-) -> _Tests:
-    for name, value in (("ratio", ratio), ("max_distance", max_distance), ("temperature", temperature)):
-        if isinstance(value, int | float) and not value > 0:
-            raise ValueError(f"{name}={value} must be positive, or None to leave it out")
-    if isinstance(ratio_apart, int | float) and not 0 <= ratio_apart <= 1:
-        raise ValueError(f"ratio_apart={ratio_apart}; a fraction of the image's longer side, 0 to 1, is needed")
-    if ratio is None and ratio_apart is not None:
-        raise ValueError("ratio_apart is a part of the ratio test; give ratio, too")
-    if ratio is not None and temperature is not None:
-        raise ValueError("ratio and temperature exclude each other: the dual softmax already weighs the second best")
-    return _Tests(ratio, ratio_apart, max_distance, temperature, min_score)
