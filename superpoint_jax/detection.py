@@ -228,7 +228,7 @@ def _number_up_to(ends: Int[Array, "b n"], rows: Int[Array, "1 k"]) -> Int[Array
 def _divided(values: Shaped[Array, "b n"], size: int, *, fill: int | float) -> Shaped[Array, "b m _size"]:
     """Each row in parts of `size` values; the last part is filled up."""
     padded = jnp.pad(values, ((0, 0), (0, -values.shape[1] % size)), constant_values=fill)
-    return padded.reshape(len(values), -1, size)
+    return padded.reshape(values.shape[0], -1, size)
 
 
 _LARGEST_SORT = 2**14
