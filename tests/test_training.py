@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import io
 import os
 import random
 import signal
@@ -23,7 +24,7 @@ from superpoint_jax.cli import main
 from superpoint_jax.evaluation import photo_validator
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.training.adaptation import corner_heat, homographic_adaptation, label_corners
-from superpoint_jax.training.augmentation import photometric
+from superpoint_jax.training.augmentation import compressed, defocus, photometric
 from superpoint_jax.training.labelled import Photos, load_photos
 from superpoint_jax.training.labels import read_labels
 from superpoint_jax.training.loop import (
@@ -92,6 +93,45 @@ def test_photometric_stays_in_range_and_depends_on_the_key(gray_photos):
     assert 0 <= changed.min() <= changed.max() <= 1
     assert not jnp.array_equal(changed[0], changed[1])
     assert not jnp.array_equal(changed, jitted(jax.random.key(1), images))
+
+
+def test_damage_by_chance_leaves_the_other_images_as_they_are(gray_photos):
+    images = jnp.broadcast_to(jnp.asarray(gray_photos["camera"])[None, :64, :90, None], (32, 64, 90, 1))
+    clean, damaged = (
+        jax.jit(partial(photometric, strength=0.0, damaged=fraction))(jax.random.key(0), images)
+        for fraction in (0.0, 0.5)
+    )
+    same = np.abs(np.asarray(damaged - clean)).max(axis=(1, 2, 3)) < 1e-6
+    # A fourth are neither out of focus nor compressed.
+    assert 2 <= same.sum() <= 15
+    assert 0 <= damaged.min() <= damaged.max() <= 1
+
+
+@pytest.mark.parametrize("quality", [5, 30, 75])
+def test_compression_is_that_of_an_encoder(gray_photos, quality):
+    photo = np.round(gray_photos["camera"][:61, :83] * 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(photo).save(file, "JPEG", quality=quality)
+    expected = np.asarray(Image.open(file)).astype(np.float32)
+    given = jnp.asarray(photo, jnp.float32)[None, ..., None] / 255
+    found = np.asarray(jax.jit(compressed)(given, jnp.array([float(quality)])))[0, ..., 0] * 255
+    # The encoder computes with integers, so a coefficient in the middle of two steps may be rounded the other way.
+    assert np.mean(np.abs(found - expected) > 1.5) < 0.05
+    assert np.mean(np.abs(found - expected)) < 0.1 * np.mean(np.abs(photo - expected))
+
+
+def test_a_point_out_of_focus_is_a_disc():
+    point = jnp.zeros((64, 15, 15, 1)).at[:, 7, 7].set(1)
+    seen = np.asarray(jax.jit(partial(defocus, fraction=1.0))(jax.random.key(1), point))[..., 0]
+    np.testing.assert_allclose(seen.sum(axis=(1, 2)), 1, atol=1e-5)
+    np.testing.assert_allclose(seen, seen[:, ::-1, ::-1], atol=1e-7)
+    y, x = np.mgrid[-7:8, -7:8]
+    assert (seen[:, np.hypot(y, x) > 3.5] == 0).all()
+    assert (seen <= seen[:, 7:8, 7:8] + 1e-6).all()
+    # The area of a disc of this radius is 1 over its height.
+    widths = 1 / np.sqrt(seen[:, 7, 7] * np.pi)
+    assert widths.min() < 1.5
+    assert widths.max() > 2.5
 
 
 def test_points_of_a_pair_show_the_same_place(labelled):

@@ -6,42 +6,64 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 from jaxtyping import Float
 
 from superpoint_jax.geometry import PRNGKey
 
 KERNEL_RADIUS_PX = 3
 """Half side of the blur kernel; a Gaussian of 1.2 px has 99 % of its mass within it."""
+BLOCK_PX = 8
+"""JPEG compresses blocks of 8x8 pixels."""
+QUANTA = np.array(
+    [
+        [16, 11, 10, 16, 24, 40, 51, 61],
+        [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56],
+        [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77],
+        [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101],
+        [72, 92, 95, 98, 112, 100, 103, 99],
+    ],
+    np.float32,
+)
+"""Steps of the frequencies of a block at quality 50: table K.1 of the standard (ITU-T T.81), which all encoders use."""
 
 
-def photometric(key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.0) -> Float[Array, "b h w 1"]:
+def photometric(
+    key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.0, damaged: float = 0.0
+) -> Float[Array, "b h w 1"]:
     """Images in [0, 1] after random blur, shade, contrast, brightness and noise, in that order.
 
     Args:
         key: Source of randomness.
         images: Images in [0, 1].
         strength: 0 changes nothing; 1 is the strength that the weights in the package were trained with.
+        damaged: Fraction of the images that are out of focus in addition, and, independently, of those that are
+            compressed as by JPEG in the end.
     """
     blur_key, shade_key, light_key, noise_key = jax.random.split(key, 4)
     images = blur(blur_key, images, strength=strength)
+    if damaged:
+        images = defocus(jax.random.fold_in(key, 4), images, fraction=damaged)
     images = shade(shade_key, images, strength=strength)
     images = light(light_key, images, strength=strength)
-    return jnp.clip(add_noise(noise_key, images, strength=strength), 0, 1)
+    images = jnp.clip(add_noise(noise_key, images, strength=strength), 0, 1)
+    return compressed_randomly(jax.random.fold_in(key, 5), images, fraction=damaged) if damaged else images
 
 
 def blur(key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.0) -> Float[Array, "b h w 1"]:
     """The images, a third of them blurred by a Gaussian and a sixth by motion along a line; the border is repeated."""
     kind_key, sigma_key, angle_key, length_key = jax.random.split(key, 4)
     batch = images.shape[0]
-    r = KERNEL_RADIUS_PX
-    offsets = jnp.arange(-r, r + 1, dtype=jnp.float32)
-    dy, dx = (d[None] for d in jnp.meshgrid(offsets, offsets, indexing="ij"))
+    dy, dx = _kernel_grid()
 
     sigma = strength * jax.random.uniform(sigma_key, (batch, 1, 1), minval=0.4, maxval=1.2)
     gaussian = jnp.exp(-(dx**2 + dy**2) / (2 * jnp.maximum(sigma, 1e-3) ** 2))
     angle = jax.random.uniform(angle_key, (batch, 1, 1), maxval=math.pi)
-    length = strength * jax.random.uniform(length_key, (batch, 1, 1), minval=1.0, maxval=r)
+    length = strength * jax.random.uniform(length_key, (batch, 1, 1), minval=1.0, maxval=KERNEL_RADIUS_PX)
     along = dx * jnp.cos(angle) + dy * jnp.sin(angle)
     across = -dx * jnp.sin(angle) + dy * jnp.cos(angle)
     # A line segment with soft ends, one pixel wide.
@@ -50,6 +72,30 @@ def blur(key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.0
 
     kind = jax.random.uniform(kind_key, (batch, 1, 1))
     kernel = jnp.where(kind < 1 / 3, gaussian, jnp.where(kind < 1 / 2, motion, sharp))
+    return _filtered(images, kernel)
+
+
+def defocus(key: PRNGKey, images: Float[Array, "b h w 1"], *, fraction: float) -> Float[Array, "b h w 1"]:
+    """The images, this fraction of them blurred by a disc with a radius of 1 to 3 pixels; the border is repeated."""
+    choice_key, radius_key = jax.random.split(key)
+    shape = (images.shape[0], 1, 1)
+    radius = jax.random.uniform(radius_key, shape, minval=1.0, maxval=KERNEL_RADIUS_PX)
+    radius = jnp.where(jax.random.uniform(choice_key, shape) < fraction, radius, 0)
+    distance = jnp.linalg.norm(jnp.stack(_kernel_grid()), axis=0)
+    # The edge of the disc is one pixel wide.
+    return _filtered(images, jnp.clip(radius - distance + 0.5, 0, 1))
+
+
+def _kernel_grid() -> tuple[Float[Array, "1 k k"], Float[Array, "1 k k"]]:
+    """The offsets y and x of a kernel's pixels."""
+    offsets = jnp.arange(-KERNEL_RADIUS_PX, KERNEL_RADIUS_PX + 1, dtype=jnp.float32)
+    y, x = jnp.meshgrid(offsets, offsets, indexing="ij")
+    return y[None], x[None]
+
+
+def _filtered(images: Float[Array, "b h w 1"], kernel: Float[Array, "b k k"]) -> Float[Array, "b h w 1"]:
+    """Each image filtered by its own kernel, whose sum is made 1."""
+    r = KERNEL_RADIUS_PX
     kernel = kernel / jnp.sum(kernel, axis=(1, 2), keepdims=True)
     padded = jnp.pad(images, ((0, 0), (r, r), (r, r), (0, 0)), mode="edge")
     height, width = images.shape[1:3]
@@ -92,3 +138,41 @@ def add_noise(key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float 
     level = strength * 0.06 * jax.random.uniform(level_key, shape) ** 2
     speckle = strength * 0.06 * jax.random.uniform(speckle_key, shape) ** 2
     return images + (level + speckle * images) * jax.random.normal(noise_key, images.shape)
+
+
+def compressed_randomly(key: PRNGKey, images: Float[Array, "b h w 1"], *, fraction: float) -> Float[Array, "b h w 1"]:
+    """The images, this fraction of them compressed with a quality of 5 to 60, in blocks that begin anywhere."""
+    choice_key, quality_key, place_key = jax.random.split(key, 3)
+    batch = images.shape[0]
+    # Even on a logarithmic scale.
+    quality = jnp.exp(jax.random.uniform(quality_key, (batch,), minval=math.log(5), maxval=math.log(60)))
+    places = jax.random.randint(place_key, (batch, 2), 0, BLOCK_PX)
+
+    def of_image(image: Array, quality: Array, place: Array) -> Array:
+        moved = jnp.roll(image, place, axis=(0, 1))
+        return jnp.roll(compressed(moved[None], quality[None])[0], -place, axis=(0, 1))
+
+    chosen = jax.random.uniform(choice_key, (batch, 1, 1, 1)) < fraction
+    return jnp.where(chosen, jax.vmap(of_image)(images, quality, places), images)
+
+
+def compressed(images: Float[Array, "b h w 1"], quality: Float[Array, " b"]) -> Float[Array, "b h w 1"]:
+    """Gray images as they are after JPEG compression of a quality of 1 to 100; the result has 256 gray values."""
+    batch, height, width, _ = images.shape
+    rows, columns = -(-height // BLOCK_PX), -(-width // BLOCK_PX)
+    more = (0, 0), (0, rows * BLOCK_PX - height), (0, columns * BLOCK_PX - width)
+    levels = jnp.pad(jnp.round(images[..., 0] * 255) - 128, more, mode="edge")
+    blocks = levels.reshape(batch, rows, BLOCK_PX, columns, BLOCK_PX)
+    step, place = np.mgrid[:BLOCK_PX, :BLOCK_PX]
+    cosines = np.where(step == 0, np.sqrt(0.5), 1) / 2 * np.cos((2 * place + 1) * step * np.pi / (2 * BLOCK_PX))
+    cosines = jnp.asarray(cosines, jnp.float32)
+
+    def transformed(blocks: Array, rule: str) -> Array:
+        return jnp.einsum(rule, cosines, blocks, cosines, precision=lax.Precision.HIGHEST)
+
+    # The rule of the encoders for other qualities than 50.
+    percent = jnp.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, None, None]
+    quanta = jnp.clip(jnp.floor((QUANTA[None] * percent + 50) / 100), 1, 255)[:, None, :, None]
+    kept = jnp.round(transformed(blocks, "uy,brycx,vx->brucv") / quanta) * quanta
+    levels = transformed(kept, "uy,brucv,vx->brycx").reshape(batch, rows * BLOCK_PX, columns * BLOCK_PX)
+    return jnp.clip(jnp.round(levels + 128), 0, 255)[:, :height, :width, None] / 255

@@ -56,6 +56,8 @@ class Scenery:
     """Smallest score of a keypoint."""
     strength: float = 1.0
     """Strength of the changes of light, blur and noise, independent in both views."""
+    damaged: float = 0.0
+    """Fraction of views that are out of focus as well, and of those that are compressed as by JPEG."""
     extractor_dtype: ComputeDtype = "bfloat16"
     """Type that the extractor computes in. On a CPU without OpenVINO, float32 is faster."""
 
@@ -73,7 +75,7 @@ def lit_views(
         scene_key, images, sizes, batch=BATCH, shape=scenery.shape, flat=scenery.flat, calm=scenery.calm
     )
     views = scenes.views.reshape(2 * BATCH, *scenery.shape, 1)
-    return scenes, photometric(light_key, views, strength=scenery.strength)
+    return scenes, photometric(light_key, views, strength=scenery.strength, damaged=scenery.damaged)
 
 
 def make_parts(
