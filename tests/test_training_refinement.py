@@ -150,6 +150,13 @@ def test_the_places_of_enlarged_views_are_those_of_the_views_in_enlarged_pixels(
     np.testing.assert_allclose(enlarged[1][both], slopes[both], atol=0.02)
 
 
+@pytest.mark.parametrize("name", ["flat", "calm", "damaged", "enlarged"])
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_a_fraction_outside_0_to_1_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        KeypointScenery(**{name: value})
+
+
 @pytest.mark.slow
 def test_keypoints_of_a_view_are_far_apart_whatever_the_radius_of_the_model(tmp_path, gray_photos):
     (tmp_path / "photos").mkdir()

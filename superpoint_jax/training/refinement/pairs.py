@@ -41,6 +41,10 @@ class KeypointScenery(Scenery):
     enlarged: float = 0.0
     """Fraction of pairs whose views are half as large and enlarged before the network sees them."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_fractions("enlarged")
+
 
 @pytree
 @dataclass(frozen=True)
