@@ -12,18 +12,12 @@ from PIL import Image
 
 import superpoint_jax as sp
 from superpoint_jax.cli import main
-from superpoint_jax.training.parts import read_parts
+from superpoint_jax.training.parts import Scenery, read_parts
 from superpoint_jax.training.refinement.head import with_head, without_head
 from superpoint_jax.training.refinement.losses import mirrored, remaining_errors, reprojection_loss
-from superpoint_jax.training.refinement.pairs import (
-    KeypointScenery,
-    SharedKeypoints,
-    _partners,
-    make_shared_keypoints,
-)
+from superpoint_jax.training.refinement.pairs import SharedKeypoints, make_shared_keypoints
 from superpoint_jax.training.refinement.run import RefinementTrainConfig, new_head, train_refinement
 from superpoint_jax.training.refinement.validation import head_validator
-from superpoint_jax.training.scenes import sample_scenes, transfer
 from superpoint_jax.weights import save_pretrained
 from tests.test_refinement import brightest
 
@@ -128,35 +122,6 @@ def test_a_number_of_steps_that_cannot_be_is_refused():
         RefinementTrainConfig(steps=0)
 
 
-def test_the_places_of_enlarged_views_are_those_of_the_views_in_enlarged_pixels(gray_photos):
-    photo = jnp.asarray(gray_photos["coffee"] * 255, jnp.uint8)
-    height, width = photo.shape
-    images = jnp.zeros((1, width, width), jnp.uint8).at[0, :height].set(photo)
-    sizes = jnp.array([[height, width]])
-    scenes = sample_scenes(jax.random.key(0), images, sizes, batch=2, shape=(96, 128), flat=1.0)
-    x, y = jnp.meshgrid(jnp.arange(8, 120, 13.0), jnp.arange(8, 90, 13.0))
-    seen_by_a = jnp.broadcast_to(jnp.stack([x, y], axis=-1).reshape(-1, 2), (2, x.size, 2))
-    places, known = transfer(scenes, jnp.stack([seen_by_a, seen_by_a], axis=1))
-    # View b has its keypoints exactly at the places of those of a.
-    keypoints, mask = jnp.stack([seen_by_a, places[:, 0]], axis=1), jnp.stack([known[:, 0]] * 2, axis=1)
-    positions, slopes, partners = _partners(scenes, keypoints, mask, 1)
-    enlarged = _partners(scenes, 2 * keypoints + 0.5, mask, 2)
-    assert np.sum(partners >= 0) > 40
-    # A keypoint whose place is at the edge of what b shows may be found in one size only.
-    assert np.mean(partners != enlarged[2]) < 0.05
-    both = np.asarray((partners >= 0) & (enlarged[2] >= 0))
-    np.testing.assert_array_equal(partners[both], np.nonzero(both)[1])
-    np.testing.assert_allclose(enlarged[0][both], 2 * positions[both] + 0.5, atol=0.01)
-    np.testing.assert_allclose(enlarged[1][both], slopes[both], atol=0.02)
-
-
-@pytest.mark.parametrize("name", ["flat", "calm", "damaged", "enlarged"])
-@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
-def test_a_fraction_outside_0_to_1_is_refused(name, value):
-    with pytest.raises(ValueError, match=f"{name}={value}"):
-        KeypointScenery(**{name: value})
-
-
 @pytest.mark.slow
 def test_keypoints_of_a_view_are_far_apart_whatever_the_radius_of_the_model(tmp_path, gray_photos):
     (tmp_path / "photos").mkdir()
@@ -165,7 +130,7 @@ def test_keypoints_of_a_view_are_far_apart_whatever_the_radius_of_the_model(tmp_
     for radius in (0, 6):
         extractor = tmp_path / f"radius_{radius}"
         save_pretrained(sp.from_pretrained(nms_radius=radius), extractor)
-        scenery = KeypointScenery(pairs=4, shape=(120, 160), keypoints_per_view=100, extractor_dtype="float32")
+        scenery = Scenery(pairs=4, shape=(120, 160), keypoints_per_view=100, extractor_dtype="float32")
         given: dict[str, Any] = dict(scenery=scenery, extractor=str(extractor))
         found.append(make_shared_keypoints(tmp_path / "photos", tmp_path / f"pairs_{radius}", **given))
     assert len(found[0]) > 50
@@ -174,23 +139,20 @@ def test_keypoints_of_a_view_are_far_apart_whatever_the_radius_of_the_model(tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "median_px"), [(["--shape", "120", "160"], 2), (["--shape", "240", "320", "--enlarged", "1"], 2.4)]
-)
-def test_the_command_makes_keypoints_trains_and_saves(tmp_path, gray_photos, options, median_px):
+def test_the_command_makes_keypoints_trains_and_saves(tmp_path, gray_photos):
     (tmp_path / "photos").mkdir()
     for name in ("coffee", "camera"):
         Image.fromarray((gray_photos[name] * 255).astype(np.uint8)).save(tmp_path / "photos" / f"{name}.png")
     command = ["train", "refinement", "--data", tmp_path / "photos", "-o", tmp_path / "run", "--pairs", "8",
-               "--steps", "2", "--batch", "8", *options]  # fmt: skip
+               "--shape", "120", "160", "--steps", "2", "--batch", "8"]  # fmt: skip
     assert main([str(word) for word in command]) in (0, None)
     pairs = read_parts(SharedKeypoints, tmp_path / "run" / "keypoints")
     assert len(pairs) > 50
     assert pairs.grays.shape[1:] == (2, 13, 13)
-    # Partners at random places within 4 px would have a median of 2.8.
-    assert np.median(np.linalg.norm(pairs.errors_xy, axis=-1)) < median_px
+    # Most keypoints are nearer to their partners than half of the largest distance.
+    assert np.median(np.linalg.norm(pairs.errors_xy, axis=-1)) < 2
     assert sp.from_pretrained(tmp_path / "run" / "weights").config.refinement == "learned"
     with pytest.raises(ValueError, match="made in another way"):
         make_shared_keypoints(
-            tmp_path / "photos", tmp_path / "run" / "keypoints", scenery=KeypointScenery(pairs=4), extractor="ours"
+            tmp_path / "photos", tmp_path / "run" / "keypoints", scenery=Scenery(pairs=4), extractor="ours"
         )

@@ -30,7 +30,7 @@ from superpoint_jax.training.matcher.run import MatcherTrainConfig, start_from, 
 from superpoint_jax.training.matcher.validation import pair_validator
 from superpoint_jax.training.parts import Scenery
 from superpoint_jax.training.refinement.head import with_head
-from superpoint_jax.training.refinement.pairs import KeypointScenery, SharedKeypoints, make_shared_keypoints
+from superpoint_jax.training.refinement.pairs import SharedKeypoints, make_shared_keypoints
 from superpoint_jax.training.refinement.run import RefinementTrainConfig, new_head, train_refinement
 from superpoint_jax.training.refinement.validation import head_validator
 from superpoint_jax.training.repeats.run import RepeatsTrainConfig, check_options, train_repeats
@@ -272,7 +272,9 @@ class Refinement:
     """SuperPoint that gets the head: "ours" (the weights in the package), or anything that `from_pretrained` takes."""
     stop_after: int | None = None
     """End at this step of the schedule; the same command without it continues."""
-    scenery: tyro.conf.OmitArgPrefixes[KeypointScenery] = field(default_factory=KeypointScenery)
+    scenery: tyro.conf.OmitArgPrefixes[Scenery] = field(
+        default_factory=lambda: Scenery(pairs=1280, keypoints_per_view=600, keypoint_threshold=0.0, strength=0.7)
+    )
     """How pairs of views are made."""
     config: tyro.conf.OmitArgPrefixes[RefinementTrainConfig] = field(default_factory=RefinementTrainConfig)
     """Configuration of the run."""
@@ -283,7 +285,7 @@ class Refinement:
         """Make the keypoints that are missing, train and save."""
         model = load_model(self.extractor)
 
-        def keypoints_of(photos: Path, name: str, scenery: KeypointScenery, seed: int) -> SharedKeypoints:
+        def keypoints_of(photos: Path, name: str, scenery: Scenery, seed: int) -> SharedKeypoints:
             folder = self.out / name
             return make_shared_keypoints(photos, folder, scenery=scenery, extractor=self.extractor, seed=seed)
 

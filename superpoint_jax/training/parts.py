@@ -64,13 +64,9 @@ class Scenery:
     def __post_init__(self) -> None:
         if self.pairs < 1 or self.pairs % BATCH:
             raise ValueError(f"pairs={self.pairs}; a positive multiple of {BATCH} is needed")
-        self.check_fractions("flat", "calm", "damaged")
-
-    def check_fractions(self, *names: str) -> None:
-        """Raise a ValueError if a field that is a fraction is not in [0, 1]."""
-        for name in names:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}; a number in [0, 1] is needed")
+        for name in ("flat", "calm", "damaged"):
+            if not 0 <= (fraction := getattr(self, name)) <= 1:
+                raise ValueError(f"{name}={fraction}; a number in [0, 1] is needed")
 
 
 def lit_views(

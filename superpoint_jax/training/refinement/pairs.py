@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,24 +26,6 @@ RADIUS_PX = 6
 """Radius of the suppression, whatever that of the model is: so few keypoints have another one near their partner."""
 STEP_PX = 1.5
 """Half the distance over which the slope of the map between two views is measured."""
-ENLARGE = 2
-"""Some views are rendered this many times smaller and then enlarged, as extraction does with `enlarge=2`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeypointScenery(Scenery):
-    """How pairs are made for the refinement head."""
-
-    pairs: int = 1280
-    keypoints_per_view: int = 600
-    keypoint_threshold: float = 0.0
-    strength: float = 0.7
-    enlarged: float = 0.0
-    """Fraction of pairs whose views are half as large and enlarged before the network sees them."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_fractions("enlarged")
 
 
 @pytree
@@ -70,16 +52,12 @@ class SharedKeypoints:
 
 
 def make_shared_keypoints(
-    data: Path, folder: Path, *, scenery: KeypointScenery, extractor: str, seed: int = 0
+    data: Path, folder: Path, *, scenery: Scenery, extractor: str, seed: int = 0
 ) -> SharedKeypoints:
     """The keypoints of the photos of a folder, which are also kept in files of `folder`; see `make_parts`."""
 
     def make(key: Array, images: Array, sizes: Array, network: Network) -> SharedKeypoints:
-        # All pairs of a batch are alike, because they have one shape.
-        enlarge = ENLARGE if jax.random.uniform(jax.random.fold_in(key, 7)) < scenery.enlarged else 1
-        height, width = (side // enlarge for side in scenery.shape)
-        smaller = replace(scenery, shape=(height, width))
-        return _shared(_seen(key, images, sizes, network, scenery=smaller, enlarge=enlarge))
+        return _shared(_seen(key, images, sizes, network, scenery=scenery))
 
     return make_parts(SharedKeypoints, make, data, folder, scenery=scenery, extractor=extractor, seed=seed)
 
@@ -98,21 +76,14 @@ class _Seen:
     flat: Bool[Array, " n"]
 
 
-@partial(jax.jit, static_argnames=("scenery", "enlarge"))
+@partial(jax.jit, static_argnames="scenery")
 def _seen(
-    key: Array,
-    images: UInt8[Array, "m s s"],
-    sizes: Int[Array, "m 2"],
-    network: Network,
-    *,
-    scenery: Scenery,
-    enlarge: int,
+    key: Array, images: UInt8[Array, "m s s"], sizes: Int[Array, "m 2"], network: Network, *, scenery: Scenery
 ) -> _Seen:
     scenes, views = lit_views(key, images, sizes, scenery)
     views = jnp.round(views * 255) / 255
     rules = network.rules.replace(
         refinement="none",
-        enlarge=enlarge,
         nms_radius=RADIUS_PX,
         max_keypoints=scenery.keypoints_per_view,
         dtype=scenery.extractor_dtype,
@@ -125,7 +96,7 @@ def _seen(
     grays, logs = (jnp.swapaxes(leaf, 1, 2).reshape(*keypoints.shape[:2], side, side) for leaf in (grays, logs))
     inputs = jnp.round(grays * 255).astype(jnp.uint8), logs.astype(jnp.float16)
     by_view = jax.tree.map(lambda leaf: leaf.reshape(BATCH, 2, *leaf.shape[1:]), (*inputs, keypoints, mask))
-    positions, slopes, partners = _partners(scenes, by_view[2], by_view[3], enlarge)
+    positions, slopes, partners = _partners(scenes, by_view[2], by_view[3])
     return _Seen(
         grays=by_view[0],
         logs=by_view[1],
@@ -138,19 +109,14 @@ def _seen(
 
 
 def _partners(
-    scenes: Scenes, keypoints_xy: Float[Array, "n 2 k 2"], mask: Bool[Array, "n 2 k"], enlarge: int
+    scenes: Scenes, keypoints_xy: Float[Array, "n 2 k 2"], mask: Bool[Array, "n 2 k"]
 ) -> tuple[Float[Array, "n k 2"], Float[Array, "n k 2 2"], Int[Array, "n k"]]:
-    """For the keypoints of a: their places in b, the slopes there, and their partners in b; all in enlarged pixels."""
-
-    def moved(keypoints_xy: Array) -> tuple[Array, Array]:
-        positions, known = transfer(scenes, (keypoints_xy + 0.5) / enlarge - 0.5)
-        return (positions + 0.5) * enlarge - 0.5, known
-
-    positions, known = moved(keypoints_xy)
+    """For the keypoints of a: their places in b, the slopes there, and their partners in b."""
+    positions, known = transfer(scenes, keypoints_xy)
     slopes = []
     for step in (jnp.array([STEP_PX, 0]), jnp.array([0, STEP_PX])):
         (after, seen_after), (before, seen_before) = (
-            moved(keypoints_xy + sign * step[None, None, None]) for sign in (1, -1)
+            transfer(scenes, keypoints_xy + sign * step[None, None, None]) for sign in (1, -1)
         )
         slopes.append((after - before)[:, 0] / (2 * STEP_PX))
         known = known & seen_after & seen_before
