@@ -16,12 +16,13 @@ from jaxtyping import Bool, Float, Int
 from superpoint_jax.config import CELL_PX
 
 PATCH_RADIUS_PX = 6
-"""The head sees a patch of 13x13 pixels around the peak of a keypoint."""
+"""The head sees the patch within this distance of the peak of a keypoint."""
+PATCH_PX = 2 * PATCH_RADIUS_PX + 1
+"""Side of a patch."""
 REACH_PX = 2
 """Largest offset in x and in y."""
 _SIDE = 2 * REACH_PX + 1
-_PATCH_PX = 2 * PATCH_RADIUS_PX + 1
-_WINDOW_PX = _PATCH_PX - _SIDE + 1
+_WINDOW_PX = PATCH_PX - _SIDE + 1
 _HIDDEN = (64, 32)
 SMALLEST_SCORE = 1e-8
 """Smaller scores count as this, so that their logarithm is finite."""
@@ -55,11 +56,10 @@ class RefinementHead(nnx.Module):
             for i, size in enumerate((_WINDOW_PX, 1, 1))
         )
 
-    def __call__(self, grays: Float[Array, "p2 n"], logs: Float[Array, "p2 n"]) -> Float[Array, "n 2"]:
+    def __call__(self, grays: Float[Array, "n pixels"], logs: Float[Array, "n pixels"]) -> Float[Array, "n 2"]:
         """Offsets (x, y) in pixels from the middle of patches.
 
-        The pixels of a patch lie in one axis, row by row, because a TPU pads axes of 13 to 16 and to 128; the keypoints
-        are in the last axis, which is the fast one there.
+        The pixels of a patch lie in one axis, row by row, because a TPU pads axes of 13 to 16 and to 128.
 
         Args:
             grays: Gray values in [0, 1].
@@ -67,25 +67,29 @@ class RefinementHead(nnx.Module):
         """
         seen = _normalized(grays), _relative(logs)
         logits = lax.platform_dependent(
-            self, *seen, tpu=RefinementHead.by_product, default=RefinementHead.by_convolutions
+            self, *seen, tpu=RefinementHead._by_product, default=RefinementHead._by_convolutions
         )
-        weights = jax.nn.softmax(logits, axis=0)
-        # By row, then by column: the steps in y, then in x.
-        steps = jnp.array(np.indices((_SIDE, _SIDE)).reshape(2, -1, 1) - REACH_PX, jnp.float32)
-        return jnp.sum(steps[::-1] * weights[None], axis=1).T
+        weights = jax.nn.softmax(logits, axis=1)
+        # The steps to the places in y and in x; reversed below, because the result is (x, y).
+        steps = jnp.array(np.indices((_SIDE, _SIDE)).reshape(2, 1, -1) - REACH_PX, jnp.float32)
+        return jnp.sum(steps[::-1] * weights[None], axis=2).T
 
-    def by_convolutions(self, grays: Float[Array, "p2 n"], logs: Float[Array, "p2 n"]) -> Float[Array, "q2 n"]:
-        """The logits of the places around each peak, by the layers themselves."""
-        x = jnp.stack([grays.T, logs.T], axis=-1).reshape(-1, _PATCH_PX, _PATCH_PX, 2)
+    def _by_convolutions(
+        self, contrasts: Float[Array, "n pixels"], relative_logs: Float[Array, "n pixels"]
+    ) -> Float[Array, "n places"]:
+        """The logits of the places around each peak, row by row, by the layers themselves."""
+        x = jnp.stack([contrasts, relative_logs], axis=-1).reshape(-1, PATCH_PX, PATCH_PX, 2)
         x = self.conv_c(nnx.relu(self.conv_b(nnx.relu(self.conv_a(x)))))
-        return x.reshape(-1, _SIDE**2).T
+        return x.reshape(-1, _SIDE**2)
 
-    def by_product(self, grays: Float[Array, "p2 n"], logs: Float[Array, "p2 n"]) -> Float[Array, "q2 n"]:
+    def _by_product(
+        self, contrasts: Float[Array, "n pixels"], relative_logs: Float[Array, "n pixels"]
+    ) -> Float[Array, "n places"]:
         """The same with the keypoints in the last axis, where the first convolution is one product with all of a patch.
 
-        It multiplies twice as much. A TPU's compiler takes a fourth of the time for it (docs/performance.md).
+        It multiplies twice as much. A TPU's compiler takes a third of the time for it (docs/performance.md).
         """
-        seen = jnp.concatenate([grays, logs])
+        seen = jnp.concatenate([contrasts, relative_logs], axis=1).T
         places = [(i, _SIDE - 1 - i) for i in range(_SIDE)]
         kernel = self.conv_a.kernel[...]
         placed = jnp.stack([jnp.pad(kernel, (y, x, (0, 0), (0, 0))) for y in places for x in places])
@@ -93,7 +97,7 @@ class RefinementHead(nnx.Module):
         x = _product(matrix, seen).reshape(_SIDE**2, kernel.shape[-1], -1)
         x = nnx.relu(x + _column(self.conv_a))
         x = nnx.relu(_product(self.conv_b.kernel[...][0, 0].T, x) + _column(self.conv_b))
-        return (_product(self.conv_c.kernel[...][0, 0].T, x) + _column(self.conv_c))[:, 0]
+        return (_product(self.conv_c.kernel[...][0, 0].T, x) + _column(self.conv_c))[:, 0].T
 
 
 def _product(matrix: Float[Array, "o i"], x: Float[Array, "*p i n"]) -> Float[Array, "*p o n"]:
@@ -136,7 +140,7 @@ def head_inputs(
     scores: Float[Array, "b h2 w2"],
     keypoints_xy: Float[Array, "b k 2"],
     image_sizes: Int[Array, "b 2"],
-) -> tuple[Float[Array, "b p2 k"], Float[Array, "b p2 k"]]:
+) -> tuple[Float[Array, "b k pixels"], Float[Array, "b k pixels"]]:
     """What the head sees of each keypoint: gray values, and logarithms of scores; see `refine`."""
     gray = jnp.where(jnp.isfinite(gray), gray, 0)[..., 0]
     cells_end = image_sizes // CELL_PX * CELL_PX
@@ -145,22 +149,22 @@ def head_inputs(
 
 
 def _patches(values: Array, keypoints_xy: Array, sizes: Array) -> Array:
-    """The patches [B,P*P,K] around whole pixels (x, y); beyond an area of these sizes, its border is repeated."""
-    dy, dx = (np.indices((_PATCH_PX, _PATCH_PX), np.int32) - PATCH_RADIUS_PX).reshape(2, 1, -1, 1)
-    x, y = (keypoints_xy[:, None, :, axis].astype(jnp.int32) for axis in (0, 1))
+    """The patches [B,K,pixels] around whole pixels (x, y); beyond an area of these sizes, its border is repeated."""
+    dy, dx = (np.indices((PATCH_PX, PATCH_PX), np.int32) - PATCH_RADIUS_PX).reshape(2, 1, 1, -1)
+    x, y = (keypoints_xy[..., axis, None].astype(jnp.int32) for axis in (0, 1))
     rows = jnp.clip(y + dy, 0, sizes[:, :1, None] - 1)
     columns = jnp.clip(x + dx, 0, sizes[:, 1:, None] - 1)
     index = rows * values.shape[2] + columns
     return jax.vmap(lambda image, i: image[i])(values.reshape(values.shape[0], -1), index)
 
 
-def _normalized(grays: Float[Array, "p2 n"]) -> Array:
+def _normalized(grays: Float[Array, "n pixels"]) -> Array:
     """The patches with mean 0 and contrast 1."""
-    centred = grays - jnp.mean(grays, axis=0, keepdims=True)
-    return centred / jnp.sqrt(jnp.mean(centred**2, axis=0, keepdims=True) + NOISE**2)
+    centred = grays - jnp.mean(grays, axis=1, keepdims=True)
+    return centred / jnp.sqrt(jnp.mean(centred**2, axis=1, keepdims=True) + NOISE**2)
 
 
-def _relative(logs: Float[Array, "p2 n"]) -> Array:
+def _relative(logs: Float[Array, "n pixels"]) -> Array:
     """The logarithms relative to that of the peak, limited and scaled to about 1."""
-    middle = len(logs) // 2
-    return jnp.maximum(logs - logs[middle : middle + 1], -8) / 2 + 1
+    middle = logs.shape[1] // 2
+    return jnp.maximum(logs - logs[:, middle : middle + 1], -8) / 2 + 1

@@ -9,12 +9,12 @@ import pytest
 from flax import nnx
 
 import superpoint_jax as sp
-from superpoint_jax.refinement import PATCH_RADIUS_PX, RefinementHead, head_inputs, refine
+from superpoint_jax.refinement import PATCH_PX, PATCH_RADIUS_PX, RefinementHead, head_inputs, refine
 from superpoint_jax.training.refinement.head import with_head
 from superpoint_jax.weights import save_weights
 from tests.random_weights import model_of, random_state
 
-PATCH_PIXELS = (2 * PATCH_RADIUS_PX + 1) ** 2
+PIXELS = PATCH_PX**2
 
 
 def brightest() -> RefinementHead:
@@ -58,15 +58,15 @@ def test_patches_repeat_the_border_of_each_image():
     rows = np.clip(np.arange(1 - PATCH_RADIUS_PX, 2 + PATCH_RADIUS_PX), 0, 12)
     columns = np.arange(22 - PATCH_RADIUS_PX, 23 + PATCH_RADIUS_PX)
     values = np.asarray(gray)[0, ..., 0]
-    np.testing.assert_array_equal(grays[0, :, 0], values[rows][:, np.clip(columns, 0, 22)].ravel())
+    np.testing.assert_array_equal(grays[0, 0], values[rows][:, np.clip(columns, 0, 22)].ravel())
     # The score map ends with the last whole cell: 8 rows and 16 columns.
     expected = np.log(values[np.clip(rows, 0, 7)][:, np.clip(columns, 0, 15)] + 1)
-    np.testing.assert_allclose(logs[0, :, 0], expected.ravel(), rtol=1e-6)
+    np.testing.assert_allclose(logs[0, 0], expected.ravel(), rtol=1e-6)
 
 
 def test_light_does_not_move_a_keypoint():
     rng = np.random.default_rng(1)
-    grays, logs = rng.uniform(size=(PATCH_PIXELS, 5)), rng.normal(size=(PATCH_PIXELS, 5))
+    grays, logs = rng.uniform(size=(5, PIXELS)), rng.normal(size=(5, PIXELS))
     head = RefinementHead(rngs=nnx.Rngs(0))
     as_it_is, darker = (head(jnp.asarray(g, jnp.float32), jnp.asarray(logs, jnp.float32)) for g in (grays, grays / 2))
     # Not 0, because of what is added to the contrast.
@@ -77,7 +77,7 @@ def test_light_does_not_move_a_keypoint():
 @pytest.fixture(scope="module")
 def seen():
     """What a head sees of 7 keypoints: grays and logs."""
-    return tuple(jax.random.normal(jax.random.key(5), (2, PATCH_PIXELS, 7)))
+    return tuple(jax.random.normal(jax.random.key(5), (2, 7, PIXELS)))
 
 
 def with_biases(seed: int) -> RefinementHead:
@@ -90,19 +90,19 @@ def with_biases(seed: int) -> RefinementHead:
 
 def test_the_form_for_a_tpu_equals_the_convolutions(seen):
     head = with_biases(3)
-    expected = jax.jit(RefinementHead.by_convolutions)(head, *seen)
-    found = jax.jit(RefinementHead.by_product)(head, *seen)
-    assert found.shape == expected.shape == (25, 7)
+    expected = jax.jit(RefinementHead._by_convolutions)(head, *seen)
+    found = jax.jit(RefinementHead._by_product)(head, *seen)
+    assert found.shape == expected.shape == (7, 25)
     np.testing.assert_allclose(found, expected, atol=3e-6 * float(jnp.abs(expected).max()))
 
 
 def test_its_gradient_equals_that_of_the_convolutions(seen):
-    weights = jax.random.normal(jax.random.key(6), (25, 7))
+    weights = jax.random.normal(jax.random.key(6), (7, 25))
     ours, expected = (
         jax.grad(lambda head, seen, form=form: jnp.sum(form(head, *seen) * weights), argnums=(0, 1))(
             with_biases(3), seen
         )
-        for form in (RefinementHead.by_product, RefinementHead.by_convolutions)
+        for form in (RefinementHead._by_product, RefinementHead._by_convolutions)
     )
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5 * float(jnp.abs(other).max()))
@@ -110,7 +110,7 @@ def test_its_gradient_equals_that_of_the_convolutions(seen):
 
 @pytest.mark.parametrize(("platform", "convolutions"), [("tpu", 0), ("cpu", 3), ("cuda", 3)])
 def test_only_a_tpu_gets_the_product(platform, convolutions):
-    head, patches = RefinementHead(rngs=nnx.Rngs(0)), jnp.zeros((PATCH_PIXELS, 7))
+    head, patches = RefinementHead(rngs=nnx.Rngs(0)), jnp.zeros((7, PIXELS))
     traced = jax.jit(lambda head, grays, logs: head(grays, logs)).trace(head, patches, patches)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert text.count("stablehlo.convolution") == convolutions

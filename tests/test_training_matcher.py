@@ -223,7 +223,7 @@ def test_a_number_of_pairs_that_cannot_be_made_is_refused():
         MatcherTrainConfig(steps=0)
 
 
-@pytest.mark.parametrize("name", ["flat", "calm", "damaged"])
+@pytest.mark.parametrize("name", ["flat", "calm", "degraded"])
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
 def test_a_fraction_of_pairs_outside_0_to_1_is_refused(name, value):
     fraction: Any = {name: value}

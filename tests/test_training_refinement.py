@@ -12,10 +12,10 @@ from PIL import Image
 
 import superpoint_jax as sp
 from superpoint_jax.cli import main
-from superpoint_jax.training.parts import Scenery, read_parts
+from superpoint_jax.training.parts import Scenery, lit_views, read_parts
 from superpoint_jax.training.refinement.head import with_head, without_head
 from superpoint_jax.training.refinement.losses import mirrored, remaining_errors, reprojection_loss
-from superpoint_jax.training.refinement.pairs import SharedKeypoints, make_shared_keypoints
+from superpoint_jax.training.refinement.pairs import SharedKeypoints, _seen, make_shared_keypoints
 from superpoint_jax.training.refinement.run import RefinementTrainConfig, new_head, train_refinement
 from superpoint_jax.training.refinement.validation import head_validator
 from superpoint_jax.weights import save_pretrained
@@ -120,6 +120,40 @@ def test_the_network_keeps_its_weights(random_model):
 def test_a_number_of_steps_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="steps=0"):
         RefinementTrainConfig(steps=0)
+
+
+def test_the_patches_are_those_of_the_views(gray_photos):
+    photo = jnp.asarray(gray_photos["coffee"] * 255, jnp.uint8)
+    height, width = photo.shape
+    images = jnp.zeros((1, width, width), jnp.uint8).at[0, :height].set(photo)
+    given = jax.random.key(0), images, jnp.array([[height, width]])
+    scenery = Scenery(
+        pairs=4, shape=(96, 128), keypoints_per_view=40, keypoint_threshold=0.0, extractor_dtype="float32"
+    )
+    seen = _seen(*given, sp.from_pretrained(), scenery=scenery)
+    _, views = jax.jit(lit_views, static_argnums=3)(*given, scenery)
+    views = np.asarray(views).reshape(4, 2, 96, 128)
+    compared = 0
+    for place in np.ndindex(4, 2, 40):
+        x, y = np.asarray(seen.keypoints_xy[place]).astype(int)
+        if 6 <= x < 122 and 6 <= y < 90:
+            patch = views[place[:2]][y - 6 : y + 7, x - 6 : x + 7]
+            np.testing.assert_allclose(seen.grays[place], patch * 255, atol=0.51)
+            compared += 1
+    assert compared > 100
+
+
+def test_views_are_degraded_as_the_scenery_says(gray_photos):
+    photo = jnp.asarray(gray_photos["coffee"] * 255, jnp.uint8)
+    height, width = photo.shape
+    images = jnp.zeros((1, width, width), jnp.uint8).at[0, :height].set(photo)
+    given = jax.random.key(0), images, jnp.array([[height, width]])
+    plain, degraded = (
+        jax.jit(lit_views, static_argnums=3)(*given, Scenery(shape=(96, 128), strength=0.0, degraded=degraded))[1]
+        for degraded in (0.0, 1.0)
+    )
+    differences = np.abs(np.asarray(degraded - plain)).max(axis=(1, 2, 3))
+    assert (differences > 0.02).all()
 
 
 @pytest.mark.slow

@@ -29,29 +29,32 @@ QUANTA = np.array(
     ],
     np.float32,
 )
-"""Steps of the frequencies of a block at quality 50: table K.1 of the standard (ITU-T T.81), which all encoders use."""
+"""Steps of the frequencies of a block at quality 50: the example in the standard (ITU-T T.81, K.1), used by libjpeg."""
 
 
 def photometric(
-    key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.0, damaged: float = 0.0
+    key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.0, degraded: float = 0.0
 ) -> Float[Array, "b h w 1"]:
     """Images in [0, 1] after random blur, shade, contrast, brightness and noise, in that order.
+
+    Some are out of focus as well, before the shade, or compressed, after the noise.
 
     Args:
         key: Source of randomness.
         images: Images in [0, 1].
-        strength: 0 changes nothing; 1 is the strength that the weights in the package were trained with.
-        damaged: Fraction of the images that are out of focus in addition, and, independently, of those that are
-            compressed as by JPEG in the end.
+        strength: Of all but `degraded`: 0 changes nothing; 1 is what the weights in the package were trained with.
+        degraded: Probability that an image is out of focus, and, independently, that it is compressed as by JPEG. It
+            is static under `jit`.
     """
     blur_key, shade_key, light_key, noise_key = jax.random.split(key, 4)
     images = blur(blur_key, images, strength=strength)
-    if damaged:
-        images = defocus(jax.random.fold_in(key, 4), images, fraction=damaged)
+    if degraded:
+        # Keys of their own, so that all other changes are those of an image that is not degraded.
+        images = defocus(jax.random.fold_in(key, 4), images, fraction=degraded)
     images = shade(shade_key, images, strength=strength)
     images = light(light_key, images, strength=strength)
     images = jnp.clip(add_noise(noise_key, images, strength=strength), 0, 1)
-    return compressed_randomly(jax.random.fold_in(key, 5), images, fraction=damaged) if damaged else images
+    return compressed_randomly(jax.random.fold_in(key, 5), images, fraction=degraded) if degraded else images
 
 
 def blur(key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.0) -> Float[Array, "b h w 1"]:
@@ -149,15 +152,25 @@ def compressed_randomly(key: PRNGKey, images: Float[Array, "b h w 1"], *, fracti
     places = jax.random.randint(place_key, (batch, 2), 0, BLOCK_PX)
 
     def of_image(image: Array, quality: Array, place: Array) -> Array:
-        moved = jnp.roll(image, place, axis=(0, 1))
-        return jnp.roll(compressed(moved[None], quality[None])[0], -place, axis=(0, 1))
+        """The image compressed with a part of a block before its first row and column, which repeats its border."""
+        rows, columns = (
+            jnp.clip(jnp.arange(side + BLOCK_PX) - first, 0, side - 1)
+            for side, first in zip(image.shape[:2], place, strict=True)
+        )
+        moved = compressed(image[rows][:, columns][None], quality[None])[0]
+        return lax.dynamic_slice(moved, (*place, 0), image.shape)
 
     chosen = jax.random.uniform(choice_key, (batch, 1, 1, 1)) < fraction
     return jnp.where(chosen, jax.vmap(of_image)(images, quality, places), images)
 
 
 def compressed(images: Float[Array, "b h w 1"], quality: Float[Array, " b"]) -> Float[Array, "b h w 1"]:
-    """Gray images as they are after JPEG compression of a quality of 1 to 100; the result has 256 gray values."""
+    """Gray images in [0, 1] as they are after JPEG compression; the gradient is zero.
+
+    Args:
+        images: Images, whose gray values are rounded to 256.
+        quality: Quality of each image on libjpeg's scale, 1 to 100.
+    """
     batch, height, width, _ = images.shape
     rows, columns = -(-height // BLOCK_PX), -(-width // BLOCK_PX)
     more = (0, 0), (0, rows * BLOCK_PX - height), (0, columns * BLOCK_PX - width)
@@ -170,9 +183,13 @@ def compressed(images: Float[Array, "b h w 1"], quality: Float[Array, " b"]) -> 
     def transformed(blocks: Array, rule: str) -> Array:
         return jnp.einsum(rule, cosines, blocks, cosines, precision=lax.Precision.HIGHEST)
 
-    # The rule of the encoders for other qualities than 50.
-    percent = jnp.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, None, None]
-    quanta = jnp.clip(jnp.floor((QUANTA[None] * percent + 50) / 100), 1, 255)[:, None, :, None]
+    quanta = quanta_of(quality)[:, None, :, None]
     kept = jnp.round(transformed(blocks, "uy,brycx,vx->brucv") / quanta) * quanta
     levels = transformed(kept, "uy,brucv,vx->brycx").reshape(batch, rows * BLOCK_PX, columns * BLOCK_PX)
     return jnp.clip(jnp.round(levels + 128), 0, 255)[:, :height, :width, None] / 255
+
+
+def quanta_of(quality: Float[Array, " b"]) -> Float[Array, "b 8 8"]:
+    """Steps of the frequencies of a block, by libjpeg's rule for qualities of 1 to 100."""
+    percent = jnp.where(quality < 50, jnp.floor(5000 / quality), 200 - 2 * quality)[:, None, None]
+    return jnp.clip(jnp.floor((QUANTA[None] * percent + 50) / 100), 1, 255)

@@ -56,15 +56,16 @@ class Scenery:
     """Smallest score of a keypoint."""
     strength: float = 1.0
     """Strength of the changes of light, blur and noise, independent in both views."""
-    damaged: float = 0.0
-    """Fraction of views that are out of focus as well, and of those that are compressed as by JPEG."""
+    degraded: float = 0.0
+    """Probability that a view is out of focus (a disc with a radius of 1 to 3 px), and, independently, that it is
+    compressed as by JPEG (quality 5 to 60). The weights in the package were trained without."""
     extractor_dtype: ComputeDtype = "bfloat16"
     """Type that the extractor computes in. On a CPU without OpenVINO, float32 is faster."""
 
     def __post_init__(self) -> None:
         if self.pairs < 1 or self.pairs % BATCH:
             raise ValueError(f"pairs={self.pairs}; a positive multiple of {BATCH} is needed")
-        for name in ("flat", "calm", "damaged"):
+        for name in ("flat", "calm", "degraded"):
             if not 0 <= (fraction := getattr(self, name)) <= 1:
                 raise ValueError(f"{name}={fraction}; a number in [0, 1] is needed")
 
@@ -78,7 +79,7 @@ def lit_views(
         scene_key, images, sizes, batch=BATCH, shape=scenery.shape, flat=scenery.flat, calm=scenery.calm
     )
     views = scenes.views.reshape(2 * BATCH, *scenery.shape, 1)
-    return scenes, photometric(light_key, views, strength=scenery.strength, damaged=scenery.damaged)
+    return scenes, photometric(light_key, views, strength=scenery.strength, degraded=scenery.degraded)
 
 
 def make_parts(

@@ -19,7 +19,7 @@ def remaining_errors(head: RefinementHead, keypoints: SharedKeypoints) -> Float[
     count = len(keypoints)
 
     def stacked(leaf: Array) -> Array:
-        return leaf.reshape(2 * count, -1).T.astype(jnp.float32)
+        return leaf.reshape(2 * count, -1).astype(jnp.float32)
 
     offsets = head(stacked(keypoints.grays) / 255, stacked(keypoints.logs)).reshape(count, 2, 2)
     # Written out, because a product of matrices would be inexact on an accelerator.

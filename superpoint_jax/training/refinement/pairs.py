@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from superpoint_jax.detection import score_map, select_keypoints
 from superpoint_jax.extraction import dense_features, finite_features
 from superpoint_jax.features import AnyArray, pytree
-from superpoint_jax.refinement import PATCH_RADIUS_PX, head_inputs
+from superpoint_jax.refinement import PATCH_PX, head_inputs
 from superpoint_jax.training.parts import BATCH, Network, Scenery, lit_views, make_parts
 from superpoint_jax.training.scenes import Scenes, transfer
 
@@ -92,8 +92,7 @@ def _seen(
     scores = score_map(finite_features(dense).logits, rule=rules.score_rule)
     keypoints, _, mask, _ = select_keypoints(scores, seen, config=rules, keypoint_threshold=scenery.keypoint_threshold)
     grays, logs = head_inputs(gray, scores, keypoints, seen)
-    side = 2 * PATCH_RADIUS_PX + 1
-    grays, logs = (jnp.swapaxes(leaf, 1, 2).reshape(*keypoints.shape[:2], side, side) for leaf in (grays, logs))
+    grays, logs = (leaf.reshape(*keypoints.shape[:2], PATCH_PX, PATCH_PX) for leaf in (grays, logs))
     inputs = jnp.round(grays * 255).astype(jnp.uint8), logs.astype(jnp.float16)
     by_view = jax.tree.map(lambda leaf: leaf.reshape(BATCH, 2, *leaf.shape[1:]), (*inputs, keypoints, mask))
     positions, slopes, partners = _partners(scenes, by_view[2], by_view[3])
