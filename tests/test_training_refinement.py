@@ -122,11 +122,16 @@ def test_a_number_of_steps_that_cannot_be_is_refused():
         RefinementTrainConfig(steps=0)
 
 
-def test_the_patches_are_those_of_the_views(gray_photos):
+@pytest.fixture
+def given(gray_photos) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A key, a photo in a larger array, and its size."""
     photo = jnp.asarray(gray_photos["coffee"] * 255, jnp.uint8)
     height, width = photo.shape
     images = jnp.zeros((1, width, width), jnp.uint8).at[0, :height].set(photo)
-    given = jax.random.key(0), images, jnp.array([[height, width]])
+    return jax.random.key(0), images, jnp.array([[height, width]])
+
+
+def test_the_patches_are_those_of_the_views(given):
     # Planes, because pixels of a relief that are hidden depend on how a program is compiled.
     options: Any = dict(flat=1.0, keypoints_per_view=40, keypoint_threshold=0.0, extractor_dtype="float32")
     scenery = Scenery(pairs=4, shape=(96, 128), **options)
@@ -143,11 +148,7 @@ def test_the_patches_are_those_of_the_views(gray_photos):
     assert compared > 100
 
 
-def test_views_are_degraded_as_the_scenery_says(gray_photos):
-    photo = jnp.asarray(gray_photos["coffee"] * 255, jnp.uint8)
-    height, width = photo.shape
-    images = jnp.zeros((1, width, width), jnp.uint8).at[0, :height].set(photo)
-    given = jax.random.key(0), images, jnp.array([[height, width]])
+def test_views_are_degraded_as_the_scenery_says(given):
     plain, degraded = (
         jax.jit(lit_views, static_argnums=3)(*given, Scenery(shape=(96, 128), strength=0.0, degraded=degraded))[1]
         for degraded in (0.0, 1.0)

@@ -11,7 +11,7 @@ from superpoint_jax.config import CELL_PX, SuperPointConfig
 from superpoint_jax.export.onnx_network import Dense, convolution, normalized, part
 from superpoint_jax.export.onnx_nodes import Nodes, Value
 from superpoint_jax.model import SuperPoint
-from superpoint_jax.refinement import NOISE, PATCH_RADIUS_PX, REACH_PX, SMALLEST_SCORE
+from superpoint_jax.refinement import NOISE, PATCH_PX, PATCH_RADIUS_PX, REACH_PX, SMALLEST_SCORE
 
 
 def decoded_nodes(
@@ -124,7 +124,7 @@ def _centre_of_mass(nodes: Nodes, scores: str, x: str, y: str, whole: str, radiu
 
 def _learned_offsets(nodes: Nodes, model: SuperPoint, dense: Dense, x: str, y: str, whole: str) -> str:
     """The offsets [B,K,2] by the refinement head; see `superpoint_jax.refinement`."""
-    head, side = model.refinement_head, 2 * PATCH_RADIUS_PX + 1
+    head, side = model.refinement_head, PATCH_PX
     assert head is not None
     dy, dx = (np.indices((side, side)) - PATCH_RADIUS_PX).reshape(2, -1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,12 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float
 
+from superpoint_jax.config import CELL_PX
+from superpoint_jax.detection import cells_to_pixels, pixels_to_cells
 from superpoint_jax.geometry import PRNGKey
 
 KERNEL_RADIUS_PX = 3
 """Half side of the blur kernel; a Gaussian of 1.2 px has 99 % of its mass within it."""
-BLOCK_PX = 8
-"""JPEG compresses blocks of 8x8 pixels."""
 QUANTA = np.array(
     [
         [16, 11, 10, 16, 24, 40, 51, 61],
@@ -42,7 +43,8 @@ def photometric(
     Args:
         key: Source of randomness.
         images: Images in [0, 1].
-        strength: Of all but `degraded`: 0 changes nothing; 1 is what the weights in the package were trained with.
+        strength: How strong all these changes are, from 0 for none to 1, which the weights in the package were trained
+            with. It does not change what `degraded` does.
         degraded: Probability that an image is out of focus, and, independently, that it is compressed as by JPEG. It
             is static under `jit`.
     """
@@ -149,12 +151,12 @@ def compressed_randomly(key: PRNGKey, images: Float[Array, "b h w 1"], *, fracti
     batch = images.shape[0]
     # Even on a logarithmic scale.
     quality = jnp.exp(jax.random.uniform(quality_key, (batch,), minval=math.log(5), maxval=math.log(60)))
-    places = jax.random.randint(place_key, (batch, 2), 0, BLOCK_PX)
+    places = jax.random.randint(place_key, (batch, 2), 0, CELL_PX)
 
     def of_image(image: Array, quality: Array, place: Array) -> Array:
         """The image compressed with a part of a block before its first row and column, which repeats its border."""
         rows, columns = (
-            jnp.clip(jnp.arange(side + BLOCK_PX) - first, 0, side - 1)
+            jnp.clip(jnp.arange(side + CELL_PX) - first, 0, side - 1)
             for side, first in zip(image.shape[:2], place, strict=True)
         )
         moved = compressed(image[rows][:, columns][None], quality[None])[0]
@@ -171,21 +173,17 @@ def compressed(images: Float[Array, "b h w 1"], quality: Float[Array, " b"]) -> 
         images: Images, whose gray values are rounded to 256.
         quality: Quality of each image on libjpeg's scale, 1 to 100.
     """
-    batch, height, width, _ = images.shape
-    rows, columns = -(-height // BLOCK_PX), -(-width // BLOCK_PX)
-    more = (0, 0), (0, rows * BLOCK_PX - height), (0, columns * BLOCK_PX - width)
+    height, width = images.shape[1:3]
+    more = (0, 0), (0, -height % CELL_PX), (0, -width % CELL_PX)
     levels = jnp.pad(jnp.round(images[..., 0] * 255) - 128, more, mode="edge")
-    blocks = levels.reshape(batch, rows, BLOCK_PX, columns, BLOCK_PX)
-    step, place = np.mgrid[:BLOCK_PX, :BLOCK_PX]
-    cosines = np.where(step == 0, np.sqrt(0.5), 1) / 2 * np.cos((2 * place + 1) * step * np.pi / (2 * BLOCK_PX))
-    cosines = jnp.asarray(cosines, jnp.float32)
-
-    def transformed(blocks: Array, rule: str) -> Array:
-        return jnp.einsum(rule, cosines, blocks, cosines, precision=lax.Precision.HIGHEST)
-
-    quanta = quanta_of(quality)[:, None, :, None]
-    kept = jnp.round(transformed(blocks, "uy,brycx,vx->brucv") / quanta) * quanta
-    levels = transformed(kept, "uy,brucv,vx->brycx").reshape(batch, rows * BLOCK_PX, columns * BLOCK_PX)
+    step, place = np.mgrid[:CELL_PX, :CELL_PX]
+    cosines = np.where(step == 0, np.sqrt(0.5), 1) / 2 * np.cos((2 * place + 1) * step * np.pi / (2 * CELL_PX))
+    # One row for each frequency of a block, one column for each of its pixels. A block of JPEG is as large as a cell.
+    basis = jnp.asarray(np.kron(cosines, cosines), jnp.float32)
+    product = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+    quanta = quanta_of(quality).reshape(-1, 1, 1, CELL_PX**2)
+    kept = jnp.round(product("byxp,fp->byxf", pixels_to_cells(levels), basis) / quanta) * quanta
+    levels = cells_to_pixels(product("byxf,fp->byxp", kept, basis))
     return jnp.clip(jnp.round(levels + 128), 0, 255)[:, :height, :width, None] / 255
 
 
