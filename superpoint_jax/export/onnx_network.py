@@ -93,19 +93,17 @@ def _gray(nodes: Nodes, images: str, config: SuperPointConfig, channels: int) ->
 
 
 def _enlarged(nodes: Nodes, gray: str, factor: float) -> tuple[str, str]:
-    """The enlarged images, NaN next to a value that is not finite, and their (height, width) [1,2].
+    """The enlarged images, NaN where a value that is not finite has a part, and their (height, width) [1,2].
 
     See `superpoint_jax.enlargement`. The operator Resize is not used, because runtimes differ at the borders.
     """
     sides = nodes("Mul", nodes.cast(nodes.lengths(gray, 2, 3), np.float32), np.float32(factor))
     sides = nodes.cast(nodes("Floor", nodes("Add", sides, np.float32(0.5))), np.int64)
-    distances = [_distances(nodes, nodes.length(gray, 2 + i), nodes("Gather", sides, np.int64(i))) for i in (0, 1)]
+    weights = [_linear(nodes, nodes.length(gray, 2 + i), nodes("Gather", sides, np.int64(i))) for i in (0, 1)]
     finite = _finite(nodes, gray)
-    values = _resized(nodes, nodes("Where", finite, gray, np.float32(0)), *(_cubic(nodes, d) for d in distances))
-    damaged = nodes.cast(nodes("Not", finite), np.float32)
-    damaged = nodes("MaxPool", damaged, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
-    linear = (nodes("Relu", nodes("Sub", np.float32(1), distance)) for distance in distances)
-    near = nodes("Greater", _resized(nodes, damaged, *linear), np.float32(0))
+    values = _resized(nodes, nodes("Where", finite, gray, np.float32(0)), *weights)
+    damaged = _resized(nodes, nodes.cast(nodes("Not", finite), np.float32), *weights)
+    near = nodes("Greater", damaged, np.float32(0))
     return nodes("Where", near, np.float32(np.nan), values), nodes("Reshape", sides, np.array([1, 2]))
 
 
@@ -114,31 +112,16 @@ def _resized(nodes: Nodes, x: str, down: str, across: str) -> str:
     return nodes("MatMul", nodes("MatMul", down, x), nodes("Transpose", across, perm=[1, 0]))
 
 
-def _distances(nodes: Nodes, before: str, after: str) -> str:
-    """The distances [after,before] of pixels of an enlarged axis from those of the axis itself, in pixels of it."""
+def _linear(nodes: Nodes, before: str, after: str) -> str:
+    """The weights [after,before] of linear interpolation of an axis, normalised over the pixels that exist."""
 
     def places(count: str) -> str:
         return nodes.cast(nodes.places(count), np.float32)
 
     scale = nodes("Div", nodes.cast(before, np.float32), nodes.cast(after, np.float32))
     centres = nodes("Sub", nodes("Mul", nodes("Add", places(after), np.float32(0.5)), scale), np.float32(0.5))
-    return nodes("Abs", nodes("Sub", nodes("Unsqueeze", centres, np.array([1])), places(before)))
-
-
-def _cubic(nodes: Nodes, distances: str) -> str:
-    """The weights of cubic interpolation, normalised over the pixels that exist.
-
-    Source: Keys, "Cubic convolution interpolation for digital image processing" (1981), as in `jax.image`.
-    """
-
-    def polynomial(*coefficients: float) -> str:
-        value = nodes("Mul", distances, np.float32(coefficients[0]))
-        for coefficient in coefficients[1:-1]:
-            value = nodes("Mul", nodes("Add", value, np.float32(coefficient)), distances)
-        return nodes("Add", value, np.float32(coefficients[-1]))
-
-    outer = nodes("Where", nodes("Less", distances, np.float32(2)), polynomial(-0.5, 2.5, -4.0, 2.0), np.float32(0))
-    weights = nodes("Where", nodes("Less", distances, np.float32(1)), polynomial(1.5, -2.5, 0.0, 1.0), outer)
+    distances = nodes("Abs", nodes("Sub", nodes("Unsqueeze", centres, np.array([1])), places(before)))
+    weights = nodes("Relu", nodes("Sub", np.float32(1), distances))
     return nodes("Div", weights, nodes("ReduceSum", weights, np.array([1]), keepdims=1))
 
 
