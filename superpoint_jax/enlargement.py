@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Float, Int
 
 from superpoint_jax.model import valid_mask
@@ -36,18 +36,33 @@ def enlarge(
     """
     shape = enlarged_shape((gray.shape[1], gray.shape[2]), factor)
     new_sizes = jnp.floor(sizes.astype(jnp.float32) * np.float32(factor) + np.float32(0.5)).astype(jnp.int32)
+    weights = [
+        jax.vmap(partial(_weights, lengths=(gray.shape[1 + axis], shape[axis])))(sizes[:, axis], new_sizes[:, axis])
+        for axis in (0, 1)
+    ]
+    resize = partial(jnp.einsum, "byi,bijc,bxj->byxc", precision=lax.Precision.HIGHEST)
     inside = valid_mask(sizes, (gray.shape[1], gray.shape[2]))[..., None]
     finite = jnp.isfinite(gray)
-    scale = new_sizes.astype(jnp.float32) / sizes.astype(jnp.float32)
-    resize = jax.vmap(partial(_resize, shape=shape))
-    # The weights of the interpolation are normalised over the pixels of the image, without its padding.
-    weight = resize(inside.astype(gray.dtype), scale)
-    values = resize(jnp.where(inside & finite, gray, 0), scale)
-    damaged = resize((inside & ~finite).astype(gray.dtype), scale) > 0
+    values = resize(weights[0], jnp.where(inside & finite, gray, 0), weights[1])
+    damaged = resize(weights[0], (inside & ~finite).astype(gray.dtype), weights[1]) > 0
     within = valid_mask(new_sizes, shape)[..., None]
-    values = jnp.where(within, values / jnp.where(within, weight, 1), 0)
-    return jnp.where(within & damaged, jnp.nan, values), new_sizes
+    return jnp.where(within, jnp.where(damaged, jnp.nan, values), 0), new_sizes
 
 
-def _resize(image: Float[Array, "h w 1"], scale: Float[Array, " 2"], *, shape: tuple[int, int]) -> Array:
-    return jax.image.scale_and_translate(image, (*shape, 1), (0, 1), scale, jnp.zeros_like(scale), "linear")
+def _weights(
+    before: Int[Array, ""], after: Int[Array, ""], *, lengths: tuple[int, int]
+) -> Float[Array, "after before"]:
+    """The weights of linear interpolation of an axis; beyond the centre of the first or last pixel, it is repeated.
+
+    Places are numbers of steps of 1 / (2 after) pixels: integers, so that every program computes the same weights.
+
+    Args:
+        before: Number of pixels.
+        after: Number of pixels of the enlarged axis.
+        lengths: Both lengths of the arrays, which may be larger.
+    """
+    steps = 2 * after
+    places = (2 * jnp.arange(lengths[1], dtype=jnp.int32) + 1) * before - after
+    places = jnp.clip(places, 0, steps * (before - 1))
+    distances = jnp.abs(places[:, None] - steps * jnp.arange(lengths[0], dtype=jnp.int32)[None])
+    return jnp.maximum(steps - distances, 0).astype(jnp.float32) / steps.astype(jnp.float32)

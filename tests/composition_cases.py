@@ -77,16 +77,12 @@ def assert_same(a, b, atol: float = 2e-5) -> None:
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=atol * max(1, np.abs(other).max(initial=0)))
 
 
-def assert_same_keypoints(a: sp.Keypoints, b: sp.Keypoints, *, scores: float = 2e-5, detected: float = 0) -> None:
-    """Assert that the keypoints are the same; two whose scores are equal up to rounding may have swapped rows.
-
-    Scores may differ by `scores`, and so a fraction `detected` of all keypoints may be on the other side of the
-    threshold.
-    """
+def assert_same_keypoints(a: sp.Keypoints, b: sp.Keypoints) -> None:
+    """Assert that the keypoints are the same; two whose scores are equal up to rounding may have swapped rows."""
     assert np.asarray(a.mask).any()
     np.testing.assert_array_equal(a.mask, b.mask)
-    np.testing.assert_allclose(a.num_detected, b.num_detected, rtol=detected)
-    np.testing.assert_allclose(a.scores, b.scores, atol=scores)
+    np.testing.assert_array_equal(a.num_detected, b.num_detected)
+    np.testing.assert_allclose(a.scores, b.scores, atol=2e-5)
     close = np.abs(np.asarray(a.keypoints) - np.asarray(b.keypoints)).max(axis=-1) < 1e-2
     assert close.mean() > 0.99
     same = np.where(close[..., None], np.asarray(a.descriptors) - np.asarray(b.descriptors), 0)
@@ -117,21 +113,21 @@ def assert_equal(out, expected) -> None:
     assert_same_keypoints(out, expected) if isinstance(out, sp.Keypoints) else assert_same(out, expected)
 
 
-def assert_automatic(function: Callable, expected, *arguments, replicated=(), same: Callable = assert_equal) -> str:
+def assert_automatic(function: Callable, expected, *arguments, replicated=()) -> str:
     """Assert equal results on an automatic mesh, with arguments and results sharded over the batch; return the HLO."""
     mesh = mesh_of(AxisType.Auto)
     split, whole = NamedSharding(mesh, P("images")), NamedSharding(mesh, P())
     given = *jax.device_put(replicated, whole), *jax.device_put(arguments, split)
     compiled = jax.jit(function).lower(*given).compile()
     out = compiled(*given)
-    same(out, expected)
+    assert_equal(out, expected)
     for path, leaf in jax.tree.leaves_with_path(out):
         if jax.tree_util.keystr(path) != ".image_sizes":  # A constant if the images fill their arrays.
             assert leaf.sharding.is_equivalent_to(split, leaf.ndim), (path, leaf.sharding)
     return compiled.as_text()
 
 
-def assert_explicit(function: Callable, expected, *arguments, replicated=(), same: Callable = assert_equal) -> None:
+def assert_explicit(function: Callable, expected, *arguments, replicated=()) -> None:
     """Assert equal results, sharded over the batch, on a mesh with explicit axes, the default of `jax.make_mesh`."""
     mesh = mesh_of(AxisType.Explicit)
     with jax.set_mesh(mesh):
@@ -141,17 +137,17 @@ def assert_explicit(function: Callable, expected, *arguments, replicated=(), sam
         )
         for call in (function, jax.jit(function)):
             out = call(*given)
-            same(out, expected)
+            assert_equal(out, expected)
             for leaf in jax.tree.leaves(out):
                 assert leaf.sharding.spec[0] == "images", leaf.sharding
 
 
-def assert_manual(function: Callable, expected, *arguments, replicated=(), same: Callable = assert_equal) -> None:
+def assert_manual(function: Callable, expected, *arguments, replicated=()) -> None:
     """Assert equal results under `shard_map`, with its check of which values vary over the mesh."""
     mesh = mesh_of(AxisType.Auto)
     specs = (*(P() for _ in replicated), *(P("images") for _ in arguments))
     mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P("images"))
-    same(jax.jit(mapped)(*replicated, *arguments), expected)
+    assert_equal(jax.jit(mapped)(*replicated, *arguments), expected)
 
 
 # extract
@@ -249,13 +245,11 @@ def check_enlarged_extract():
         return extract(model, images, enlarge=1.5)
 
     expected = enlarged(network(), images)
-    # JAX computes the places between pixels in float32, differently by 4e-5 px in programs that fold other constants.
-    same = functools.partial(assert_same_keypoints, scores=1e-4, detected=1e-3)
-    hlo = assert_automatic(enlarged, expected, images, replicated=(network(),), same=same)
+    hlo = assert_automatic(enlarged, expected, images, replicated=(network(),))
     assert convolution_batches(hlo) <= {1, K}, "each device computes its own image, and its own keypoints"
-    assert_explicit(enlarged, expected, images, replicated=(network(),), same=same)
-    assert_manual(enlarged, expected, images, replicated=(network(),), same=same)
-    same(jax.vmap(lambda image: enlarged(network(), image[None])[0])(images), expected)
+    assert_explicit(enlarged, expected, images, replicated=(network(),))
+    assert_manual(enlarged, expected, images, replicated=(network(),))
+    assert_same_keypoints(jax.vmap(lambda image: enlarged(network(), image[None])[0])(images), expected)
 
     def total(image):
         return jnp.sum(enlarged(network(), image).scores)

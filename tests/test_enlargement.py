@@ -25,8 +25,28 @@ def test_it_is_jax_image_resize(gray, factor):
     shape = enlarged_shape((61, 83), factor)
     assert sizes.tolist() == [list(shape)]
     assert shape == (int(61 * factor + 0.5), int(83 * factor + 0.5))
-    # float32: the weights are normalised by a division here and before the sum there.
+    # float32: the places between pixels are exact here, and rounded there.
     np.testing.assert_allclose(images, jax.image.resize(gray, (1, *shape, 1), "linear"), atol=2e-5)
+
+
+def test_by_hand_within_padding():
+    image = jnp.array([[0.0, 1.0, 9.0], [9.0, 9.0, 9.0]])[None, :, :, None]
+    images, sizes = enlarge(image, jnp.array([[1, 2]]), 2.0)
+    assert sizes.tolist() == [[2, 4]]
+    row = [0, 0.25, 0.75, 1, 0, 0]
+    np.testing.assert_array_equal(images[0, ..., 0], [row, row, [0] * 6, [0] * 6])
+
+
+@pytest.mark.parametrize("factor", [1.3, 2.0])
+def test_the_places_are_exact_in_every_program(factor):
+    """Where a ramp is enlarged, its values are the places themselves."""
+    ramp = jnp.broadcast_to(jnp.arange(640, dtype=jnp.float32)[None, None, :, None], (1, 8, 640, 1))
+    sizes = jnp.array([[8, 640]])
+    after = enlarged_shape((8, 640), factor)[1]
+    places = np.clip((2 * np.arange(after) + 1) * 640 / (2 * after) - 0.5, 0, 639)
+    for run in (enlarge, jax.jit(enlarge, static_argnames="factor")):
+        images, _ = run(ramp, sizes, factor=factor)
+        np.testing.assert_allclose(images[0, 3, :, 0], places, rtol=2e-7, atol=1e-7)
 
 
 def test_padding_plays_no_part_whatever_it_holds(gray):

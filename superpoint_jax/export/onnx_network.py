@@ -113,16 +113,15 @@ def _resized(nodes: Nodes, x: str, down: str, across: str) -> str:
 
 
 def _linear(nodes: Nodes, before: str, after: str) -> str:
-    """The weights [after,before] of linear interpolation of an axis, normalised over the pixels that exist."""
-
-    def places(count: str) -> str:
-        return nodes.cast(nodes.places(count), np.float32)
-
-    scale = nodes("Div", nodes.cast(before, np.float32), nodes.cast(after, np.float32))
-    centres = nodes("Sub", nodes("Mul", nodes("Add", places(after), np.float32(0.5)), scale), np.float32(0.5))
-    distances = nodes("Abs", nodes("Sub", nodes("Unsqueeze", centres, np.array([1])), places(before)))
-    weights = nodes("Relu", nodes("Sub", np.float32(1), distances))
-    return nodes("Div", weights, nodes("ReduceSum", weights, np.array([1]), keepdims=1))
+    """The weights [after,before] of linear interpolation of an axis; see `superpoint_jax.enlargement`."""
+    steps = nodes("Mul", after, np.int64(2))
+    odd = nodes("Add", nodes("Mul", nodes.places(after), np.int64(2)), np.int64(1))
+    places = nodes("Sub", nodes("Mul", odd, before), after)
+    last = nodes("Mul", steps, nodes("Sub", before, np.int64(1)))
+    places = nodes("Unsqueeze", nodes("Min", nodes("Max", places, np.int64(0)), last), np.array([1]))
+    distances = nodes("Abs", nodes("Sub", places, nodes("Mul", steps, nodes.places(before))))
+    weights = nodes("Max", nodes("Sub", steps, distances), np.int64(0))
+    return nodes("Div", nodes.cast(weights, np.float32), nodes.cast(steps, np.float32))
 
 
 def _valid(nodes: Nodes, gray: str, sizes: str, level: int) -> str:
