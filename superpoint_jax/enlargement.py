@@ -54,7 +54,8 @@ def _weights(
 ) -> Float[Array, "after before"]:
     """The weights of linear interpolation of an axis; beyond the centre of the first or last pixel, it is repeated.
 
-    Places are numbers of steps of 1 / (2 after) pixels: integers, so that every program computes the same weights.
+    Places are numbers of steps of 1 / (2 after) pixels: integers, so that every program computes the same weights. They
+    are exact while the product of both numbers of pixels is below 2^30.
 
     Args:
         before: Number of pixels.
