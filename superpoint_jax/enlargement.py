@@ -36,15 +36,18 @@ def enlarge(
     """
     shape = enlarged_shape((gray.shape[1], gray.shape[2]), factor)
     new_sizes = jnp.floor(sizes.astype(jnp.float32) * np.float32(factor) + np.float32(0.5)).astype(jnp.int32)
-    weights = [
+    down, across = (
         jax.vmap(partial(_weights, lengths=(gray.shape[1 + axis], shape[axis])))(sizes[:, axis], new_sizes[:, axis])
         for axis in (0, 1)
-    ]
-    resize = partial(jnp.einsum, "byi,bijc,bxj->byxc", precision=lax.Precision.HIGHEST)
+    )
+
+    def resized(x: Array) -> Array:
+        return jnp.einsum("byi,bijc,bxj->byxc", down, x, across, precision=lax.Precision.HIGHEST)
+
     inside = valid_mask(sizes, (gray.shape[1], gray.shape[2]))[..., None]
     finite = jnp.isfinite(gray)
-    values = resize(weights[0], jnp.where(inside & finite, gray, 0), weights[1])
-    damaged = resize(weights[0], (inside & ~finite).astype(gray.dtype), weights[1]) > 0
+    values = resized(jnp.where(inside & finite, gray, 0))
+    damaged = resized((inside & ~finite).astype(gray.dtype)) > 0
     within = valid_mask(new_sizes, shape)[..., None]
     return jnp.where(within, jnp.where(damaged, jnp.nan, values), 0), new_sizes
 
@@ -55,7 +58,7 @@ def _weights(
     """The weights of linear interpolation of an axis; beyond the centre of the first or last pixel, it is repeated.
 
     Places are numbers of steps of 1 / (2 after) pixels: integers, so that every program computes the same weights. They
-    are exact while the product of both numbers of pixels is below 2^30.
+    are exact while the product of both lengths is below 2^30.
 
     Args:
         before: Number of pixels.
