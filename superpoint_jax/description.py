@@ -65,8 +65,8 @@ def sample_descriptors(
 ) -> Float[Array, "b k d"]:
     """Descriptors of unit length at (x, y) in pixels; rows where the mask is False are 0.
 
-    They are sampled bilinearly, with zeros outside the dense map, and then L2-normalised. The result is differentiable
-    in the map and in the coordinates.
+    They are sampled bilinearly, with zeros outside the dense map and where it is not finite, and then L2-normalised.
+    The result is differentiable in the map and in the coordinates.
     """
     cells = image_sizes // CELL_PX
     u = SAMPLING_RULES[rule](keypoints_xy, cells[:, None, ::-1].astype(keypoints_xy.dtype))
@@ -75,7 +75,7 @@ def sample_descriptors(
 
 
 def _bilinear(values: Array, u: Array, sizes: Array) -> Array:
-    """The values [B,h,w,D] at u [B,K,2] (x, y), with zeros outside the valid `sizes` [B,2] (h, w)."""
+    """The values [B,h,w,D] at u [B,K,2] (x, y), with zeros outside the valid `sizes` [B,2] (h, w) and for NaN."""
     batch, height, width, _ = values.shape
     flat = values.reshape(batch, height * width, -1)
     low = jnp.floor(jax.lax.stop_gradient(u))
@@ -91,6 +91,6 @@ def _bilinear(values: Array, u: Array, sizes: Array) -> Array:
             )
             index = jnp.where(inside, row * width + column, 0)
             corner = jax.vmap(lambda image, i: image[i])(flat, index)
-            term = jnp.where(inside, weight, 0)[..., None] * corner
+            term = jnp.where(inside, weight, 0)[..., None] * jnp.where(jnp.isfinite(corner), corner, 0)
             total = term if total is None else total + term
     return total

@@ -120,9 +120,10 @@ def decode(
 ) -> Keypoints:
     """Keypoints from the dense features of images of (height, width) `image_sizes`, by the rules of the configuration.
 
-    Cells whose features are not finite have no keypoint and a descriptor of zero. A `keypoint_threshold` replaces that
-    of the configuration, and may be traced. A `region`, at the size that the network saw, says where keypoints may be.
-    The rule refinement="learned" needs the `gray` images that the network saw, and the refinement `head`.
+    Cells whose logits are not finite have no keypoint, and values of descriptors that are not finite count as 0. A
+    `keypoint_threshold` replaces that of the configuration, and may be traced. A `region`, at the size that the network
+    saw, says where keypoints may be. The rule refinement="learned" needs the `gray` images that the network saw, and
+    the refinement `head`.
     """
     decoded = placed_like(dense.logits, partial(_decode, config=config))
     return decoded(dense, image_sizes, keypoint_threshold, region, gray, head)
@@ -138,8 +139,7 @@ def _decode(
     *,
     config: SuperPointConfig,
 ) -> Keypoints:
-    dense = finite_features(dense)
-    heat = score_map(dense.logits, rule=config.score_rule)
+    heat = score_map(finite_logits(dense.logits), rule=config.score_rule)
     keypoints, scores, mask, num_detected = select_keypoints(
         heat, image_sizes, config=config, keypoint_threshold=keypoint_threshold, region=region
     )
@@ -166,15 +166,11 @@ def _decode(
     )
 
 
-def finite_features(dense: DenseFeatures) -> DenseFeatures:
-    """The dense features, where cells that are not finite have no keypoint and a descriptor of zero."""
-    finite = jnp.isfinite(dense.logits).all(-1, keepdims=True) & jnp.isfinite(dense.descriptors).all(-1, keepdims=True)
-    nothing = jnp.full(dense.logits.shape[-1], -jnp.inf).at[-1].set(0)[None, None, None]
-    return dataclasses.replace(
-        dense,
-        logits=jnp.where(finite, dense.logits, nothing),
-        descriptors=jnp.where(finite, dense.descriptors, 0),
-    )
+def finite_logits(logits: Float[Array, "b h w 65"]) -> Float[Array, "b h w 65"]:
+    """The keypoint logits, where cells that are not finite have no keypoint."""
+    finite = jnp.isfinite(logits).all(-1, keepdims=True)
+    nothing = jnp.full(logits.shape[-1], -jnp.inf).at[-1].set(0)[None, None, None]
+    return jnp.where(finite, logits, nothing)
 
 
 @partial(jax.jit, static_argnames=("rules", "output_hidden_states"))

@@ -1,9 +1,14 @@
-"""A block of the encoder in a form that fills the registers of a TPU, whose last axis has 128 lanes.
+"""A block of the encoder in a form that is fast on a TPU.
 
-Blocks with 64 channels use half of them. Here two columns are one pixel of twice the channels, in [b, h, w/2, 2 c], and
-each convolution has a kernel over such pairs. Half of its values are zeros, so other platforms would only lose by it.
-The pooling becomes part of the second convolution: it is computed once for the left and once for the right column of
-every pooled pixel, and the larger value is taken. The result is that of the plain block up to rounding.
+A TPU's registers have 8 rows of 128 lanes. A pixel of 64 channels would fill half of the lanes, so here two columns are
+one pixel of twice the channels, and each convolution has a kernel over such groups of columns. Of an image with one
+channel, eight columns are a group. A part of the values of these kernels are zeros. The pooling becomes part of the
+second convolution: it is computed once for the left and once for the right column of every pooled pixel, and the larger
+value is taken. The rows of the registers hold the images of a batch; if there are fewer than eight, each image is cut
+into strips. The result is that of the plain block up to rounding, and on other platforms it would only take longer.
+
+What the first convolution of the network gives for a batch is larger than the fast memory of a TPU. In bfloat16, the
+slow one takes longer than the arithmetic, so large images are computed in bands of rows, one after the other.
 
 In float32 these convolutions take three passes of bfloat16 instead of six, that is, 16 bits of each factor count. That
 takes half the time, and changes scores by up to 1e-5 (docs/performance.md). Where an image has one channel, its
@@ -13,95 +18,152 @@ convolution has six passes: the errors of that layer would grow a hundredfold on
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-import jax
 import jax.numpy as jnp
-from flax import nnx
+import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int
 
 LANES = 128
+SUBLANES = 8
+"""Rows of a register."""
+BAND_BYTES = 80 * 2**20
+"""Most bytes that the first convolution of a band may give; the fast memory of a TPU has 128 MiB."""
+FEWEST_ROWS = 16
+"""Fewest rows of a band and of a strip, each of which computes two more."""
+IMAGE_GROUP = 8
+"""Columns in a group, where the image has one channel."""
 
 
-def fits(x: Float[Array, "b h w c"], features: int) -> bool:
-    """Whether a block of so many features can have this form for these images, and gains by it."""
-    height, width = x.shape[1:3]
-    return bool(height % 2 == 0 and width % 4 == 0) and 2 * features <= LANES
+def fits(features: int) -> bool:
+    """Whether a block of so many features can have this form."""
+    return LANES % features == 0
 
 
-def separate_columns(x: Float[Array, "b h w c"]) -> Float[Array, "b h 2*w c2"]:
-    """Pairs of columns as two columns of half the channels."""
+def per_group(values: Array, features: int) -> Array:
+    """The values of channels, repeated for each column of a group."""
+    return jnp.tile(values, LANES // features)
+
+
+def block(
+    x: Float[Array, "b h w c"],
+    sizes: Int[Array, "b 2"],
+    kernels: tuple[Float[Array, "3 3 c f"], Float[Array, "3 3 f f"]],
+    after: tuple[Callable[[Array], Array], Callable[[Array], Array]],
+) -> Float[Array, "b h2 w2 f"]:
+    """Two 3x3 convolutions with what comes `after` them, and 2x2 max pooling, which drops an odd last row or column.
+
+    Args:
+        x: Images.
+        sizes: (height, width) of the valid area of each image. What the first convolution gives outside counts as 0.
+        kernels: Of both convolutions.
+        after: Bias, activation and batch norm of both, as functions of groups of columns.
+    """
     batch, height, width, channels = x.shape
-    return x.reshape(batch, height, 2 * width, channels // 2)
+    features = kernels[0].shape[3]
+    side = LANES // features
+    group = IMAGE_GROUP if channels == 1 else side
+    wide = width + -width % max(group, 2 * side)
+    strips, rows = _parts(x, height * wide * features)
+    bands = -(-height // (strips * rows))
+    first = _first_convolution(kernels[0], group, x.dtype)
+    left = _grouped(kernels[1], range(0, 2 * side, 2), start=-side, size=3 * side).astype(x.dtype)
+    right = _grouped(kernels[1], range(1, 2 * side, 2), start=0, size=3 * side).astype(x.dtype)
+
+    def pooled(x: Array, row: Array) -> Array:
+        """The block for a band; `x` also has the two rows before the band, and the two behind it."""
+        x = jnp.stack([x[:, rows * i : rows * (i + 1) + 4] for i in range(strips)], axis=1)
+        x = x.reshape(batch * strips, rows + 4, wide // group, group * channels)
+        x = first(x).reshape(-1, rows + 2, wide // side, LANES)
+        starts = jnp.broadcast_to(row - 1 + rows * jnp.arange(strips, dtype=jnp.int32), (batch, strips)).reshape(-1)
+        sizes_of_strips = jnp.broadcast_to(sizes[:, None], (batch, strips, 2)).reshape(-1, 2)
+        x = _zero_outside(after[0](x), sizes_of_strips, starts, side)
+        halves = _convolve(x, left, stride=2, padding=(1, 0)), _convolve(x, right, stride=2, padding=(0, 1))
+        larger = jnp.maximum(*map(after[1], halves))
+        larger = jnp.maximum(larger[:, 0::2], larger[:, 1::2])
+        return larger.reshape(batch, strips * rows // 2, wide // (2 * side), LANES)
+
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, wide - width), (0, 0)))
+    x = x.reshape(batch, height, wide // group, group * channels)
+    x = jnp.pad(x, ((0, 0), (2, bands * strips * rows - height + 2), (0, 0), (0, 0)))
+    if bands == 1:
+        x = pooled(x, jnp.int32(0))
+    else:
+        starts = strips * rows * np.arange(bands, dtype=np.int32)
+        x = lax.map(lambda row: pooled(lax.dynamic_slice_in_dim(x, row, strips * rows + 4, axis=1), row), starts)
+        x = jnp.moveaxis(x, 0, 1)
+    return x.reshape(batch, -1, wide // 2, features)[:, : height // 2, : width // 2]
 
 
-def zero_outside(x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"] | None) -> Float[Array, "b h w c"]:
-    """Pairs of columns with zeros outside the top-left (height, width) of each image; unchanged without sizes."""
-    if sizes is None:
-        return x
-    _, height, width, channels = x.shape
-    rows = jnp.arange(height)[None, :, None, None]
-    columns = 2 * jnp.arange(width)[:, None] + jnp.arange(channels)[None] // (channels // 2)
-    inside = (rows < sizes[:, 0, None, None, None]) & (columns[None, None] < sizes[:, 1, None, None, None])
-    return jnp.where(inside, x, 0)
+def _parts(x: Float[Array, "b h w c"], values: int) -> tuple[int, int]:
+    """The number of strips of each image in a band, and the rows of each, if an image becomes so many values."""
+    batch, height = x.shape[:2]
+    images = batch if isinstance(batch, int) else SUBLANES  # `jax.export` knows batches of any size.
+    strips = max(1, min(SUBLANES // images, height // FEWEST_ROWS))
+    bands = -(-2 * images * values // BAND_BYTES) if x.dtype == jnp.bfloat16 else 1
+    return strips, max(2 * -(-height // (2 * bands * strips)), FEWEST_ROWS)
 
 
-def convolution(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c f"]) -> Float[Array, "b h w2 2*f"]:
-    """The 3x3 convolution of images, as pairs of columns."""
-    batch, height, width, channels = x.shape
-    if channels == 1 and x.dtype == jnp.float32:
-        return _product_of_patches(x, kernel)
-    pairs = x.reshape(batch, height, width // 2, 2 * channels)
-    return _convolve(pairs, _kernel_of_pairs(kernel, (0, 1), first=-2), stride=1, padding=(1, 1))
+def _first_convolution(kernel: Float[Array, "3 3 c f"], group: int, dtype: Any) -> Callable[[Array], Array]:
+    """The convolution of groups of columns, a function of [b, h, w, c2], whose result has two rows less."""
+    if kernel.shape[2] > 1 or dtype == jnp.bfloat16:
+        kernel = _grouped(kernel, range(group), start=-group, size=3 * group).astype(dtype)
+        return partial(_convolve, kernel=kernel, padding=(1, 1))
+    # One product with all that a group sees: a quarter of the time.
+    kernel = _placed(kernel, range(group), start=-1, size=group + 2).reshape(1, 1, 3 * (group + 2), -1)
+
+    def convolution(x: Array) -> Array:
+        x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
+        x = jnp.concatenate([x[:, :, :-2, -1:], x[:, :, 1:-1], x[:, :, 2:, :1]], axis=-1)
+        x = jnp.concatenate([x[:, i : i + x.shape[1] - 2] for i in range(3)], axis=-1)
+        return _convolve(x, kernel, padding=(0, 0), precision=lax.Precision.HIGHEST)
+
+    return convolution
 
 
-def convolution_and_maximum(
-    x: Float[Array, "b h w c2"], kernel: Float[Array, "3 3 c f"], after: Callable[[Array], Array]
-) -> Float[Array, "b h2 w2 2*f"]:
-    """The 3x3 convolution of pairs of columns, `after` of it, and 2x2 max pooling, as pairs of columns."""
-    left = _convolve(x, _kernel_of_pairs(kernel, (0, 2), first=-2), stride=2, padding=(1, 0))
-    right = _convolve(x, _kernel_of_pairs(kernel, (1, 3), first=0), stride=2, padding=(0, 1))
-    larger = jnp.maximum(after(left), after(right))
-    return jnp.maximum(larger[:, 0::2], larger[:, 1::2])
+def _zero_outside(x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"], starts: Int[Array, " b"], side: int) -> Array:
+    """Groups of columns with zeros outside the area of these sizes; the first row of each is the one of `starts`."""
+    _, height, width, lanes = x.shape
+    sizes = sizes[:, :, None, None, None]
+    rows = starts[:, None, None, None] + jnp.arange(height)[None, :, None, None]
+    columns = side * jnp.arange(width)[:, None] + jnp.arange(lanes)[None] // (lanes // side)
+    # One after the other, because a TPU would keep the mask of both in memory.
+    x = jnp.where(columns[None, None] < sizes[:, 1], x, 0)
+    return jnp.where((rows >= 0) & (rows < sizes[:, 0]), x, 0)
 
 
-def for_pairs(norm: nnx.BatchNorm | None) -> nnx.BatchNorm | None:
-    """The batch norm of pairs of columns."""
-    if norm is None:
-        return None
-    graph, state = nnx.split(norm)
-    return nnx.merge(graph, jax.tree.map(lambda values: jnp.tile(values, 2), state))
+def _placed(kernel: Float[Array, "3 3 c f"], outputs: range, *, start: int, size: int) -> Float[Array, "3 n c o f"]:
+    """The kernel over `size` columns, of which the first is `start`, for the outputs at some columns."""
+    width = kernel.shape[1]
+    before = [column - width // 2 - start for column in outputs]
+    placed = [jnp.pad(kernel, ((0, 0), (n, size - width - n), (0, 0), (0, 0))) for n in before]
+    return jnp.stack(placed, axis=3)
 
 
-def _product_of_patches(x: Float[Array, "b h w 1"], kernel: Float[Array, "3 3 1 f"]) -> Float[Array, "b h w2 2*f"]:
-    """The convolution of one channel as a matrix product: eight times as fast in float32, no faster in bfloat16."""
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x[..., 0], ((0, 0), (1, 1), (1, 1)))
-    patches = jnp.stack([padded[:, i : i + height, j : j + width : 2] for i in range(3) for j in range(4)])
-    # Without the barrier, each of the patches is first copied into another layout.
-    patches = lax.optimization_barrier(patches)
-    two = jnp.stack([jnp.pad(kernel[:, :, 0], ((0, 0), (j, 1 - j), (0, 0))) for j in (0, 1)], axis=2)
-    two = two.reshape(len(patches), -1).astype(x.dtype)
-    return jnp.einsum("pbhw,pf->bhwf", patches, two, precision=lax.Precision.HIGHEST)
+def _grouped(kernel: Float[Array, "3 3 c f"], outputs: range, *, start: int, size: int) -> Float[Array, "3 n c2 f2"]:
+    """The same over groups of as many columns as there are outputs."""
+    rows, _, channels, features = kernel.shape
+    group = len(outputs)
+    placed = _placed(kernel, outputs, start=start, size=size)
+    return placed.reshape(rows, size // group, group * channels, group * features)
 
 
-def _kernel_of_pairs(
-    kernel: Float[Array, "3 3 c f"], outputs: tuple[int, int], *, first: int
-) -> Float[Array, "3 3 2*c 2*f"]:
-    """The kernel over six columns, of which `first` is the first, for the outputs at two columns."""
-    rows, size, channels, features = kernel.shape
-    starts = [column - size // 2 - first for column in outputs]
-    placed = [jnp.pad(kernel, ((0, 0), (start, size - start), (0, 0), (0, 0))) for start in starts]
-    return jnp.stack(placed, axis=3).reshape(rows, size, 2 * channels, 2 * features)
-
-
-def _convolve(x: Array, kernel: Array, *, stride: int, padding: tuple[int, int]) -> Array:
-    """The convolution with this stride and padding along the row."""
+def _convolve(
+    x: Array,
+    kernel: Array,
+    *,
+    padding: tuple[int, int],
+    stride: int = 1,
+    precision: lax.Precision = lax.Precision.HIGH,
+) -> Array:
+    """The convolution with this stride and padding along the row; for its precision see above."""
     return lax.conv_general_dilated(
         x,
-        kernel.astype(x.dtype),
+        kernel,
         (1, stride),
-        ((1, 1), padding),
+        ((0, 0), padding),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=lax.Precision.HIGH,  # See above. In bfloat16 it makes no difference.
+        precision=precision,  # In bfloat16 it makes no difference.
     )

@@ -7,6 +7,7 @@ section 3. The names of the submodules are those of Hugging Face's port, so that
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -65,7 +66,7 @@ class ConvBlock(nnx.Module):
         `valid_sizes` are the (height, width) of each image in the top-left corner of `x`. Values outside are set to
         zero after every layer, so that they act like the zero padding of an unpadded image.
         """
-        if self.pool and lanes.fits(x, self.conv_b.out_features):
+        if self.pool and lanes.fits(self.conv_b.out_features):
             return _for_the_platform(self, x, valid_sizes)
         return self.plain(x, valid_sizes)
 
@@ -82,18 +83,20 @@ class ConvBlock(nnx.Module):
     def in_lanes(self, x: Array, valid_sizes: Array | None) -> Array:
         """The output in the form that is fast on a TPU."""
 
-        def after(x: Array, conv: nnx.Conv, norm: nnx.BatchNorm | None) -> Array:
+        def after(conv: nnx.Conv, norm: nnx.BatchNorm | None) -> Callable[[Array], Array]:
             assert conv.bias is not None
-            bias = jnp.tile(conv.bias[...].astype(x.dtype), 2)
-            return _normalize_channels(nnx.relu(x + bias[None, None, None]), lanes.for_pairs(norm))
+            per_group = functools.partial(lanes.per_group, features=conv.out_features)
+            bias = per_group(conv.bias[...].astype(x.dtype))[None, None, None]
+            if norm is not None:
+                graph, state = nnx.split(norm)
+                norm = nnx.merge(graph, jax.tree.map(per_group, state))
+            return lambda x: _normalize_channels(nnx.relu(x + bias), norm)
 
-        x = after(lanes.convolution(x, self.conv_a.kernel[...]), self.conv_a, self.norm_a)
-        x = lanes.convolution_and_maximum(
-            lanes.zero_outside(x, valid_sizes),
-            self.conv_b.kernel[...],
-            functools.partial(after, conv=self.conv_b, norm=self.norm_b),
-        )
-        return lanes.separate_columns(lanes.zero_outside(x, None if valid_sizes is None else valid_sizes // 2))
+        both = after(self.conv_a, self.norm_a), after(self.conv_b, self.norm_b)
+        whole = jnp.broadcast_to(jnp.array(x.shape[1:3], jnp.int32), (x.shape[0], 2))
+        sizes = whole if valid_sizes is None else valid_sizes
+        x = lanes.block(x, sizes, (self.conv_a.kernel[...], self.conv_b.kernel[...]), both)
+        return zero_outside(x, None if valid_sizes is None else valid_sizes // 2)
 
 
 @jax.jit

@@ -17,9 +17,9 @@ plain = jax.jit(ConvBlock.plain)
 in_lanes = jax.jit(ConvBlock.in_lanes)
 
 
-def block(channels: int, *, batch_norm: bool = False) -> ConvBlock:
+def block(channels: int, *, features: int = 64, batch_norm: bool = False) -> ConvBlock:
     """A block with random weights, and random statistics if it has batch norm."""
-    made = ConvBlock(channels, 64, pool=True, config=SuperPointConfig(batch_norm=batch_norm), rngs=nnx.Rngs(0))
+    made = ConvBlock(channels, features, pool=True, config=SuperPointConfig(batch_norm=batch_norm), rngs=nnx.Rngs(0))
     graph, state = nnx.split(made)
     leaves, tree = jax.tree.flatten(state)
     rng = np.random.default_rng(1)
@@ -64,27 +64,62 @@ def test_its_gradient_equals_that_of_the_plain_block():
         np.testing.assert_allclose(one, other, atol=1e-5 * float(jnp.abs(other).max()))
 
 
-def test_the_kernel_over_pairs_by_hand():
+@pytest.mark.parametrize(("count", "shape"), [(1, (51, 83)), (3, (100, 70)), (9, (37, 18)), (2, (7, 9))])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("channels", [1, 64, 128])
+def test_strips_bands_and_odd_sizes_change_nothing(channels, dtype, count, shape, monkeypatch):
+    """Few images are cut into strips; and in bfloat16, large ones into bands, here of 16 rows."""
+    monkeypatch.setattr(lanes, "BAND_BYTES", 2**10)
+    loops = spied(monkeypatch, lanes.lax, "map")
+    model = block(channels, features=max(channels, 64))
+    x = jax.random.normal(jax.random.key(2), (count, *shape, channels)).astype(dtype)
+    sizes = jax.random.randint(jax.random.key(3), (count, 2), 1, jnp.array([shape]) + 1)
+    for valid in (None, sizes):
+        found, expected = (jax.jit(form)(model, x, valid) for form in (ConvBlock.in_lanes, ConvBlock.plain))
+        assert found.dtype == expected.dtype
+        found, expected = found.astype(jnp.float32), expected.astype(jnp.float32)
+        assert found.shape == (count, shape[0] // 2, shape[1] // 2, max(channels, 64))
+        bound = 2e-6 if dtype == "float32" else 2**-7
+        np.testing.assert_allclose(found, expected, atol=bound * float(jnp.abs(expected).max()))
+    assert bool(loops) is (dtype == "bfloat16" and shape[0] > lanes.FEWEST_ROWS)
+
+
+def spied(monkeypatch, module, name: str) -> list:
+    """The list to which each call of a function of the module is added."""
+    function, calls = getattr(module, name), []
+    monkeypatch.setattr(module, name, lambda *given: (calls.append(name), function(*given))[1])
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "dtype", "expected"),
+    [
+        (8, 480, "bfloat16", (1, 120)),  # 315 MB in bands of 79 MB.
+        (8, 480, "float32", (1, 480)),
+        (64, 480, "bfloat16", (1, 16)),
+        (1, 480, "bfloat16", (8, 60)),
+        (3, 480, "float32", (2, 240)),
+        (1, 40, "float32", (2, 20)),
+        (1, 9, "float32", (1, 16)),
+    ],
+)
+def test_strips_and_bands_by_hand(batch, height, dtype, expected):
+    """The number of strips of each image in a band, and the rows of each."""
+    assert lanes._parts(jnp.zeros((batch, height, 80, 8), dtype), height * 640 * 64) == expected
+
+
+def test_the_kernel_over_groups_by_hand():
     kernel = jnp.arange(1.0, 10).reshape(3, 3, 1, 1)
-    pairs = lanes._kernel_of_pairs(kernel, (0, 1), first=-2)
+    pairs = lanes._grouped(kernel, range(2), start=-2, size=6)
     assert pairs.shape == (3, 3, 2, 2)
     # The left output sees columns -1, 0, 1 of -2 to 3; the right one sees 0, 1, 2.
     np.testing.assert_array_equal(pairs[0, :, :, 0].reshape(-1), [0, 1, 2, 3, 0, 0])
     np.testing.assert_array_equal(pairs[0, :, :, 1].reshape(-1), [0, 0, 1, 2, 3, 0])
 
 
-@pytest.mark.parametrize(
-    ("shape", "features", "expected"),
-    [((12, 16), 64, True), ((12, 18), 64, False), ((11, 16), 64, False), ((12, 16), 128, False)],
-)
-def test_where_it_is_used(shape, features, expected):
-    assert lanes.fits(jnp.zeros((1, *shape, 64)), features) is expected
-
-
-@pytest.mark.parametrize("shape", [(12, 18), (11, 16)])
-def test_other_sizes_stay_plain(shape):
-    x = images(64, shape)
-    np.testing.assert_array_equal(jax.jit(block(64))(x), plain(block(64), x, None))
+@pytest.mark.parametrize(("features", "expected"), [(64, True), (128, True), (32, True), (48, False), (256, False)])
+def test_where_it_is_used(features, expected):
+    assert lanes.fits(features) is expected
 
 
 @pytest.mark.parametrize(("platform", "kernel"), [("tpu", "3x3x128x128"), ("cpu", "3x3x64x64"), ("cuda", "3x3x64x64")])
@@ -109,6 +144,8 @@ def test_three_passes_of_bfloat16_are_exact_enough_for_scores_and_descriptors(mo
         return high, jax.lax.reduce_precision(x - high, 8, 7)
 
     def in_three_passes(x, kernel, **options):
+        if options.get("precision"):
+            return convolve(x, kernel, **options)  # The first one, which has six passes.
         calls.append(kernel.shape)
         (x_high, x_low), (kernel_high, kernel_low) = parts(x), parts(kernel)
         low = convolve(x_high, kernel_low, **options) + convolve(x_low, kernel_high, **options)
@@ -117,8 +154,8 @@ def test_three_passes_of_bfloat16_are_exact_enough_for_scores_and_descriptors(mo
     monkeypatch.setattr(lanes, "_convolve", in_three_passes)
     monkeypatch.setattr("superpoint_jax.model._for_the_platform", ConvBlock.in_lanes)
     found = jax.jit(lambda network, photo: network(photo))(network, photo)
-    # Both halves of the second convolution of block 1, and three of block 2.
-    assert calls == [(3, 3, 128, 128)] * 5
+    # Both halves of the second convolution of block 1, and three of blocks 2 and 3.
+    assert calls == [(3, 3, 128, 128)] * 5 + [(3, 3, 64, 128)] + [(3, 3, 128, 128)] * 2
     scores, exact = score_map(found.logits), score_map(expected.logits)
     assert 1e-7 < float(jnp.max(jnp.abs(scores - exact))) < 1.5e-5
     assert float(jnp.max(jnp.abs(found.descriptors - expected.descriptors))) < 1e-5
