@@ -49,40 +49,50 @@ def per_group(values: Array, features: int) -> Array:
 
 def block(
     x: Float[Array, "b h w c"],
-    sizes: Int[Array, "b 2"],
+    sizes: Int[Array, "b 2"] | None,
     kernels: tuple[Float[Array, "3 3 c f"], Float[Array, "3 3 f f"]],
     after: tuple[Callable[[Array], Array], Callable[[Array], Array]],
+    *,
+    in_bands: bool,
 ) -> Float[Array, "b h2 w2 f"]:
     """Two 3x3 convolutions with what comes `after` them, and 2x2 max pooling, which drops an odd last row or column.
 
     Args:
         x: Images.
-        sizes: (height, width) of the valid area of each image. What the first convolution gives outside counts as 0.
+        sizes: (height, width) of the valid area of each image, by default all. Outside, both layers give 0.
         kernels: Of both convolutions.
         after: Bias, activation and batch norm of both, as functions of groups of columns.
+        in_bands: Whether large images may be computed in bands.
     """
     batch, height, width, channels = x.shape
     features = kernels[0].shape[3]
     side = LANES // features
     group = IMAGE_GROUP if channels == 1 else side
     wide = width + -width % max(group, 2 * side)
-    strips, rows = _parts(x, height * wide * features)
+    strips, rows = _parts(x, height * wide * features, in_bands=in_bands)
     bands = -(-height // (strips * rows))
     first = _first_convolution(kernels[0], group, x.dtype)
     left = _grouped(kernels[1], range(0, 2 * side, 2), start=-side, size=3 * side).astype(x.dtype)
     right = _grouped(kernels[1], range(1, 2 * side, 2), start=0, size=3 * side).astype(x.dtype)
+
+    whole = jnp.array([[height, width]], jnp.int32)
+
+    def of_strips(values: Array) -> Array:
+        """The values of each image, or of each strip of any image, for all strips of all images."""
+        return jnp.broadcast_to(values, (batch, strips, *values.shape[2:])).reshape(-1, *values.shape[2:])
 
     def pooled(x: Array, row: Array) -> Array:
         """The block for a band; `x` also has the two rows before the band, and the two behind it."""
         x = jnp.stack([x[:, rows * i : rows * (i + 1) + 4] for i in range(strips)], axis=1)
         x = x.reshape(batch * strips, rows + 4, wide // group, group * channels)
         x = first(x).reshape(-1, rows + 2, wide // side, LANES)
-        starts = jnp.broadcast_to(row - 1 + rows * jnp.arange(strips, dtype=jnp.int32), (batch, strips)).reshape(-1)
-        sizes_of_strips = jnp.broadcast_to(sizes[:, None], (batch, strips, 2)).reshape(-1, 2)
-        x = _zero_outside(after[0](x), sizes_of_strips, starts, side)
+        starts = of_strips(row + rows * jnp.arange(strips, dtype=jnp.int32)[None])
+        x = _zero_outside(after[0](x), whole if sizes is None else of_strips(sizes[:, None]), starts - 1, side)
         halves = _convolve(x, left, stride=2, padding=(1, 0)), _convolve(x, right, stride=2, padding=(0, 1))
         larger = jnp.maximum(*map(after[1], halves))
         larger = jnp.maximum(larger[:, 0::2], larger[:, 1::2])
+        if sizes is not None:
+            larger = _zero_outside(larger, of_strips(sizes[:, None]) // 2, starts // 2, side)
         return larger.reshape(batch, strips * rows // 2, wide // (2 * side), LANES)
 
     x = jnp.pad(x, ((0, 0), (0, 0), (0, wide - width), (0, 0)))
@@ -97,12 +107,12 @@ def block(
     return x.reshape(batch, -1, wide // 2, features)[:, : height // 2, : width // 2]
 
 
-def _parts(x: Float[Array, "b h w c"], values: int) -> tuple[int, int]:
+def _parts(x: Float[Array, "b h w c"], values: int, *, in_bands: bool) -> tuple[int, int]:
     """The number of strips of each image in a band, and the rows of each, if an image becomes so many values."""
     batch, height = x.shape[:2]
     images = batch if isinstance(batch, int) else SUBLANES  # `jax.export` knows batches of any size.
     strips = max(1, min(SUBLANES // images, height // FEWEST_ROWS))
-    bands = -(-2 * images * values // BAND_BYTES) if x.dtype == jnp.bfloat16 else 1
+    bands = -(-2 * images * values // BAND_BYTES) if in_bands and x.dtype == jnp.bfloat16 else 1
     return strips, max(2 * -(-height // (2 * bands * strips)), FEWEST_ROWS)
 
 
@@ -123,7 +133,7 @@ def _first_convolution(kernel: Float[Array, "3 3 c f"], group: int, dtype: Any) 
     return convolution
 
 
-def _zero_outside(x: Float[Array, "b h w c"], sizes: Int[Array, "b 2"], starts: Int[Array, " b"], side: int) -> Array:
+def _zero_outside(x: Float[Array, "b h w c"], sizes: Int[Array, "_b 2"], starts: Int[Array, " b"], side: int) -> Array:
     """Groups of columns with zeros outside the area of these sizes; the first row of each is the one of `starts`."""
     _, height, width, lanes = x.shape
     sizes = sizes[:, :, None, None, None]

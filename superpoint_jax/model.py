@@ -80,8 +80,8 @@ class ConvBlock(nnx.Module):
         # An odd last row or column is dropped, so the valid sizes are also rounded down.
         return zero_outside(self.max_pool(x), None if valid_sizes is None else valid_sizes // 2)
 
-    def in_lanes(self, x: Array, valid_sizes: Array | None) -> Array:
-        """The output in the form that is fast on a TPU."""
+    def in_lanes(self, x: Array, valid_sizes: Array | None, *, in_bands: bool = False) -> Array:
+        """The output in the form that is fast on a TPU, in bands or not."""
 
         def after(conv: nnx.Conv, norm: nnx.BatchNorm | None) -> Callable[[Array], Array]:
             assert conv.bias is not None
@@ -93,15 +93,24 @@ class ConvBlock(nnx.Module):
             return lambda x: _normalize_channels(nnx.relu(x + bias), norm)
 
         both = after(self.conv_a, self.norm_a), after(self.conv_b, self.norm_b)
-        whole = jnp.broadcast_to(jnp.array(x.shape[1:3], jnp.int32), (x.shape[0], 2))
-        sizes = whole if valid_sizes is None else valid_sizes
-        x = lanes.block(x, sizes, (self.conv_a.kernel[...], self.conv_b.kernel[...]), both)
-        return zero_outside(x, None if valid_sizes is None else valid_sizes // 2)
+        kernels = self.conv_a.kernel[...], self.conv_b.kernel[...]
+        return lanes.block(x, valid_sizes, kernels, both, in_bands=in_bands)
+
+
+@jax.custom_jvp
+def _in_bands(block: ConvBlock, x: Array, valid_sizes: Array | None) -> Array:
+    return block.in_lanes(x, valid_sizes, in_bands=True)
+
+
+@_in_bands.defjvp
+def _derivative_without_bands(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    # A gradient needs what all bands compute, so it would gain nothing by them.
+    return jax.jvp(ConvBlock.in_lanes, primals, tangents)
 
 
 @jax.jit
 def _for_the_platform(block: ConvBlock, x: Array, valid_sizes: Array | None) -> Array:
-    tpu = placed_like(x, ConvBlock.in_lanes)  # It reshapes, which must be told on a mesh of explicit axes.
+    tpu = placed_like(x, _in_bands)  # It reshapes, which must be told on a mesh of explicit axes.
     return lax.platform_dependent(block, x, valid_sizes, tpu=tpu, default=ConvBlock.plain)
 
 

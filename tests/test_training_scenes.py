@@ -8,7 +8,7 @@ import pytest
 from superpoint_jax.estimation.opencv import homography_of_points
 from superpoint_jax.evaluation.pose import evaluate_pose, pose_auc, pose_error, pose_table
 from superpoint_jax.geometry import sample_bilinear
-from superpoint_jax.training.scenes import Scenes, sample_scenes, transfer
+from superpoint_jax.training.scenes import Scenes, _on_photo, sample_scenes, transfer
 
 SHAPE = (96, 128)
 
@@ -42,6 +42,15 @@ def seen_by_both(scenes: Scenes) -> tuple[jax.Array, jax.Array, np.ndarray]:
     there, known = transfer(scenes, here)
     inside = jnp.all((there[:, 0] >= 0) & (there[:, 0] <= jnp.array([[[127.0, 95.0]]])), axis=-1)
     return here[:, 0], there[:, 0], np.asarray(known[:, 0] & inside)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 1.4])
+def test_a_photo_is_hardly_reduced(sharpness):
+    """Of a photo ten times as large, the canvas shows `sharpness` pixels to a pixel, and of a small one less."""
+    for size, expected in (([1000, 1300], (sharpness, sharpness)), ([100, 130], (0.7, 1.0))):
+        steps = np.diff(_on_photo(jax.random.key(0), (100, 130), jnp.array(size), sharpness), axis=1)[..., 0]
+        np.testing.assert_allclose(steps, steps[0, 0], atol=1e-3)
+        assert expected[0] - 1e-3 <= steps[0, 0] <= expected[1] + 1e-3
 
 
 @pytest.mark.parametrize("kind", ["relief", "planes"])

@@ -50,6 +50,10 @@ class Scenery:
     """Fraction of pairs related by a homography; the others have parallax."""
     calm: float = 0.0
     """Fraction of pairs whose cameras differ only a quarter as much."""
+    sharpness: float = 1.0
+    """Most pixels of a photo to a pixel of the canvas that both views show, along x and y. Views are interpolated, so
+    at 1 they are less sharp than photos; at 1.4 they are about as sharp. Photos are loaded larger by the same factor.
+    Those whose short side is then below 0.4 times the longer side of a view are skipped, and so more of them at 1.4."""
     keypoints_per_view: int = 400
     """Keypoints kept per view, those with the best scores. A run may use fewer."""
     keypoint_threshold: float = 0.001
@@ -65,6 +69,8 @@ class Scenery:
     def __post_init__(self) -> None:
         if self.pairs < 1 or self.pairs % BATCH:
             raise ValueError(f"pairs={self.pairs}; a positive multiple of {BATCH} is needed")
+        if not 0 < self.sharpness <= 2:
+            raise ValueError(f"sharpness={self.sharpness}; a number above 0, up to 2, is needed")
         for name in ("flat", "calm", "degraded"):
             if not 0 <= (fraction := getattr(self, name)) <= 1:
                 raise ValueError(f"{name}={fraction}; a number in [0, 1] is needed")
@@ -76,7 +82,14 @@ def lit_views(
     """`BATCH` scenes, and their views, a and b of each pair in turn, each in a light of its own."""
     scene_key, light_key = jax.random.split(key)
     scenes = sample_scenes(
-        scene_key, images, sizes, batch=BATCH, shape=scenery.shape, flat=scenery.flat, calm=scenery.calm
+        scene_key,
+        images,
+        sizes,
+        batch=BATCH,
+        shape=scenery.shape,
+        flat=scenery.flat,
+        calm=scenery.calm,
+        sharpness=scenery.sharpness,
     )
     views = scenes.views.reshape(2 * BATCH, *scenery.shape, 1)
     return scenes, photometric(light_key, views, strength=scenery.strength, degraded=scenery.degraded)
@@ -119,7 +132,7 @@ def make_parts(
     starts = range(0, scenery.pairs, PART)
     missing = [start for start in starts if not (folder / f"{start:06d}.npz").exists()]
     if missing:
-        images, sizes, _ = load_photos(data, side=int(max(scenery.shape) * 1.6))
+        images, sizes, _ = load_photos(data, side=int(max(scenery.shape) * 1.6 * scenery.sharpness))
         images, sizes = jnp.asarray(images), jnp.asarray(sizes)
         network = openvino.choose(model, engine, dtype=scenery.extractor_dtype)
         described = openvino.describe(network, dtype=scenery.extractor_dtype)

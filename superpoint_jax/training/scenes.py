@@ -68,6 +68,7 @@ def sample_scenes(
     shape: tuple[int, int] = (320, 416),
     flat: float | Float[Array, ""] = 0.5,
     calm: float | Float[Array, ""] = 0.0,
+    sharpness: float | Float[Array, ""] = 1.0,
 ) -> Scenes:
     """Scenes of photos drawn at random, without changes of light.
 
@@ -79,6 +80,7 @@ def sample_scenes(
         shape: (height, width) of a view, in pixels.
         flat: Fraction of scenes that are a plane. Their cameras turn and zoom more.
         calm: Fraction of scenes whose cameras differ only a quarter as much.
+        sharpness: Most pixels of a photo to a pixel of the canvas, along x and y.
     """
 
     def scene(key: Array) -> dict[str, Array]:
@@ -88,7 +90,7 @@ def sample_scenes(
         is_calm = jax.random.uniform(jax.random.fold_in(key, 2)) < calm
         canvas = int(shape[0] * CANVAS), int(shape[1] * CANVAS)
         depth, focal = _depth(keys[2], canvas, is_flat)
-        photo_xy = _on_photo(keys[3], canvas, sizes[index])
+        photo_xy = _on_photo(keys[3], canvas, sizes[index], sharpness)
         points = _points(depth, focal * shape[1])
         cameras, rotations, translations = _cameras(jax.random.fold_in(key, 1), shape, is_flat, is_calm)
         places = jax.vmap(_seen_at, in_axes=(None, 0, 0, 0))(points, cameras, rotations, translations)
@@ -139,14 +141,14 @@ def transfer(
     return jax.vmap(of_scene)((scenes.places, scenes.canvas_xy, scenes.known), keypoints_xy)
 
 
-def _on_photo(key: Array, canvas: tuple[int, int], size: Array) -> Array:
-    """For each canvas pixel, its position on the photo [hc,wc,2]: a crop of at least half the photo's shorter side."""
+def _on_photo(key: Array, canvas: tuple[int, int], size: Array, sharpness: float | Array) -> Array:
+    """For each canvas pixel, its position on the photo [hc,wc,2]: a crop, by default of at least half the photo."""
     height, width = canvas
     zoom_key, place_key = jax.random.split(key)
     extent = jnp.array([width - 1, height - 1], jnp.float32)
     last = (size[::-1] - 1).astype(jnp.float32)
-    # No smoothing is done, so a photo is never reduced.
-    zoom = jnp.minimum(jnp.min(last / extent) * jax.random.uniform(zoom_key, minval=0.7, maxval=1.0), 1.0)
+    # No smoothing is done, so a photo is hardly reduced.
+    zoom = jnp.minimum(jnp.min(last / extent) * jax.random.uniform(zoom_key, minval=0.7, maxval=1.0), sharpness)
     corner = jax.random.uniform(place_key, (2,)) * (last - extent * zoom)
     return corner[None, None] + zoom * pixel_grid(canvas)
 
