@@ -112,13 +112,13 @@ def _parts(x: Float[Array, "b h w c"], values: int, *, in_bands: bool) -> tuple[
     batch, height = x.shape[:2]
     images = batch if isinstance(batch, int) else SUBLANES  # `jax.export` knows batches of any size.
     strips = max(1, min(SUBLANES // images, height // FEWEST_ROWS))
-    bands = -(-2 * images * values // BAND_BYTES) if in_bands and x.dtype == jnp.bfloat16 else 1
+    bands = -(-2 * images * values // BAND_BYTES) if in_bands and x.dtype != jnp.float32 else 1
     return strips, max(2 * -(-height // (2 * bands * strips)), FEWEST_ROWS)
 
 
 def _first_convolution(kernel: Float[Array, "3 3 c f"], group: int, dtype: Any) -> Callable[[Array], Array]:
     """The convolution of groups of columns, a function of [b, h, w, c2], whose result has two rows less."""
-    if kernel.shape[2] > 1 or dtype == jnp.bfloat16:
+    if kernel.shape[2] > 1 or dtype != jnp.float32:
         kernel = _grouped(kernel, range(group), start=-group, size=3 * group).astype(dtype)
         return partial(_convolve, kernel=kernel, padding=(1, 1))
     # One product with all that a group sees: a quarter of the time.

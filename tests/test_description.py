@@ -99,6 +99,21 @@ def test_only_the_image_s_own_cells_count(dense, rule):
     np.testing.assert_array_equal(sample(padded, points, rule, jnp.array([[16, 24]])), alone)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_count_as_zero(dense, value):
+    """The descriptor of a place beside such a cell is that of the other cells, and that of the cell itself is 0."""
+    damaged, zero = dense.copy(), dense.copy()
+    damaged[1, 2], zero[1, 2] = value, 0
+    points = [(8 * 2 + 1, 8 * 1 + 3.5), (8 * 2 + 3.5, 8 * 1 + 3.5), (3.5, 3.5)]
+    found = sample(damaged, points, "centered")
+    np.testing.assert_array_equal(found, sample(zero, points, "centered"))
+    np.testing.assert_array_equal(found[1], 0)
+    np.testing.assert_allclose(np.linalg.norm(found[[0, 2]], axis=1), 1, atol=1e-6)
+    values = jnp.asarray(damaged[None]), jnp.array([points], jnp.float32), jnp.ones((1, 3), bool), SIZES
+    gradient = jax.grad(lambda xy: sample_descriptors(values[0], xy, *values[2:], rule="centered").sum())(values[1])
+    assert np.isfinite(gradient).all()
+
+
 def test_jit_equals_eager(dense):
     xy = jnp.asarray(np.random.default_rng(1).uniform(0, 20, (1, 9, 2)).astype(np.float32))
     args = (jnp.asarray(dense[None]), xy, jnp.ones((1, 9), bool), SIZES)
