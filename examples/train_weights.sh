@@ -44,7 +44,7 @@ superpoint-jax train superpoint --labels "$run/own_again.npz" -o "$run/third" --
   --steps "$last" --shapes 4 --scale 0.6 1.6 --perspective 0.28 --rotation 0.35 --clip-norm 2 --learning-rate 7e-4 --warmup 0.05 \
   --seed "${THIRD_SEED:-3}"
 superpoint-jax train refinement --data "$photos" -o "$run/refinement" --extractor "$run/third/weights" \
-  --pairs "${HEAD_PAIRS:-2560}" --steps "${HEAD_STEPS:-40000}"
+  --pairs "${HEAD_PAIRS:-1280}" --steps "${HEAD_STEPS:-16000}"
 for sharpness in 1 1.4; do
   superpoint-jax train repeats --data "$photos" -o "$run/repeats_$sharpness" --extractor "$run/refinement/weights" \
     --pairs "${REPEAT_PAIRS:-1280}" --steps "${REPEAT_STEPS:-900}" --sharpness "$sharpness"
@@ -52,7 +52,7 @@ done
 # The mean of the weights of both runs, which began with the same weights, is better than either of them.
 python3 -c 'import sys, jax, superpoint_jax as sp, superpoint_jax.weights as w
 plain, sharp = (sp.from_pretrained(path) for path in sys.argv[1:3])
-w.save_pretrained(jax.tree.map(lambda a, b: 0.45 * a + 0.55 * b, plain, sharp), sys.argv[3])' \
+w.save_pretrained(jax.tree.map(lambda a, b: 0.55 * a + 0.45 * b, plain, sharp), sys.argv[3])' \
   "$run/repeats_1/weights" "$run/repeats_1.4/weights" "$run/weights"
 python3 -c 'import sys, superpoint_jax as sp, superpoint_jax.weights as w
 w.save_weights(sp.from_pretrained(sys.argv[1]), sys.argv[2], dtype="float16")' "$run/weights" "$run/superpoint_jax.safetensors"
