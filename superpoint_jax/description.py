@@ -75,7 +75,7 @@ def sample_descriptors(
 
 
 def _bilinear(values: Array, u: Array, sizes: Array) -> Array:
-    """The values [B,h,w,D] at u [B,K,2] (x, y), with zeros outside the valid `sizes` [B,2] (h, w) and for NaN."""
+    """The values [B,h,w,D] at u [B,K,2] (x, y), with zeros outside the valid `sizes` [B,2] (h, w)."""
     batch, height, width, _ = values.shape
     flat = values.reshape(batch, height * width, -1)
     low = jnp.floor(jax.lax.stop_gradient(u))
