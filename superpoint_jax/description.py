@@ -77,7 +77,7 @@ def sample_descriptors(
 def _bilinear(values: Array, u: Array, sizes: Array) -> Array:
     """The values [B,h,w,D] at u [B,K,2] (x, y), with zeros outside the valid `sizes` [B,2] (h, w)."""
     batch, height, width, _ = values.shape
-    flat = values.reshape(batch, height * width, -1)
+    flat = jnp.where(jnp.isfinite(values), values, 0).reshape(batch, height * width, -1)
     low = jnp.floor(jax.lax.stop_gradient(u))
     fraction = u - low
     low = low.astype(jnp.int32)
@@ -91,6 +91,6 @@ def _bilinear(values: Array, u: Array, sizes: Array) -> Array:
             )
             index = jnp.where(inside, row * width + column, 0)
             corner = jax.vmap(lambda image, i: image[i])(flat, index)
-            term = jnp.where(inside, weight, 0)[..., None] * jnp.where(jnp.isfinite(corner), corner, 0)
+            term = jnp.where(inside, weight, 0)[..., None] * corner
             total = term if total is None else total + term
     return total
