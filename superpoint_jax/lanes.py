@@ -2,7 +2,7 @@
 
 A TPU's registers have 8 rows of 128 lanes. A pixel of 64 channels would fill half of the lanes, so here two columns are
 one pixel of twice the channels, and each convolution has a kernel over such groups of columns. Of an image with one
-channel, eight columns are a group. A part of the values of these kernels are zeros. The pooling becomes part of the
+channel, sixteen columns are a group. A part of the values of these kernels are zeros. The pooling becomes part of the
 second convolution: it is computed once for the left and once for the right column of every pooled pixel, and the larger
 value is taken. The rows of the registers hold the images of a batch; if there are fewer than eight, each image is cut
 into strips. The result is that of the plain block up to rounding, and on other platforms it would only take longer.
@@ -33,7 +33,7 @@ BAND_BYTES = 80 * 2**20
 """Most bytes that the first convolution of a band may give; the fast memory of a TPU has 128 MiB."""
 FEWEST_ROWS = 16
 """Fewest rows of a band and of a strip, each of which computes two more."""
-IMAGE_GROUP = 8
+IMAGE_GROUP = 16
 """Columns in a group, where the image has one channel."""
 
 
