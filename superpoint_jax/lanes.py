@@ -30,7 +30,7 @@ LANES = 128
 SUBLANES = 8
 """Rows of a register."""
 BAND_BYTES = 80 * 2**20
-"""Most bytes that the first convolution of a band may give; the fast memory of a TPU has 128 MiB."""
+"""Most bytes that the first convolution of a band may give for 8 images; the fast memory of a TPU has 128 MiB."""
 FEWEST_ROWS = 16
 """Fewest rows of a band and of a strip, each of which computes two more."""
 IMAGE_GROUP = 16
@@ -53,7 +53,7 @@ def block(
     kernels: tuple[Float[Array, "3 3 c f"], Float[Array, "3 3 f f"]],
     after: tuple[Callable[[Array], Array], Callable[[Array], Array]],
     *,
-    in_bands: bool,
+    differentiable: bool,
 ) -> Float[Array, "b h2 w2 f"]:
     """Two 3x3 convolutions with what comes `after` them, and 2x2 max pooling, which drops an odd last row or column.
 
@@ -62,14 +62,14 @@ def block(
         sizes: (height, width) of the valid area of each image, by default all. Outside, both layers give 0.
         kernels: Of both convolutions.
         after: Bias, activation and batch norm of both, as functions of groups of columns.
-        in_bands: Whether large images may be computed in bands.
+        differentiable: Choose what has a fast derivative: no bands, and an image in the same groups as features.
     """
     batch, height, width, channels = x.shape
     features = kernels[0].shape[3]
     side = LANES // features
-    group = IMAGE_GROUP if channels == 1 else side
+    group = IMAGE_GROUP if channels == 1 and not differentiable else side
     wide = width + -width % max(group, 2 * side)
-    strips, rows = _parts(x, height * wide * features, in_bands=in_bands)
+    strips, rows = _parts(x, height * wide * features, differentiable=differentiable)
     bands = -(-height // (strips * rows))
     first = _first_convolution(kernels[0], group, x.dtype)
     left = _grouped(kernels[1], range(0, 2 * side, 2), start=-side, size=3 * side).astype(x.dtype)
@@ -107,12 +107,13 @@ def block(
     return x.reshape(batch, -1, wide // 2, features)[:, : height // 2, : width // 2]
 
 
-def _parts(x: Float[Array, "b h w c"], values: int, *, in_bands: bool) -> tuple[int, int]:
+def _parts(x: Float[Array, "b h w c"], values: int, *, differentiable: bool) -> tuple[int, int]:
     """The number of strips of each image in a band, and the rows of each, if an image becomes so many values."""
     batch, height = x.shape[:2]
-    images = batch if isinstance(batch, int) else SUBLANES  # `jax.export` knows batches of any size.
+    # A larger batch may be that of several chips, and `jax.export` knows batches of any size.
+    images = min(batch, SUBLANES) if isinstance(batch, int) else SUBLANES
     strips = max(1, min(SUBLANES // images, height // FEWEST_ROWS))
-    bands = -(-2 * images * values // BAND_BYTES) if in_bands and x.dtype != jnp.float32 else 1
+    bands = -(-2 * images * values // BAND_BYTES) if not differentiable and x.dtype != jnp.float32 else 1
     return strips, max(2 * -(-height // (2 * bands * strips)), FEWEST_ROWS)
 
 

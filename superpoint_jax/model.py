@@ -80,8 +80,8 @@ class ConvBlock(nnx.Module):
         # An odd last row or column is dropped, so the valid sizes are also rounded down.
         return zero_outside(self.max_pool(x), None if valid_sizes is None else valid_sizes // 2)
 
-    def in_lanes(self, x: Array, valid_sizes: Array | None, *, in_bands: bool = False) -> Array:
-        """The output in the form that is fast on a TPU, in bands or not."""
+    def in_lanes(self, x: Array, valid_sizes: Array | None, *, differentiable: bool = True) -> Array:
+        """The output in the form that is fast on a TPU; that for derivatives takes longer, and its derivative less."""
 
         def after(conv: nnx.Conv, norm: nnx.BatchNorm | None) -> Callable[[Array], Array]:
             assert conv.bias is not None
@@ -94,23 +94,22 @@ class ConvBlock(nnx.Module):
 
         both = after(self.conv_a, self.norm_a), after(self.conv_b, self.norm_b)
         kernels = self.conv_a.kernel[...], self.conv_b.kernel[...]
-        return lanes.block(x, valid_sizes, kernels, both, in_bands=in_bands)
+        return lanes.block(x, valid_sizes, kernels, both, differentiable=differentiable)
 
 
 @jax.custom_jvp
-def _in_bands(block: ConvBlock, x: Array, valid_sizes: Array | None) -> Array:
-    return block.in_lanes(x, valid_sizes, in_bands=True)
+def _in_lanes(block: ConvBlock, x: Array, valid_sizes: Array | None) -> Array:
+    return block.in_lanes(x, valid_sizes, differentiable=False)
 
 
-@_in_bands.defjvp
-def _derivative_without_bands(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    # A gradient needs what all bands compute, so it would gain nothing by them.
+@_in_lanes.defjvp
+def _derivative_of_the_other_form(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return jax.jvp(ConvBlock.in_lanes, primals, tangents)
 
 
 @jax.jit
 def _for_the_platform(block: ConvBlock, x: Array, valid_sizes: Array | None) -> Array:
-    tpu = placed_like(x, _in_bands)  # It reshapes, which must be told on a mesh of explicit axes.
+    tpu = placed_like(x, _in_lanes)  # It reshapes, which must be told on a mesh of explicit axes.
     return lax.platform_dependent(block, x, valid_sizes, tpu=tpu, default=ConvBlock.plain)
 
 
