@@ -77,11 +77,14 @@ def assert_same(a, b, atol: float = 2e-5) -> None:
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=atol * max(1, np.abs(other).max(initial=0)))
 
 
-def assert_same_keypoints(a: sp.Keypoints, b: sp.Keypoints) -> None:
-    """Assert that the keypoints are the same; two whose scores are equal up to rounding may have swapped rows."""
+def assert_same_keypoints(a: sp.Keypoints, b: sp.Keypoints, *, ties: int = 0) -> None:
+    """Assert that the keypoints are the same; two whose scores are equal up to rounding may have swapped rows.
+
+    Of neighbours with equal scores all are kept, so rounding decides how many keypoints there are: up to `ties` more.
+    """
     assert np.asarray(a.mask).any()
     np.testing.assert_array_equal(a.mask, b.mask)
-    np.testing.assert_array_equal(a.num_detected, b.num_detected)
+    assert np.abs(np.asarray(a.num_detected) - np.asarray(b.num_detected)).max() <= ties
     np.testing.assert_allclose(a.scores, b.scores, atol=2e-5)
     close = np.abs(np.asarray(a.keypoints) - np.asarray(b.keypoints)).max(axis=-1) < 1e-2
     assert close.mean() > 0.99
@@ -249,7 +252,8 @@ def check_enlarged_extract():
     assert convolution_batches(hlo) <= {1, K}, "each device computes its own image, and its own keypoints"
     assert_explicit(enlarged, expected, images, replicated=(network(),))
     assert_manual(enlarged, expected, images, replicated=(network(),))
-    assert_same_keypoints(jax.vmap(lambda image: enlarged(network(), image[None])[0])(images), expected)
+    # The first image has two pixels side by side with the same score, beyond the rows that are kept.
+    assert_same_keypoints(jax.vmap(lambda image: enlarged(network(), image[None])[0])(images), expected, ties=1)
 
     def total(image):
         return jnp.sum(enlarged(network(), image).scores)
