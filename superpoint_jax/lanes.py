@@ -1,11 +1,11 @@
 """A block of the encoder in a form that is fast on a TPU.
 
 A TPU's registers have 8 rows of 128 lanes. A pixel of 64 channels would fill half of the lanes, so here two columns are
-one pixel of twice the channels, and each convolution has a kernel over such groups of columns. Of an image with one
-channel, sixteen columns are a group. A part of the values of these kernels are zeros. The pooling becomes part of the
-second convolution: it is computed once for the left and once for the right column of every pooled pixel, and the larger
-value is taken. The rows of the registers hold the images of a batch; if there are fewer than eight, each image is cut
-into strips. The result is that of the plain block up to rounding, and on other platforms it would only take longer.
+one pixel of twice the channels, and each convolution has a kernel over such groups of columns. Where an image has one
+channel, sixteen of its columns are a group. A part of the values of these kernels are zeros. The pooling becomes part
+of the second convolution: it is computed once for the left and once for the right column of every pooled pixel, and the
+larger value is taken. The rows of the registers hold the images of a batch; if there are fewer than eight, each image
+is cut into strips. The result is that of the plain block up to rounding. On other platforms it would only take longer.
 
 What the first convolution of the network gives for a batch is larger than the fast memory of a TPU. In bfloat16, the
 slow one takes longer than the arithmetic, so large images are computed in bands of rows, one after the other.
@@ -60,7 +60,7 @@ def block(
     Args:
         x: Images.
         sizes: (height, width) of the valid area of each image, by default all. Outside, both layers give 0.
-        kernels: Of both convolutions.
+        kernels: The kernels of both convolutions.
         after: Bias, activation and batch norm of both, as functions of groups of columns.
         differentiable: Choose what has a fast derivative: no bands, and an image in the same groups as features.
     """

@@ -77,14 +77,11 @@ def assert_same(a, b, atol: float = 2e-5) -> None:
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=atol * max(1, np.abs(other).max(initial=0)))
 
 
-def assert_same_keypoints(a: sp.Keypoints, b: sp.Keypoints, *, ties: int = 0) -> None:
-    """Assert that the keypoints are the same; two whose scores are equal up to rounding may have swapped rows.
-
-    Of neighbours with equal scores all are kept, so rounding decides how many keypoints there are: up to `ties` more.
-    """
+def assert_same_keypoints(a: sp.Keypoints, b: sp.Keypoints) -> None:
+    """Assert that the keypoints are the same; two whose scores are equal up to rounding may have swapped rows."""
     assert np.asarray(a.mask).any()
     np.testing.assert_array_equal(a.mask, b.mask)
-    assert np.abs(np.asarray(a.num_detected) - np.asarray(b.num_detected)).max() <= ties
+    np.testing.assert_array_equal(a.num_detected, b.num_detected)
     np.testing.assert_allclose(a.scores, b.scores, atol=2e-5)
     close = np.abs(np.asarray(a.keypoints) - np.asarray(b.keypoints)).max(axis=-1) < 1e-2
     assert close.mean() > 0.99
@@ -245,15 +242,15 @@ def check_enlarged_extract():
     images = batch((480, 640))
 
     def enlarged(model, images):
-        return extract(model, images, enlarge=1.5)
+        # Two pixels side by side have the same score, 0.0053. Both are kept, unless rounding makes one of them larger.
+        return extract(model, images, enlarge=1.5, keypoint_threshold=0.006)
 
     expected = enlarged(network(), images)
     hlo = assert_automatic(enlarged, expected, images, replicated=(network(),))
     assert convolution_batches(hlo) <= {1, K}, "each device computes its own image, and its own keypoints"
     assert_explicit(enlarged, expected, images, replicated=(network(),))
     assert_manual(enlarged, expected, images, replicated=(network(),))
-    # The first image has two pixels side by side with the same score, beyond the rows that are kept.
-    assert_same_keypoints(jax.vmap(lambda image: enlarged(network(), image[None])[0])(images), expected, ties=1)
+    assert_same_keypoints(jax.vmap(lambda image: enlarged(network(), image[None])[0])(images), expected)
 
     def total(image):
         return jnp.sum(enlarged(network(), image).scores)

@@ -300,8 +300,9 @@ def test_on_an_accelerator_nothing_leaves_the_device_and_bfloat16_is_kept_at_ful
     for line in convolutions:
         assert "bf16>" in line
         assert "f32>" not in line
-    if platform == "cuda":  # A TPU computes groups of columns, in strips or bands of rows.
-        batch, height, width, _ = images.shape
-        activations = f"tensor<{batch}x{height}x{width}x{model.config.encoder_hidden_sizes[0]}x"
-        assert activations + "bf16>" in module
-        assert activations + "f32>" not in module
+    batch, height, width, _ = images.shape
+    size = f"{batch}x{height}x{width}x{model.config.encoder_hidden_sizes[0]}"
+    # A TPU computes four strips of 18 rows of each image, with a row more on both sides, and 16 columns as one pixel.
+    activations = f"tensor<{size if platform == 'cuda' else '8x20x8x128'}x"
+    assert activations + "bf16>" in module
+    assert activations + "f32>" not in module

@@ -166,7 +166,7 @@ def test_three_passes_of_bfloat16_are_exact_enough_for_scores_and_descriptors(mo
         return convolve(x_high, kernel_high, **options) + low
 
     monkeypatch.setattr(lanes, "_convolve", in_three_passes)
-    monkeypatch.setattr("superpoint_jax.model._for_the_platform", ConvBlock.in_lanes)
+    monkeypatch.setattr("superpoint_jax.model._for_the_platform", _in_lanes)
     found = jax.jit(lambda network, photo: network(photo))(network, photo)
     # Both halves of the second convolution of block 1, and three of blocks 2 and 3.
     assert calls == [(3, 3, 128, 128)] * 5 + [(3, 3, 64, 128)] + [(3, 3, 128, 128)] * 2

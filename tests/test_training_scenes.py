@@ -46,7 +46,7 @@ def seen_by_both(scenes: Scenes) -> tuple[jax.Array, jax.Array, np.ndarray]:
 
 @pytest.mark.parametrize("sharpness", [1.0, 1.4])
 def test_a_photo_is_hardly_reduced(sharpness):
-    """Of a photo ten times as large, the canvas shows `sharpness` pixels to a pixel, and of a small one less."""
+    """A pixel of the canvas shows `sharpness` pixels of a large photo, and at most one pixel of a small photo."""
     for size, expected in (([1000, 1300], (sharpness, sharpness)), ([100, 130], (0.7, 1.0))):
         steps = np.diff(_on_photo(jax.random.key(0), (100, 130), jnp.array(size), sharpness), axis=1)[..., 0]
         np.testing.assert_allclose(steps, steps[0, 0], atol=1e-3)
