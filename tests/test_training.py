@@ -24,7 +24,14 @@ from superpoint_jax.cli import main
 from superpoint_jax.evaluation import photo_validator
 from superpoint_jax.model import SuperPoint
 from superpoint_jax.training.adaptation import corner_heat, homographic_adaptation, label_corners
-from superpoint_jax.training.augmentation import compressed, compressed_randomly, defocus, photometric, quanta_of
+from superpoint_jax.training.augmentation import (
+    add_sensor_noise,
+    compressed,
+    compressed_randomly,
+    defocus,
+    photometric,
+    quanta_of,
+)
 from superpoint_jax.training.labelled import Photos, load_photos
 from superpoint_jax.training.labels import read_labels
 from superpoint_jax.training.loop import (
@@ -80,10 +87,22 @@ def test_homographic_adaptation_keeps_corners_in_place():
     np.testing.assert_allclose(np.sort(corners_xy[mask], axis=0)[[0, 3]], [[39.5] * 2, [79.5] * 2], atol=1.5)
 
 
-def test_photometric_of_strength_zero_changes_nothing(gray_photos):
+@pytest.mark.parametrize("linear_noise", [False, True])
+def test_photometric_of_strength_zero_changes_nothing(gray_photos, linear_noise):
     image = jnp.asarray(gray_photos["camera"])[None, :64, :96, None]
-    changed = jax.jit(partial(photometric, strength=0.0))(jax.random.key(0), image)
+    changed = jax.jit(partial(photometric, strength=0.0, linear_noise=linear_noise))(jax.random.key(0), image)
     np.testing.assert_allclose(changed, image, atol=1e-6)
+
+
+def test_the_noise_of_a_sensor_has_a_constant_variance_and_one_that_grows_with_the_light():
+    """In linear light, over many images and therefore many levels, each drawn as 0.01 u^2 and 0.13 u^2."""
+    light = np.array([0.2, 0.4, 0.6])
+    images = jnp.broadcast_to(jnp.asarray(light, jnp.float32)[None, None, :, None] ** (1 / 2.2), (4000, 64, 3, 1))
+    noisy = np.asarray(jax.jit(add_sensor_noise)(jax.random.key(0), images), np.float64) ** 2.2
+    # The mean of u^4 is 1 / 5.
+    expected = (0.01**2 + 0.13**2 * light) / 5
+    np.testing.assert_allclose(np.mean((noisy - light[:, None]) ** 2, axis=(0, 1))[:, 0], expected, rtol=0.08)
+    np.testing.assert_allclose(np.mean(noisy, axis=(0, 1))[:, 0], light, rtol=2e-3)
 
 
 def test_photometric_stays_in_range_and_depends_on_the_key(gray_photos):
@@ -346,6 +365,19 @@ def test_photos_that_cannot_be_read_are_named_and_skipped(tmp_path, photos, capl
     assert sizes.tolist() == [[107, 160]]
     assert images.shape == (1, 160, 160)
     assert "broken.jpg" in caplog.text
+
+
+def test_photos_are_read_in_gray_or_in_colours(tmp_path, photos):
+    from PIL import Image
+
+    Image.fromarray(photos["coffee"]).save(tmp_path / "coffee.png")
+    (grays, sizes, _), (colours, colour_sizes, _) = (
+        load_photos(tmp_path, side=640, colours=colours) for colours in (False, True)
+    )
+    np.testing.assert_array_equal(colour_sizes, sizes)
+    height, width = sizes[0]
+    np.testing.assert_array_equal(colours[0, :height, :width], photos["coffee"])
+    np.testing.assert_allclose(colours[0] @ np.array([0.299, 0.587, 0.114]), grays[0], atol=0.51)
 
 
 def test_folders_without_photos_are_refused(tmp_path):

@@ -157,6 +157,25 @@ def test_views_are_degraded_as_the_scenery_says(given):
     assert (differences > 0.02).all()
 
 
+def test_views_have_sensors_of_their_own_where_the_scenery_says_so(given):
+    """Of a gray photo, the views of several sensors differ by their noise alone."""
+    key, images, sizes = given
+    colours = jnp.broadcast_to(images[..., None], (*images.shape, 3))
+    grays, seen, quiet = (
+        jax.jit(lit_views, static_argnums=3)(key, photos, sizes, Scenery(shape=(96, 128), flat=1.0, **options))[1]
+        for photos, options in (
+            (images, dict(strength=0.5)),
+            (colours, dict(strength=0.5, sensors=True)),
+            (colours, dict(strength=0.0, sensors=True)),
+        )
+    )
+    differences = np.abs(np.asarray(seen - grays))
+    assert 1e-3 < differences.mean() < 0.05
+    scenes = jax.jit(lit_views, static_argnums=3)(key, images, sizes, Scenery(shape=(96, 128), flat=1.0))[0]
+    # Programs that are compiled apart see the photo at slightly different places.
+    assert np.mean(np.abs(quiet - scenes.views.reshape(quiet.shape))) < 5e-4
+
+
 @pytest.mark.slow
 def test_keypoints_of_a_view_are_far_apart_whatever_the_radius_of_the_model(tmp_path, gray_photos):
     (tmp_path / "photos").mkdir()

@@ -65,6 +65,31 @@ def test_both_views_show_the_same_at_corresponding_points(kind, request):
     assert np.mean(differences) < 0.02
 
 
+def test_sensors_weigh_colours_in_proportions_of_their_own(photo, planes):
+    gray, sizes = photo
+    none = jnp.zeros_like(gray)
+    red, green, blue, all_three = (
+        sample_scenes(jax.random.key(1), jnp.stack(colours, axis=-1), sizes, batch=6, shape=SHAPE, flat=1.0).views
+        for colours in ([gray, none, none], [none, gray, none], [none, none, gray], [gray, gray, gray])
+    )
+    # A gray photo is gray for every sensor. Programs that are compiled apart see it at slightly different places.
+    assert np.mean(np.abs(all_three - planes.views)) < 1e-4
+    np.testing.assert_allclose(red + green + blue, all_three, atol=1e-5)
+    parts = np.array(
+        [
+            [np.median((colour / all_three)[place][all_three[place] > 0.1]) for colour in (red, green, blue)]
+            for place in np.ndindex(6, 2)
+        ]
+    )
+    # Twelve sensors, each with proportions of its own, around those of luma.
+    assert len(np.unique(parts.round(3), axis=0)) == 12
+    relative = np.log(parts[:, [0, 2]] / parts[:, 1:2])
+    deviation = 0.6 * np.sqrt(2)
+    np.testing.assert_allclose(relative.std(axis=0), deviation, rtol=0.6)
+    luma = np.log([0.299 / 0.587, 0.114 / 0.587])
+    np.testing.assert_allclose(relative.mean(axis=0), luma, atol=3 * deviation / np.sqrt(12))
+
+
 def test_cameras_of_calm_pairs_differ_a_quarter_as_much(photo, planes):
     calm = sample_scenes(jax.random.key(1), *photo, batch=6, shape=SHAPE, flat=1.0, calm=1.0)
     np.testing.assert_allclose(calm.cameras[:, 0], planes.cameras[:, 0], rtol=1e-6)

@@ -23,7 +23,7 @@ from superpoint_jax.features import Keypoints
 from superpoint_jax.geometry import in_front, inverse, sample_homographies, warp_points
 from superpoint_jax.matching import Matches, match
 from superpoint_jax.model import SuperPoint
-from superpoint_jax.training.labelled import gray_photos
+from superpoint_jax.training.labelled import photos_in
 from superpoint_jax.training.metrics import filled_batches
 
 VALIDATION_SHAPE = (240, 320)
@@ -172,7 +172,7 @@ def photo_validator(folder: str | Path) -> Callable[[SuperPoint], dict[str, floa
 
     height, width = VALIDATION_SHAPE
     crops = []
-    for _, pixels in gray_photos(folder):
+    for _, pixels in photos_in(folder):
         zoom = max(height / pixels.height, width / pixels.width)
         size = max(width, round(pixels.width * zoom)), max(height, round(pixels.height * zoom))
         x, y = (size[0] - width) // 2, (size[1] - height) // 2

@@ -17,6 +17,8 @@ from superpoint_jax.geometry import PRNGKey
 
 KERNEL_RADIUS_PX = 3
 """Half side of the blur kernel; a Gaussian of 1.2 px has 99 % of its mass within it."""
+GAMMA = 2.2
+"""Linear light is a gray value to this power."""
 QUANTA = np.array(
     [
         [16, 11, 10, 16, 24, 40, 51, 61],
@@ -34,7 +36,12 @@ QUANTA = np.array(
 
 
 def photometric(
-    key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.0, degraded: float = 0.0
+    key: PRNGKey,
+    images: Float[Array, "b h w 1"],
+    *,
+    strength: float = 1.0,
+    degraded: float = 0.0,
+    linear_noise: bool = False,
 ) -> Float[Array, "b h w 1"]:
     """Images in [0, 1] after random blur, shade, contrast, brightness and noise, in that order.
 
@@ -47,6 +54,7 @@ def photometric(
             with. It does not change what `degraded` does.
         degraded: Probability that an image is out of focus, and, independently, that it is compressed as by JPEG. It
             is static under `jit`.
+        linear_noise: Add the noise of a sensor, in linear light, instead of noise of gray values; static under `jit`.
     """
     blur_key, shade_key, light_key, noise_key = jax.random.split(key, 4)
     images = blur(blur_key, images, strength=strength)
@@ -55,7 +63,8 @@ def photometric(
         images = defocus(jax.random.fold_in(key, 4), images, fraction=degraded)
     images = shade(shade_key, images, strength=strength)
     images = light(light_key, images, strength=strength)
-    images = jnp.clip(add_noise(noise_key, images, strength=strength), 0, 1)
+    noisy = add_sensor_noise if linear_noise else add_noise
+    images = jnp.clip(noisy(noise_key, images, strength=strength), 0, 1)
     return compressed_randomly(jax.random.fold_in(key, 5), images, fraction=degraded) if degraded else images
 
 
@@ -136,13 +145,31 @@ def light(key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.
 
 
 def add_noise(key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.0) -> Float[Array, "b h w 1"]:
-    """The images with Gaussian sensor noise, of which one part is constant and one grows with the gray value."""
+    """The images with Gaussian noise, of which one part is constant and one grows with the gray value."""
     level_key, speckle_key, noise_key = jax.random.split(key, 3)
     shape = (images.shape[0], 1, 1, 1)
     # Squared, so that most images have little noise.
     level = strength * 0.06 * jax.random.uniform(level_key, shape) ** 2
     speckle = strength * 0.06 * jax.random.uniform(speckle_key, shape) ** 2
     return images + (level + speckle * images) * jax.random.normal(noise_key, images.shape)
+
+
+def add_sensor_noise(
+    key: PRNGKey, images: Float[Array, "b h w 1"], *, strength: float = 1.0
+) -> Float[Array, "b h w 1"]:
+    """The images with the noise of a sensor, which measures linear light, the gray value to the power `GAMMA`.
+
+    Its variance is that of reading, which is constant, plus that of photons, which grows with the light. So gray values
+    have more noise where they are dark.
+    """
+    level_key, photon_key, noise_key = jax.random.split(key, 3)
+    shape = (images.shape[0], 1, 1, 1)
+    # Squared, so that most images have little noise. Photons at a gray value of 0.5 give at most 0.06 of gray.
+    reading = strength * 0.01 * jax.random.uniform(level_key, shape) ** 2
+    photons = strength * 0.13 * jax.random.uniform(photon_key, shape) ** 2
+    energy = jnp.clip(images, 0, 1) ** GAMMA
+    deviation = jnp.sqrt(reading**2 + photons**2 * energy)
+    return jnp.maximum(energy + deviation * jax.random.normal(noise_key, images.shape), 0) ** (1 / GAMMA)
 
 
 def compressed_randomly(key: PRNGKey, images: Float[Array, "b h w 1"], *, fraction: float) -> Float[Array, "b h w 1"]:

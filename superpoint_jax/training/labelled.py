@@ -40,8 +40,10 @@ class Photos:
     corners_mask: Bool[Array, "n p"]
 
 
-def gray_photos(folder: str | Path) -> Iterator[tuple[Path, PIL.Image.Image]]:
-    """The photos below a folder by name, in gray. Photos that can't be read are named in the log and skipped.
+def photos_in(folder: str | Path, *, colours: bool = False) -> Iterator[tuple[Path, PIL.Image.Image]]:
+    """The photos below a folder by name, in gray or, with `colours`, in red, green and blue.
+
+    Photos that can't be read are named in the log and skipped.
 
     Raises:
         ValueError: There is no such folder, or no photo in it.
@@ -50,14 +52,17 @@ def gray_photos(folder: str | Path) -> Iterator[tuple[Path, PIL.Image.Image]]:
 
     for path in list_images(folder):
         try:
-            yield path, Image.fromarray(load_image(path)).convert("L")
+            yield path, Image.fromarray(load_image(path)).convert("RGB" if colours else "L")
         except ImageError as error:
             log.warning("skipped: %s", error)
 
 
-def load_photos(folder: str | Path, *, side: int = 480) -> tuple[np.ndarray, np.ndarray, list[Path]]:
+def load_photos(
+    folder: str | Path, *, side: int = 480, colours: bool = False
+) -> tuple[np.ndarray, np.ndarray, list[Path]]:
     """The photos of a folder in gray (uint8 [N,side,side]), their sizes (int32 [N,2]) and paths.
 
+    With `colours`, they are red, green and blue (uint8 [N,side,side,3]).
     Larger photos are reduced to a long side of `side` pixels. Photos that can't be read, or whose short side is below a
     quarter of `side`, are named in the log and skipped.
 
@@ -67,7 +72,7 @@ def load_photos(folder: str | Path, *, side: int = 480) -> tuple[np.ndarray, np.
     from PIL import Image
 
     images, sizes, kept = [], [], []
-    for path, pixels in gray_photos(folder):
+    for path, pixels in photos_in(folder, colours=colours):
         factor = min(1.0, side / max(pixels.size))
         if factor < 1:
             width, height = (max(1, round(length * factor)) for length in pixels.size)
@@ -75,7 +80,7 @@ def load_photos(folder: str | Path, *, side: int = 480) -> tuple[np.ndarray, np.
         if min(pixels.size) < side // 4:
             log.warning("skipped: %s is only %d x %d px", path, *pixels.size)
             continue
-        array = np.zeros((side, side), np.uint8)
+        array = np.zeros((side, side, 3) if colours else (side, side), np.uint8)
         array[: pixels.height, : pixels.width] = np.asarray(pixels)
         images.append(array)
         sizes.append((pixels.height, pixels.width))

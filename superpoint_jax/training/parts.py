@@ -34,7 +34,7 @@ BATCH = 4
 
 Kind = TypeVar("Kind")
 Network = SuperPoint | openvino.CompiledSuperPoint
-Maker = Callable[[Array, UInt8[Array, "m s s"], Int[Array, "m 2"], Network], Kind]
+Maker = Callable[[Array, UInt8[Array, "m s s *c"], Int[Array, "m 2"], Network], Kind]
 """Makes `BATCH` pairs of views, as numpy arrays, from a key, photos, their sizes and the extractor."""
 
 
@@ -63,6 +63,9 @@ class Scenery:
     degraded: float = 0.0
     """Probability that a view is out of focus (a disc with a radius of 1 to 3 px), and, independently, that it is
     compressed as by JPEG (quality 5 to 60). The weights in the package were trained without."""
+    sensors: bool = False
+    """Each view is taken by a sensor of its own: it sees red, green and blue in its own proportion, and its noise is
+    that of a sensor, in linear light. The weights in the package were trained without."""
     extractor_dtype: ComputeDtype = "bfloat16"
     """Type that the extractor computes in. On a CPU without OpenVINO, float32 is faster."""
 
@@ -77,7 +80,7 @@ class Scenery:
 
 
 def lit_views(
-    key: Array, images: UInt8[Array, "m s s"], sizes: Int[Array, "m 2"], scenery: Scenery
+    key: Array, images: UInt8[Array, "m s s *c"], sizes: Int[Array, "m 2"], scenery: Scenery
 ) -> tuple[Scenes, Float[Array, "n h w 1"]]:
     """`BATCH` scenes, and their views, a and b of each pair in turn, each in a light of its own."""
     scene_key, light_key = jax.random.split(key)
@@ -92,7 +95,8 @@ def lit_views(
         sharpness=scenery.sharpness,
     )
     views = scenes.views.reshape(2 * BATCH, *scenery.shape, 1)
-    return scenes, photometric(light_key, views, strength=scenery.strength, degraded=scenery.degraded)
+    options = dict(strength=scenery.strength, degraded=scenery.degraded, linear_noise=scenery.sensors)
+    return scenes, photometric(light_key, views, **options)
 
 
 def make_parts(
@@ -132,7 +136,8 @@ def make_parts(
     starts = range(0, scenery.pairs, PART)
     missing = [start for start in starts if not (folder / f"{start:06d}.npz").exists()]
     if missing:
-        images, sizes, _ = load_photos(data, side=int(max(scenery.shape) * 1.6 * scenery.sharpness))
+        side = int(max(scenery.shape) * 1.6 * scenery.sharpness)
+        images, sizes, _ = load_photos(data, side=side, colours=scenery.sensors)
         images, sizes = jnp.asarray(images), jnp.asarray(sizes)
         network = openvino.choose(model, engine, dtype=scenery.extractor_dtype)
         described = openvino.describe(network, dtype=scenery.extractor_dtype)

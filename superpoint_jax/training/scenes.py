@@ -26,6 +26,10 @@ TOLERANCE_PX = 0.5
 """A place on the canvas is known if the camera sees it within this distance of where it should be."""
 CALM = 0.25
 """How far the second camera of a calm pair is from the first, as a part of what it is in other pairs."""
+LUMA = 0.299, 0.587, 0.114
+"""Proportions of red, green and blue in gray (ITU-R BT.601)."""
+COLOUR_SPREAD = 0.6
+"""Standard deviation of the logarithm of a sensor's proportions."""
 DAMPING = 0.8
 """Part of Newton's step that is taken, so that the search also converges where the depth changes quickly."""
 
@@ -61,7 +65,7 @@ class Scenes:
 @partial(jax.jit, static_argnames=("batch", "shape"))
 def sample_scenes(
     key: PRNGKey,
-    images: UInt8[Array, "m s s"],
+    images: UInt8[Array, "m s s *c"],
     sizes: Int[Array, "m 2"],
     *,
     batch: int,
@@ -74,7 +78,8 @@ def sample_scenes(
 
     Args:
         key: Source of randomness.
-        images: Gray photos, each in the top-left corner of its array.
+        images: Photos, each in the top-left corner of its array: gray, or red, green and blue in a last axis. Colours
+            become gray in proportions that are drawn for each view: those of luma, times e to a normal number.
         sizes: (height, width) of each photo.
         batch: Number of scenes.
         shape: (height, width) of a view, in pixels.
@@ -95,11 +100,12 @@ def sample_scenes(
         cameras, rotations, translations = _cameras(jax.random.fold_in(key, 1), shape, is_flat, is_calm)
         places = jax.vmap(_seen_at, in_axes=(None, 0, 0, 0))(points, cameras, rotations, translations)
         canvas_xy, known = jax.vmap(partial(_invert, shape=shape))(places)
-        photo = images[index][..., None].astype(jnp.float32) / 255
-        grays = sample_bilinear(photo, sample_bilinear(photo_xy, canvas_xy.reshape(-1, 2)))
+        photo = images[index].reshape(*images.shape[1:3], -1).astype(jnp.float32) / 255
+        colours = sample_bilinear(photo, sample_bilinear(photo_xy, canvas_xy.reshape(-1, 2))).reshape(2, *shape, -1)
+        grays = colours[..., 0] if images.ndim == 3 else _gray(jax.random.fold_in(key, 3), colours)
         between = exact_product(rotations[1], rotations[0].T)
         return dict(
-            views=jnp.where(inside(canvas_xy, canvas), grays.reshape(2, *shape), 0),
+            views=jnp.where(inside(canvas_xy, canvas), grays, 0),
             places=places,
             canvas_xy=canvas_xy,
             known=known,
@@ -139,6 +145,13 @@ def transfer(
         return jnp.stack(positions), jnp.stack(known)
 
     return jax.vmap(of_scene)((scenes.places, scenes.canvas_xy, scenes.known), keypoints_xy)
+
+
+def _gray(key: Array, colours: Array) -> Array:
+    """Views [2,h,w] as sensors see them that weigh red, green and blue [2,h,w,3] differently."""
+    weights = jnp.array([LUMA]) * jnp.exp(COLOUR_SPREAD * jax.random.normal(key, (2, 3)))
+    weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
+    return jnp.sum(colours * weights[:, None, None], axis=-1)
 
 
 def _on_photo(key: Array, canvas: tuple[int, int], size: Array, sharpness: float | Array) -> Array:

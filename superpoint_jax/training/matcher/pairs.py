@@ -72,7 +72,7 @@ def make_pairs(data: Path, folder: Path, *, scenery: Scenery, extractor: str, se
 
 def _pairs_of(
     key: Array,
-    images: UInt8[Array, "m s s"],
+    images: UInt8[Array, "m s s *c"],
     sizes: Int[Array, "m 2"],
     network: Network,
     scenery: Scenery,

@@ -78,7 +78,7 @@ class _Seen:
 
 @partial(jax.jit, static_argnames="scenery")
 def _seen(
-    key: Array, images: UInt8[Array, "m s s"], sizes: Int[Array, "m 2"], network: Network, *, scenery: Scenery
+    key: Array, images: UInt8[Array, "m s s *c"], sizes: Int[Array, "m 2"], network: Network, *, scenery: Scenery
 ) -> _Seen:
     scenes, views = lit_views(key, images, sizes, scenery)
     views = jnp.round(views * 255) / 255

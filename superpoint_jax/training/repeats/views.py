@@ -66,7 +66,7 @@ def make_shared_views(data: Path, folder: Path, *, scenery: Scenery, extractor: 
 
 @partial(jax.jit, static_argnames="scenery")
 def _views_of(
-    key: Array, images: UInt8[Array, "m s s"], sizes: Int[Array, "m 2"], model: Network, *, scenery: Scenery
+    key: Array, images: UInt8[Array, "m s s *c"], sizes: Int[Array, "m 2"], model: Network, *, scenery: Scenery
 ) -> SharedViews:
     scenes, views = lit_views(key, images, sizes, scenery)
     dense = model(views, dtype=scenery.extractor_dtype, output_hidden_states=True)
