@@ -120,10 +120,10 @@ def decode(
 ) -> Keypoints:
     """Keypoints from the dense features of images of (height, width) `image_sizes`, by the rules of the configuration.
 
-    Cells whose logits are not finite have no keypoint, and values of descriptors that are not finite count as 0. A
-    `keypoint_threshold` replaces that of the configuration, and may be traced. A `region`, at the size that the network
-    saw, says where keypoints may be. The rule refinement="learned" needs the `gray` images that the network saw, and
-    the refinement `head`.
+    Cells with a logit that is NaN or plus infinity have no keypoint, and values of descriptors that are not finite
+    count as 0. A `keypoint_threshold` replaces that of the configuration, and may be traced. A `region`, at the size
+    that the network saw, says where keypoints may be. The rule refinement="learned" needs the `gray` images that the
+    network saw, and the refinement `head`.
     """
     decoded = placed_like(dense.logits, partial(_decode, config=config))
     return decoded(dense, image_sizes, keypoint_threshold, region, gray, head)
@@ -139,7 +139,7 @@ def _decode(
     *,
     config: SuperPointConfig,
 ) -> Keypoints:
-    heat = score_map(finite_logits(dense.logits), rule=config.score_rule)
+    heat = score_map(dense.logits, rule=config.score_rule)
     keypoints, scores, mask, num_detected = select_keypoints(
         heat, image_sizes, config=config, keypoint_threshold=keypoint_threshold, region=region
     )
@@ -164,13 +164,6 @@ def _decode(
         image_sizes=image_sizes,
         hidden_states=dense.hidden_states,
     )
-
-
-def finite_logits(logits: Float[Array, "b h w 65"]) -> Float[Array, "b h w 65"]:
-    """The keypoint logits, where cells that are not finite have no keypoint."""
-    finite = jnp.isfinite(logits).all(-1, keepdims=True)
-    nothing = jnp.full(logits.shape[-1], -jnp.inf).at[-1].set(0)[None, None, None]
-    return jnp.where(finite, logits, nothing)
 
 
 @partial(jax.jit, static_argnames=("rules", "output_hidden_states"))

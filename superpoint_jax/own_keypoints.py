@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from superpoint_jax.config import CELL_PX, SuperPointConfig
 from superpoint_jax.description import sample_descriptors
 from superpoint_jax.detection import score_map
-from superpoint_jax.extraction import check_values, dense_features, finite_logits, rules_of
+from superpoint_jax.extraction import check_values, dense_features, rules_of
 from superpoint_jax.features import DenseFeatures, Keypoints
 from superpoint_jax.model import SuperPoint, check_byte_order, check_images
 from superpoint_jax.openvino import CompiledSuperPoint
@@ -103,7 +103,7 @@ def _described(
     within = jnp.clip(places_xy, 0, (cells_end - 1).astype(jnp.float32))
     descriptors = sample_descriptors(dense.descriptors, within, mask, seen, rule=rules.sampling_rule)
     pixels = jnp.maximum(jnp.floor(jax.lax.stop_gradient(places_xy) + 0.5).astype(jnp.int32), 0)
-    scores = score_map(finite_logits(dense.logits), rule=rules.score_rule)
+    scores = score_map(dense.logits, rule=rules.score_rule)
     scored = mask & (pixels < cells_end).all(-1)
     pixels = jnp.where(scored[..., None], pixels, 0)
     values = jax.vmap(lambda image, xy: image[xy[:, 1], xy[:, 0]])(scores, pixels)

@@ -266,18 +266,33 @@ def test_what_is_not_finite_has_no_keypoints_around_it(model, gray_photos, value
     assert everywhere.num_detected == 0
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_cells_whose_logits_are_not_finite_have_no_keypoint(model, images, value):
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("score_rule", ["softmax", "unshifted_softmax"])
+def test_cells_whose_logits_are_not_finite_have_no_keypoint(model, images, value, score_rule):
     dense = model(images[:1])
     sizes = jnp.array([images.shape[1:3]], jnp.int32)
-    found = decode(dense, sizes, config=model.rules.replace(max_keypoints=50, refinement="none"))
+    config = model.rules.replace(max_keypoints=50, refinement="none", score_rule=score_rule)
+    found = decode(dense, sizes, config=config)
     x, y = np.asarray(found.keypoints[0, 0], int) // 8
     damaged = dataclasses.replace(dense, logits=dense.logits.at[0, y, x, 7].set(value))
-    again = decode(damaged, sizes, config=model.rules.replace(max_keypoints=50, refinement="none"))
+    again = decode(damaged, sizes, config=config)
     cells = np.asarray(again.keypoints[0], int)[np.asarray(again.mask[0])] // 8
     assert len(cells) > 20
     assert not (cells == [x, y]).all(axis=1).any()
     assert_defined(again)
+
+
+def test_derivatives_are_finite_where_an_image_is_not(model, images):
+    image = images[:1].at[0, 20, 30].set(jnp.nan)
+
+    def best(image):
+        return extract(model, image, max_keypoints=30, keypoint_threshold=0.0).scores.sum()
+
+    gradient = jax.grad(best)(image)
+    assert np.isfinite(gradient).all()
+    assert np.any(gradient)
+    _, tangent = jax.jvp(best, (image,), (jnp.ones_like(image),))
+    assert np.isfinite(tangent)
 
 
 def test_a_generous_capacity_costs_no_sampling(model, images):

@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, UInt8
 
 from superpoint_jax.detection import score_map, select_keypoints
-from superpoint_jax.extraction import dense_features, finite_logits
+from superpoint_jax.extraction import dense_features
 from superpoint_jax.features import AnyArray, pytree
 from superpoint_jax.refinement import PATCH_PX, head_inputs
 from superpoint_jax.training.parts import BATCH, Network, Scenery, lit_views, make_parts
@@ -89,7 +89,7 @@ def _seen(
         dtype=scenery.extractor_dtype,
     )
     dense, gray, _, seen = dense_features(network, views, None, rules=rules)
-    scores = score_map(finite_logits(dense.logits), rule=rules.score_rule)
+    scores = score_map(dense.logits, rule=rules.score_rule)
     keypoints, _, mask, _ = select_keypoints(scores, seen, config=rules, keypoint_threshold=scenery.keypoint_threshold)
     grays, logs = head_inputs(gray, scores, keypoints, seen)
     grays, logs = (leaf.reshape(*keypoints.shape[:2], PATCH_PX, PATCH_PX) for leaf in (grays, logs))
