@@ -95,8 +95,10 @@ def lit_views(
         sharpness=scenery.sharpness,
     )
     views = scenes.views.reshape(2 * BATCH, *scenery.shape, 1)
-    options = dict(strength=scenery.strength, degraded=scenery.degraded, linear_noise=scenery.sensors)
-    return scenes, photometric(light_key, views, **options)
+    lit = photometric(
+        light_key, views, strength=scenery.strength, degraded=scenery.degraded, linear_noise=scenery.sensors
+    )
+    return scenes, lit
 
 
 def make_parts(
