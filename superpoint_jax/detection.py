@@ -27,7 +27,7 @@ Threshold = float | Array | np.ndarray
 def score_map(logits: Float[Array, "b h w 65"], *, rule: ScoreRule = "softmax") -> Float[Array, "b 8*h 8*w"]:
     """Probability of a keypoint at each pixel: the softmax over the 65 logits of a cell without the last, in float32.
 
-    It is 0 in cells with a logit that is NaN or plus infinity, where a softmax is not defined.
+    It is 0 in cells with a logit that is not finite.
 
     Args:
         logits: Keypoint logits.
@@ -44,7 +44,9 @@ def score_map(logits: Float[Array, "b h w 65"], *, rule: ScoreRule = "softmax") 
         excess = lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=-1, keepdims=True) - 80, 0))
         exponentials = jnp.exp(logits - excess)
         probabilities = exponentials / (jnp.sum(exponentials, axis=-1, keepdims=True) + 1e-5 * jnp.exp(-excess))
-    probabilities = jnp.where(jnp.isnan(probabilities), 0, probabilities)
+    # A sum is finite only if all of it is. The probabilities don't show it, because XLA's exponential of NaN can be 0.
+    finite = jnp.isfinite(jnp.sum(logits, axis=-1, keepdims=True))
+    probabilities = jnp.where(finite, probabilities, 0)
     # Without the barrier, XLA for TPU computes all that follows in the layout of the cells, three times slower.
     return lax.optimization_barrier(cells_to_pixels(probabilities[..., :-1]))
 

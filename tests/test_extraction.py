@@ -266,7 +266,7 @@ def test_what_is_not_finite_has_no_keypoints_around_it(model, gray_photos, value
     assert everywhere.num_detected == 0
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("score_rule", ["softmax", "unshifted_softmax"])
 def test_cells_whose_logits_are_not_finite_have_no_keypoint(model, images, value, score_rule):
     dense = model(images[:1])
