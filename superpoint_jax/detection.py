@@ -37,16 +37,15 @@ def score_map(logits: Float[Array, "b h w 65"], *, rule: ScoreRule = "softmax") 
     Source: paper, section 3.2; tests/parity.
     """
     logits = logits.astype(jnp.float32)
-    if rule == "softmax":
-        probabilities = jax.nn.softmax(logits, axis=-1)
-    else:
-        # For the logits of real networks this is 0, so that the result is bitwise that of the demo.
-        excess = lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=-1, keepdims=True) - 80, 0))
-        exponentials = jnp.exp(logits - excess)
-        probabilities = exponentials / (jnp.sum(exponentials, axis=-1, keepdims=True) + 1e-5 * jnp.exp(-excess))
-    # A sum is finite only if all of it is. The probabilities don't show it, because XLA's exponential of NaN can be 0.
-    finite = jnp.isfinite(jnp.sum(logits, axis=-1, keepdims=True))
-    probabilities = jnp.where(finite, probabilities, 0)
+    largest = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    # Without shift, this is 0 for the logits of real networks, so that the result is bitwise that of the demo.
+    excess = largest if rule == "softmax" else jnp.maximum(largest - 80, 0)
+    # 0 times what is not finite is NaN, and so are its sums, whereas XLA's exponential of NaN can be a number.
+    exponentials = jnp.exp(logits - excess) + 0 * logits
+    total = jnp.sum(exponentials, axis=-1, keepdims=True)
+    if rule == "unshifted_softmax":
+        total = total + 1e-5 * jnp.exp(-excess)
+    probabilities = jnp.where(jnp.isnan(total), 0, exponentials / total)
     # Without the barrier, XLA for TPU computes all that follows in the layout of the cells, three times slower.
     return lax.optimization_barrier(cells_to_pixels(probabilities[..., :-1]))
 

@@ -121,9 +121,9 @@ def decode(
     """Keypoints from the dense features of images of (height, width) `image_sizes`, by the rules of the configuration.
 
     Cells with a logit that is not finite have no keypoint, and values of descriptors that are not finite count as 0. A
-    `keypoint_threshold` replaces that of the configuration, and may be traced. A `region`, at the size
-    that the network saw, says where keypoints may be. The rule refinement="learned" needs the `gray` images that the
-    network saw, and the refinement `head`.
+    `keypoint_threshold` replaces that of the configuration, and may be traced. A `region`, at the size that the network
+    saw, says where keypoints may be. The rule refinement="learned" needs the `gray` images that the network saw, and
+    the refinement `head`.
     """
     decoded = placed_like(dense.logits, partial(_decode, config=config))
     return decoded(dense, image_sizes, keypoint_threshold, region, gray, head)
