@@ -158,7 +158,7 @@ def test_views_are_degraded_as_the_scenery_says(given):
 
 
 def test_views_have_sensors_of_their_own_where_the_scenery_says_so(given):
-    """Of a gray photo, the views of several sensors differ by their noise alone."""
+    """The photo is gray, so every sensor sees it alike, and only their noise differs."""
     key, images, sizes = given
     colours = jnp.broadcast_to(images[..., None], (*images.shape, 3))
     grays, seen, quiet = (

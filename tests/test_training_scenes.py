@@ -8,6 +8,7 @@ import pytest
 from superpoint_jax.estimation.opencv import homography_of_points
 from superpoint_jax.evaluation.pose import evaluate_pose, pose_auc, pose_error, pose_table
 from superpoint_jax.geometry import sample_bilinear
+from superpoint_jax.model import LUMA
 from superpoint_jax.training.scenes import Scenes, _on_photo, sample_scenes, transfer
 
 SHAPE = (96, 128)
@@ -86,7 +87,7 @@ def test_sensors_weigh_colours_in_proportions_of_their_own(photo, planes):
     relative = np.log(parts[:, [0, 2]] / parts[:, 1:2])
     deviation = 0.6 * np.sqrt(2)
     np.testing.assert_allclose(relative.std(axis=0), deviation, rtol=0.6)
-    luma = np.log([0.299 / 0.587, 0.114 / 0.587])
+    luma = np.log(np.array(LUMA)[[0, 2]] / LUMA[1])
     np.testing.assert_allclose(relative.mean(axis=0), luma, atol=3 * deviation / np.sqrt(12))
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from superpoint_jax.features import pytree
 from superpoint_jax.geometry import PRNGKey, exact_product, pixel_grid, sample_bilinear
+from superpoint_jax.model import LUMA
 
 CANVAS = 1.4
 """Size of the canvas, as a multiple of the view's."""
@@ -26,8 +27,6 @@ TOLERANCE_PX = 0.5
 """A place on the canvas is known if the camera sees it within this distance of where it should be."""
 CALM = 0.25
 """How far the second camera of a calm pair is from the first, as a part of what it is in other pairs."""
-LUMA = 0.299, 0.587, 0.114
-"""Proportions of red, green and blue in gray (ITU-R BT.601)."""
 COLOUR_SPREAD = 0.6
 """Standard deviation of the logarithm of a sensor's proportions."""
 DAMPING = 0.8
