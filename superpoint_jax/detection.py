@@ -24,13 +24,16 @@ Threshold = float | Array | np.ndarray
 
 
 @jax.named_scope("score_map")
-def score_map(logits: Float[Array, "b h w 65"], *, rule: ScoreRule = "softmax") -> Float[Array, "b 8*h 8*w"]:
+def score_map(
+    logits: Float[Array, "b h w 65"], image_sizes: Int[Array, "b 2"] | None = None, *, rule: ScoreRule = "softmax"
+) -> Float[Array, "b 8*h 8*w"]:
     """Probability of a keypoint at each pixel: the softmax over the 65 logits of a cell without the last, in float32.
 
-    It is 0 in cells with a logit that is not finite.
+    It is 0 in cells with a logit that is not finite, and in cells outside the image or only partly inside.
 
     Args:
         logits: Keypoint logits.
+        image_sizes: (height, width) of the images, by default all of the array.
         rule: "softmax", or "unshifted_softmax" = exp(x) / (sum exp(x) + 1e-5) of the Magic Leap demo. Where its
             exponentials would overflow, above 88, numerator and denominator are scaled down by the same factor.
 
@@ -45,7 +48,10 @@ def score_map(logits: Float[Array, "b h w 65"], *, rule: ScoreRule = "softmax") 
     total = jnp.sum(exponentials, axis=-1, keepdims=True)
     if rule == "unshifted_softmax":
         total = total + 1e-5 * jnp.exp(-excess)
-    probabilities = jnp.where(jnp.isnan(total), 0, exponentials / total)
+    absent = jnp.isnan(total)
+    if image_sizes is not None:
+        absent |= ~border_mask((logits.shape[1], logits.shape[2]), image_sizes // CELL_PX, 0)[..., None]
+    probabilities = jnp.where(absent, 0, exponentials / total)
     # Without the barrier, XLA for TPU computes all that follows in the layout of the cells, three times slower.
     return lax.optimization_barrier(cells_to_pixels(probabilities[..., :-1]))
 
@@ -81,18 +87,16 @@ def suppress_three_pass(scores: Float[Array, "b h w"], radius: int) -> Float[Arr
 
     First, every pixel that equals the maximum of its window is kept. Then, twice, all pixels within `radius` of a kept
     pixel are set to 0, and the pixels that are now the maximum of their window are also kept. Equal neighbours are all
-    kept. Negative infinity marks pixels that do not exist; they are never kept. `radius` is a Chebyshev distance in
-    pixels.
+    kept. No score is negative, so pixels of score 0 have no influence. `radius` is a Chebyshev distance in pixels.
 
     Source: the suppression in SuperGlue, LightGlue and Hugging Face's SuperPoint, bit for bit (tests/parity).
     """
-    exists = scores > -jnp.inf
     kept = scores == window_max(scores, radius)
     for _ in range(2):
         near_kept = window_max(kept.astype(jnp.float32), radius) > 0
         rest = jnp.where(near_kept, 0, scores)
-        kept = (kept | ((rest == window_max(rest, radius)) & ~near_kept)) & exists
-    return jnp.where(kept & exists, scores, 0)
+        kept |= (rest == window_max(rest, radius)) & ~near_kept
+    return jnp.where(kept, scores, 0)
 
 
 @partial(jax.jit, static_argnames="radius")
@@ -158,30 +162,65 @@ def capacity(shape: tuple[int, int], config: SuperPointConfig) -> int:
 def top_k(values: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
     """The k largest values of each row and their indices, descending, ties by lower index; exactly as `lax.top_k`.
 
-    None of its forms sorts all values. On a TPU a sort of several thousand values takes many seconds to compile.
+    None of its forms sorts all values. On a TPU a sort of several thousand values takes many seconds to compile. On a
+    GPU `lax.top_k` sorts, too, so that it costs no more to sort by value and index.
     """
-    return lax.platform_dependent(values, tpu=partial(top_k_by_counting, k=k), default=partial(top_k_by_segments, k=k))
+    by_top_k, by_sort = (partial(top_k_by_segments, k=k, by_sort=by_sort) for by_sort in (False, True))
+    return lax.platform_dependent(values, tpu=partial(top_k_by_counting, k=k), cpu=by_top_k, default=by_sort)
 
 
-def top_k_by_segments(values: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+def top_k_by_segments(
+    values: Float[Array, "b n"], k: int, *, by_sort: bool = False
+) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
     """`top_k` by maxima of segments.
 
     The k segments with the largest maxima contain the k largest values: k values, one in each of them, come before
-    every value of any other segment. So no sort has more than about sqrt(n k) values; where that would be more than
-    2^14, the segments are larger, and what they contain is divided into segments again.
+    every value of any other segment. They are divided into smaller segments, and so on; see `_segment_sizes`.
+
+    Args:
+        values: The values.
+        k: How many are wanted, at most n.
+        by_sort: Find the largest maxima by `lax.sort` instead of `lax.top_k`.
     """
     batch, n = values.shape
-    power = 1 / 2 if n * k <= _LARGEST_SORT**2 else 2 / 3
-    segment = 2 ** round(math.log2((n / k) ** power)) if n > k else 1
-    if segment < 4:
-        top, index = lax.top_k(values, k)
-        return top, index
-    segments = _divided(values, segment, fill=-jnp.inf)
-    _, best = lax.top_k(jnp.max(segments, axis=-1), k)
-    best = jnp.sort(best, axis=-1)  # Back in the order of the row, which decides ties.
-    candidates = jnp.take_along_axis(segments, best[..., None], axis=1).reshape(batch, -1)
-    top, position = top_k_by_segments(candidates, k) if power > 1 / 2 else lax.top_k(candidates, k)
-    return top, jnp.take_along_axis(best, position // segment, axis=1) * segment + position % segment
+    sizes = _segment_sizes(n, k)
+    segments = _divided(values, sizes[0], fill=-jnp.inf)
+    values = segments.reshape(batch, -1)
+    index = lax.broadcasted_iota(jnp.int32, segments.shape[:2], 1)
+    while True:
+        size, *sizes = sizes
+        best = jnp.max(segments, axis=2)
+        if by_sort:
+            negative, index = lax.sort((-best, index), num_keys=2, is_stable=False)
+            best, index = -negative[:, :k], index[:, :k]
+        else:
+            best, position = lax.top_k(best, k)
+            index = jnp.take_along_axis(index, position, axis=1)
+        if not sizes:
+            return best, index
+        if not by_sort:
+            index = jnp.sort(index, axis=1)  # `lax.top_k` decides ties by the order of the segments.
+        parts = size // sizes[0]
+        index = (index[..., None] * parts + jnp.arange(parts, dtype=jnp.int32)[None, None]).reshape(batch, -1)
+        segments = jnp.take_along_axis(values.reshape(batch, -1, sizes[0]), index[..., None], axis=1)
+
+
+def _segment_sizes(n: int, k: int) -> tuple[int, ...]:
+    """Sizes of the segments in which the largest k of n values are searched, one after the other; the last is 1.
+
+    No search is among more than about sqrt(n k) segments; where that would be more than 2^14, there is one more search.
+    """
+    sizes = []
+    while n > k:
+        power = 1 / 2 if n * k <= _LARGEST_SORT**2 else 2 / 3
+        size = 2 ** round(math.log2((n / k) ** power))
+        if size < 4:
+            break
+        sizes.append(size)
+        if power == 1 / 2:
+            break
+        n = k * size
+    return *sizes, 1
 
 
 def top_k_by_counting(values: Float[Array, "b n"], k: int) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
@@ -257,7 +296,7 @@ def detect(
     region: Bool[Array, "b _h _w"] | None = None,
 ) -> tuple[Float[Array, "b k 2"], Float[Array, "b k"], Bool[Array, "b k"], Int[Array, " b"]]:
     """Keypoints from keypoint logits: (keypoints_xy, scores, mask, num_detected); see `select_keypoints`."""
-    scores = score_map(logits, rule=config.score_rule)
+    scores = score_map(logits, image_sizes, rule=config.score_rule)
     return select_keypoints(scores, image_sizes, config=config, keypoint_threshold=keypoint_threshold, region=region)
 
 
@@ -271,11 +310,12 @@ def select_keypoints(
 ) -> tuple[Float[Array, "b k 2"], Float[Array, "b k"], Bool[Array, "b k"], Int[Array, " b"]]:
     """Keypoints from a score map: (keypoints_xy, scores, mask, num_detected).
 
-    Positions are (x, y) in pixels, centres at integers. Scores are descending, ties in raster order. Rows where the
-    mask is False are 0. Border and suppression apply to the pixel of the peak; a refined position may lie up to
-    `refinement_radius` beyond. `num_detected` counts before the cut to K. Gradients flow through the scores and through
-    refined coordinates, but not through the choice of pixels. A `keypoint_threshold`, one for all images or one per
-    image, replaces that of the configuration and may be traced.
+    No score may be negative, and outside the images all must be 0, as in the result of `score_map`. Positions are
+    (x, y) in pixels, centres at integers. Scores are descending, ties in raster order. Rows where the mask is False
+    are 0. Border and suppression apply to the pixel of the peak; a refined position may lie up to `refinement_radius`
+    beyond. `num_detected` counts before the cut to K. Gradients flow through the scores and through refined
+    coordinates, but not through the choice of pixels. A `keypoint_threshold`, one for all images or one per image,
+    replaces that of the configuration and may be traced.
     """
     shape = (scores.shape[1], scores.shape[2])
     with jax.named_scope("suppression"):
@@ -319,6 +359,7 @@ def keypoint_mask(
 ) -> Bool[Array, "b h w"]:
     """True where the score map has a keypoint: above the threshold, not suppressed, not at the border, in the region.
 
+    No score is negative, and outside the images all are 0; see `score_map`.
     The region, which may be larger than the score map, is the last test: what lies outside it still suppresses its
     neighbours, so that the keypoints inside are those that the image has without a region.
     """
@@ -327,12 +368,11 @@ def keypoint_mask(
     threshold = config.keypoint_threshold if keypoint_threshold is None else keypoint_threshold
     threshold = jnp.asarray(checked_threshold(threshold, scores.shape[0]), scores.dtype).reshape(-1, 1, 1)
     above = partial(_above, threshold=threshold, rule=config.threshold_rule)
-    exists = border_mask(shape, image_sizes, 0, rule="cells")
     if config.suppression_rule == "greedy":
         # The demo applies the threshold first; pixels that are set to 0 are not candidates.
-        kept = suppress_greedy(jnp.where(exists & above(scores), scores, 0), config.nms_radius) > 0
+        kept = suppress_greedy(jnp.where(above(scores), scores, 0), config.nms_radius) > 0
     else:
-        kept = suppress_three_pass(jnp.where(exists, scores, -jnp.inf), config.nms_radius)
+        kept = suppress_three_pass(scores, config.nms_radius)
         kept = above(kept) & (kept > 0)
     kept &= border_mask(shape, image_sizes, config.border_removal_distance, rule=config.border_rule)
     return kept if region is None else kept & region[:, : shape[0], : shape[1]]

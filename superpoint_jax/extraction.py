@@ -139,7 +139,7 @@ def _decode(
     *,
     config: SuperPointConfig,
 ) -> Keypoints:
-    heat = score_map(dense.logits, rule=config.score_rule)
+    heat = score_map(dense.logits, image_sizes, rule=config.score_rule)
     keypoints, scores, mask, num_detected = select_keypoints(
         heat, image_sizes, config=config, keypoint_threshold=keypoint_threshold, region=region
     )

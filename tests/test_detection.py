@@ -1,5 +1,7 @@
 """Detection: by hand, against the plain references, and properties of each rule."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,11 @@ refine_soft_argmax = jax.jit(detection.refine_soft_argmax, static_argnames="radi
 score_map = jax.jit(detection.score_map, static_argnames="rule")
 suppress_greedy = jax.jit(detection.suppress_greedy, static_argnums=1)
 suppress_three_pass = jax.jit(detection.suppress_three_pass, static_argnums=1)
-TOP_K = [jax.jit(form, static_argnums=1) for form in (detection.top_k_by_segments, detection.top_k_by_counting)]
+TOP_K = {
+    "segments by top_k": jax.jit(partial(detection.top_k_by_segments, by_sort=False), static_argnums=1),
+    "segments by sort": jax.jit(partial(detection.top_k_by_segments, by_sort=True), static_argnums=1),
+    "counting": jax.jit(detection.top_k_by_counting, static_argnums=1),
+}
 window_max = jax.jit(detection.window_max, static_argnums=1)
 
 SHAPE = (16, 24)
@@ -145,13 +151,22 @@ def test_equal_neighbours_are_all_kept_by_three_passes_and_one_by_greedy():
     np.testing.assert_array_equal(np.argwhere(greedy), [[8, 6]])
 
 
-def test_pixels_that_do_not_exist_are_never_kept():
-    scores = np.full((1, 16, 24), -np.inf, np.float32)
-    scores[0, :8, :8] = 0.1
-    kept = np.asarray(suppress_three_pass(jnp.asarray(scores), 4))
-    assert not kept[0, 8:].any()
-    assert not kept[0, :, 8:].any()
-    assert np.isfinite(kept).all()
+@given(hnp.arrays(np.int8, (12, 18), elements=st.integers(0, 4)), st.sampled_from([1, 2, 4]))
+def test_pixels_of_score_0_have_no_influence(scores, radius):
+    """So an image in a larger array, with scores of 0 around it, keeps the pixels that it keeps by itself."""
+    alone = suppress_three_pass(jnp.asarray(scores[None], jnp.float32), radius)[0]
+    larger = suppress_three_pass(jnp.pad(jnp.asarray(scores[None], jnp.float32), ((0, 0), (0, 9), (0, 7))), radius)[0]
+    np.testing.assert_array_equal(larger, np.pad(alone, ((0, 9), (0, 7))))
+
+
+def test_scores_outside_an_image_are_0():
+    logits = jax.random.normal(jax.random.key(0), (2, 2, 3, 65))
+    scores = np.asarray(score_map(logits, jnp.array([[16, 24], [15, 23]])))
+    whole = np.asarray(score_map(logits))
+    np.testing.assert_array_equal(scores[0], whole[0])
+    np.testing.assert_array_equal(scores[1, :8, :16], whole[1, :8, :16])
+    assert not scores[1, 8:].any()
+    assert not scores[1, :, 16:].any()
 
 
 @pytest.mark.parametrize("rule", ["image", "cells", "top_left"])
@@ -178,12 +193,12 @@ def test_border_follows_each_image_of_the_batch():
 @given(hnp.arrays(np.int8, (2, 50), elements=st.integers(-1, 5)), st.sampled_from([1, 2, 3, 7, 50]))
 def test_top_k_equals_lax_top_k(values, k):
     values = jnp.asarray(values.astype(np.float32))
-    for top_k in TOP_K:
+    for top_k in TOP_K.values():
         for ours, theirs in zip(top_k(values, k), lax.top_k(values, k), strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("top_k", TOP_K, ids=["segments", "counting"])
+@pytest.mark.parametrize("top_k", TOP_K.values(), ids=TOP_K)
 def test_top_k_has_the_types_of_lax_top_k_also_with_64_bits(top_k):
     with jax.enable_x64(True):
         for n, k in ((500, 20), (640 * 480, 1024)):
@@ -191,7 +206,7 @@ def test_top_k_has_the_types_of_lax_top_k_also_with_64_bits(top_k):
             assert [one.dtype for one in found] == [jnp.float32, jnp.int32]
 
 
-@pytest.mark.parametrize("top_k", TOP_K, ids=["segments", "counting"])
+@pytest.mark.parametrize("top_k", TOP_K.values(), ids=TOP_K)
 @pytest.mark.parametrize(("n", "k"), [(6400, 1), (6401, 100), (5000, 1024), (5000, 5000), (640 * 480, 1024)])
 def test_top_k_of_many_equals_lax_top_k(n, k, top_k):
     rng = np.random.default_rng(n + k)
@@ -201,12 +216,27 @@ def test_top_k_of_many_equals_lax_top_k(n, k, top_k):
             np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize(("n", "k"), [(480 * 640, 1024), (1080 * 1920, 512), (240 * 320, 2048)])
-def test_no_sort_is_large(n, k):
-    traced = jax.make_jaxpr(lambda values: detection.top_k_by_segments(values, k))(jnp.zeros((1, n)))
-    sorts = [equation.invars[0].aval.shape[-1] for equation in traced.eqns if equation.primitive.name == "top_k"]
-    assert len(sorts) >= 2
-    assert max(sorts) <= 2**14
+@pytest.mark.parametrize("by_sort", [False, True])
+@pytest.mark.parametrize(("n", "k"), [(480 * 640, 1024), (1080 * 1920, 512), (240 * 320, 2048), (2160 * 3840, 1024)])
+def test_no_sort_is_large(n, k, by_sort):
+    traced = jax.make_jaxpr(lambda values: detection.top_k_by_segments(values, k, by_sort=by_sort))(jnp.zeros((1, n)))
+    name = "sort" if by_sort else "top_k"
+    searches = [equation.invars[0].aval.shape[-1] for equation in traced.eqns if equation.primitive.name == name]
+    assert len(searches) >= 2
+    assert max(searches) <= 2**14
+
+
+@pytest.mark.parametrize(
+    ("platform", "expected"), [("cpu", "top_k"), ("cuda", "sort"), ("rocm", "sort"), ("tpu", "while")]
+)
+def test_each_platform_has_its_form_of_top_k(platform, expected):
+    lowered = (
+        jax.jit(lambda values: detection.top_k(values, 100))
+        .trace(jnp.zeros((1, 6400)))
+        .lower(lowering_platforms=(platform,))
+    )
+    operations = {name: f"{name}" in lowered.as_text() for name in ("top_k", "stablehlo.while")}
+    assert operations == {"top_k": expected == "top_k", "stablehlo.while": expected == "while"}
 
 
 def test_capacity_is_what_fits_more_than_the_radius_apart():

@@ -9,7 +9,11 @@ import pytest
 from flax import nnx
 
 import superpoint_jax as sp
-from superpoint_jax.refinement import PATCH_PX, PATCH_RADIUS_PX, RefinementHead, head_inputs, refine
+from superpoint_jax import refinement
+from superpoint_jax.detection import score_map
+from superpoint_jax.example import example_photos
+from superpoint_jax.model import to_gray
+from superpoint_jax.refinement import NOISE, PATCH_PX, PATCH_RADIUS_PX, RefinementHead, head_inputs, refine
 from superpoint_jax.training.refinement.head import with_head
 from superpoint_jax.weights import save_weights
 from tests.random_weights import model_of, random_state
@@ -94,6 +98,41 @@ def test_the_form_for_a_tpu_equals_the_convolutions(seen):
     found = jax.jit(RefinementHead._by_product)(head, *seen)
     assert found.shape == expected.shape == (7, 25)
     np.testing.assert_allclose(found, expected, atol=3e-6 * float(jnp.abs(expected).max()))
+
+
+def test_three_passes_of_bfloat16_move_keypoints_by_less_than_a_ten_thousandth_of_a_pixel(monkeypatch):
+    """A CPU has no such passes, so this rounds the factors as they do, and adds the three products."""
+    model, photo = sp.from_pretrained(), to_gray(example_photos()[0][None, :480, :512], "luma")
+    peaks = sp.extract(model, photo, max_keypoints=500, refinement="none")
+    heat = score_map(model(photo).logits)
+    seen = model.refinement_head, photo, heat, peaks.keypoints, peaks.mask, peaks.image_sizes
+    expected, shapes = refine(*seen), []
+    product = refinement._product
+
+    def parts(x):
+        high = jax.lax.reduce_precision(x, 8, 7)
+        return high, jax.lax.reduce_precision(x - high, 8, 7)
+
+    def in_three_passes(matrix, x):
+        shapes.append(matrix.shape)
+        (matrix_high, matrix_low), (x_high, x_low) = parts(matrix), parts(x)
+        return product(matrix_high, x_high) + (product(matrix_high, x_low) + product(matrix_low, x_high))
+
+    monkeypatch.setattr(refinement, "_product", in_three_passes)
+    monkeypatch.setattr(RefinementHead, "_by_convolutions", RefinementHead._by_product)
+    moved = jnp.abs(refine(*seen) - expected).max()
+    assert set(shapes) == {(25 * 64, 2 * PIXELS), (32, 64), (1, 32)}
+    assert 1e-6 < float(moved) < 1e-4
+
+
+@pytest.mark.parametrize("middle", [0.5, 1.0, 0.0])
+def test_contrast_is_exact_also_where_only_the_middle_differs(middle):
+    patches = 0.5 + 0.002 * np.random.default_rng(0).normal(size=(3, PIXELS))
+    patches[:, PIXELS // 2] = middle
+    patches = patches.astype(np.float32)
+    wide = patches.astype(np.float64)
+    expected = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + NOISE**2)
+    np.testing.assert_allclose(refinement._normalized(jnp.asarray(patches)), expected, rtol=2e-5, atol=2e-5)
 
 
 def test_its_gradient_equals_that_of_the_convolutions(seen):

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from tqdm import tqdm
 
 from superpoint_jax.config import SuperPointConfig
-from superpoint_jax.detection import score_map, select_keypoints, window_max
+from superpoint_jax.detection import border_mask, score_map, select_keypoints, window_max
 from superpoint_jax.geometry import PRNGKey, inverse, sample_homographies, warp_images
 from superpoint_jax.model import SuperPoint, valid_mask
 from superpoint_jax.openvino import CompiledSuperPoint
@@ -135,6 +135,7 @@ def label_corners(
 ) -> tuple[Float[Array, "b n 2"], Bool[Array, "b n"]]:
     """Corners at the peaks of an averaged heat map, with sub-pixel positions, and the mask of valid rows."""
     config = SuperPointConfig(max_keypoints=max_corners, border_rule="image", refinement="soft_argmax")
+    heat = jnp.where(border_mask((heat.shape[1], heat.shape[2]), image_sizes, 0, rule="cells"), heat, 0)
     corners_xy, _, mask, _ = select_keypoints(heat, image_sizes, config=config, keypoint_threshold=threshold)
     return corners_xy, mask
 
