@@ -71,24 +71,31 @@ def block(
     wide = width + -width % max(group, 2 * side)
     strips, rows = _parts(x, height * wide * features, differentiable=differentiable)
     bands = -(-height // (strips * rows))
-    first = _first_convolution(kernels[0], group, x.dtype)
+    # The convolutions of an image in one part pad it themselves. Else each part has two rows more on both sides.
+    padding = 1 if bands * strips == 1 else 0
+    margin = 1 - padding
+    first = _first_convolution(kernels[0], group, x.dtype, padding)
     left = _grouped(kernels[1], range(0, 2 * side, 2), start=-side, size=3 * side).astype(x.dtype)
     right = _grouped(kernels[1], range(1, 2 * side, 2), start=0, size=3 * side).astype(x.dtype)
-
-    whole = jnp.array([[height, width]], jnp.int32)
 
     def of_strips(values: Array) -> Array:
         """The values of each image, or of each strip of any image, for all strips of all images."""
         return jnp.broadcast_to(values, (batch, strips, *values.shape[2:])).reshape(-1, *values.shape[2:])
 
     def pooled(x: Array, row: Array) -> Array:
-        """The block for a band; `x` also has the two rows before the band, and the two behind it."""
-        x = jnp.stack([x[:, rows * i : rows * (i + 1) + 4] for i in range(strips)], axis=1)
-        x = x.reshape(batch * strips, rows + 4, wide // group, group * channels)
-        x = first(x).reshape(-1, rows + 2, wide // side, LANES)
+        """The block for a band with its margins, whose first row is `row`."""
+        x = jnp.stack([x[:, rows * i : rows * (i + 1) + 4 * margin] for i in range(strips)], axis=1)
+        x = x.reshape(batch * strips, rows + 4 * margin, wide // group, group * channels)
+        x = after[0](first(x).reshape(-1, rows + 2 * margin, wide // side, LANES))
         starts = of_strips(row + rows * jnp.arange(strips, dtype=jnp.int32)[None])
-        x = _zero_outside(after[0](x), whole if sizes is None else of_strips(sizes[:, None]), starts - 1, side)
-        halves = _convolve(x, left, stride=2, padding=(1, 0)), _convolve(x, right, stride=2, padding=(0, 1))
+        if sizes is not None:
+            x = _zero_outside(x, of_strips(sizes[:, None]), starts - margin, side)
+        elif margin or (rows, wide) != (height, width):
+            x = _zero_outside(x, jnp.array([[height, width]], jnp.int32), starts - margin, side)
+        halves = (
+            _convolve(x, kernel, stride=2, padding=((padding, padding), columns))
+            for kernel, columns in ((left, (1, 0)), (right, (0, 1)))
+        )
         larger = jnp.maximum(*map(after[1], halves))
         larger = jnp.maximum(larger[:, 0::2], larger[:, 1::2])
         if sizes is not None:
@@ -97,7 +104,7 @@ def block(
 
     x = jnp.pad(x, ((0, 0), (0, 0), (0, wide - width), (0, 0)))
     x = x.reshape(batch, height, wide // group, group * channels)
-    x = jnp.pad(x, ((0, 0), (2, bands * strips * rows - height + 2), (0, 0), (0, 0)))
+    x = jnp.pad(x, ((0, 0), (2 * margin, bands * strips * rows - height + 2 * margin), (0, 0), (0, 0)))
     if bands == 1:
         x = pooled(x, jnp.int32(0))
     else:
@@ -117,19 +124,22 @@ def _parts(x: Float[Array, "b h w c"], values: int, *, differentiable: bool) -> 
     return strips, max(2 * -(-height // (2 * bands * strips)), FEWEST_ROWS)
 
 
-def _first_convolution(kernel: Float[Array, "3 3 c f"], group: int, dtype: Any) -> Callable[[Array], Array]:
-    """The convolution of groups of columns, a function of [b, h, w, c2], whose result has two rows less."""
+def _first_convolution(
+    kernel: Float[Array, "3 3 c f"], group: int, dtype: Any, padding: int
+) -> Callable[[Array], Array]:
+    """The convolution of groups of columns, a function of [b, h, w, c2], with so many rows of padding."""
+    rows = (padding, padding)
     if kernel.shape[2] > 1 or dtype != jnp.float32:
         kernel = _grouped(kernel, range(group), start=-group, size=3 * group).astype(dtype)
-        return partial(_convolve, kernel=kernel, padding=(1, 1))
+        return partial(_convolve, kernel=kernel, padding=(rows, (1, 1)))
     # One product with all that a group sees: a quarter of the time.
     kernel = _placed(kernel, range(group), start=-1, size=group + 2).reshape(1, 1, 3 * (group + 2), -1)
 
     def convolution(x: Array) -> Array:
-        x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
+        x = jnp.pad(x, ((0, 0), rows, (1, 1), (0, 0)))
         x = jnp.concatenate([x[:, :, :-2, -1:], x[:, :, 1:-1], x[:, :, 2:, :1]], axis=-1)
         x = jnp.concatenate([x[:, i : i + x.shape[1] - 2] for i in range(3)], axis=-1)
-        return _convolve(x, kernel, padding=(0, 0), precision=lax.Precision.HIGHEST)
+        return _convolve(x, kernel, padding=((0, 0), (0, 0)), precision=lax.Precision.HIGHEST)
 
     return convolution
 
@@ -165,16 +175,16 @@ def _convolve(
     x: Array,
     kernel: Array,
     *,
-    padding: tuple[int, int],
+    padding: tuple[tuple[int, int], tuple[int, int]],
     stride: int = 1,
     precision: lax.Precision = lax.Precision.HIGH,
 ) -> Array:
-    """The convolution with this stride and padding along the row; for its precision see above."""
+    """The convolution with this stride along the row, and padding of rows and columns; for its precision see above."""
     return lax.conv_general_dilated(
         x,
         kernel,
         (1, stride),
-        ((0, 0), padding),
+        padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=precision,  # In bfloat16 it makes no difference.
     )
