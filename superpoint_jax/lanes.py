@@ -62,7 +62,8 @@ def block(
         sizes: (height, width) of the valid area of each image, by default all. Outside, both layers give 0.
         kernels: The kernels of both convolutions.
         after: Bias, activation and batch norm of both, as functions of groups of columns.
-        differentiable: Choose what has a fast derivative: no bands, and an image in the same groups as features.
+        differentiable: Choose what has a fast derivative: no bands, an image in the same groups as features, and the
+            padding of the convolutions.
     """
     batch, height, width, channels = x.shape
     features = kernels[0].shape[3]
@@ -71,8 +72,9 @@ def block(
     wide = width + -width % max(group, 2 * side)
     strips, rows = _parts(x, height * wide * features, differentiable=differentiable)
     bands = -(-height // (strips * rows))
-    # The convolutions of an image in one part pad it themselves. Else each part has two rows more on both sides.
-    padding = 1 if bands * strips == 1 else 0
+    # Each part of an image has two rows more on both sides. For a derivative, XLA would then reverse all activations,
+    # so there the convolutions of an image in one part pad it themselves.
+    padding = 1 if differentiable and strips == 1 else 0
     margin = 1 - padding
     first = _first_convolution(kernels[0], group, x.dtype, padding)
     left = _grouped(kernels[1], range(0, 2 * side, 2), start=-side, size=3 * side).astype(x.dtype)
