@@ -117,15 +117,16 @@ def decode(
     region: Bool[Array, "b _h _w"] | None = None,
     gray: Float[Array, "b _h2 _w2 1"] | None = None,
     head: RefinementHead | None = None,
+    whole: bool = False,
 ) -> Keypoints:
     """Keypoints from the dense features of images of (height, width) `image_sizes`, by the rules of the configuration.
 
     Cells with a logit that is not finite have no keypoint, and values of descriptors that are not finite count as 0. A
     `keypoint_threshold` replaces that of the configuration, and may be traced. A `region`, at the size that the network
     saw, says where keypoints may be. The rule refinement="learned" needs the `gray` images that the network saw, and
-    the refinement `head`.
+    the refinement `head`. `whole` says that the images fill their arrays, so that no cell lies outside.
     """
-    decoded = placed_like(dense.logits, partial(_decode, config=config))
+    decoded = placed_like(dense.logits, partial(_decode, config=config, whole=whole))
     return decoded(dense, image_sizes, keypoint_threshold, region, gray, head)
 
 
@@ -138,8 +139,9 @@ def _decode(
     head: RefinementHead | None,
     *,
     config: SuperPointConfig,
+    whole: bool,
 ) -> Keypoints:
-    heat = score_map(dense.logits, image_sizes, rule=config.score_rule)
+    heat = score_map(dense.logits, None if whole else image_sizes, rule=config.score_rule)
     keypoints, scores, mask, num_detected = select_keypoints(
         heat, image_sizes, config=config, keypoint_threshold=keypoint_threshold, region=region
     )
@@ -193,6 +195,7 @@ def _extract(
         region=region,
         gray=gray,
         head=model.refinement_head,
+        whole=image_sizes is None,
     )
     if rules.enlarge == 1:
         return found
