@@ -165,7 +165,7 @@ def _normalized(grays: Float[Array, "n pixels"]) -> Array:
     """The patches with mean 0 and contrast 1.
 
     Both moments are those of differences to the middle pixel. As this is one of the pixels, the variance is at least
-    1/169 of the mean square, so that the subtraction is exact to 1e-5.
+    1/170 of the mean square, so that the subtraction is exact to 1e-5.
     """
     middle = grays.shape[1] // 2
     relative = grays - grays[:, middle : middle + 1]
