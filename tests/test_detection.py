@@ -13,6 +13,7 @@ from jax import lax
 
 from superpoint_jax import SuperPointConfig, detection
 from superpoint_jax.detection import border_mask, capacity
+from superpoint_jax.top_k import top_k_by_counting, top_k_by_segments
 from tests.parity import references
 
 # Compiled: hundreds of examples run op by op would take minutes. That jit changes nothing is a test of its own.
@@ -23,9 +24,9 @@ score_map = jax.jit(detection.score_map, static_argnames="rule")
 suppress_greedy = jax.jit(detection.suppress_greedy, static_argnums=1)
 suppress_three_pass = jax.jit(detection.suppress_three_pass, static_argnums=1)
 TOP_K = {
-    "segments by top_k": jax.jit(partial(detection.top_k_by_segments, by_sort=False), static_argnums=1),
-    "segments by sort": jax.jit(partial(detection.top_k_by_segments, by_sort=True), static_argnums=1),
-    "counting": jax.jit(detection.top_k_by_counting, static_argnums=1),
+    "segments by top_k": jax.jit(partial(top_k_by_segments, by_sort=False), static_argnums=1),
+    "segments by sort": jax.jit(partial(top_k_by_segments, by_sort=True), static_argnums=1),
+    "counting": jax.jit(top_k_by_counting, static_argnums=1),
 }
 window_max = jax.jit(detection.window_max, static_argnums=1)
 
@@ -219,7 +220,7 @@ def test_top_k_of_many_equals_lax_top_k(n, k, top_k):
 @pytest.mark.parametrize("by_sort", [False, True])
 @pytest.mark.parametrize(("n", "k"), [(480 * 640, 1024), (1080 * 1920, 512), (240 * 320, 2048), (2160 * 3840, 1024)])
 def test_no_sort_is_large(n, k, by_sort):
-    traced = jax.make_jaxpr(lambda values: detection.top_k_by_segments(values, k, by_sort=by_sort))(jnp.zeros((1, n)))
+    traced = jax.make_jaxpr(lambda values: top_k_by_segments(values, k, by_sort=by_sort))(jnp.zeros((1, n)))
     name = "sort" if by_sort else "top_k"
     searches = [equation.invars[0].aval.shape[-1] for equation in traced.eqns if equation.primitive.name == name]
     assert len(searches) >= 2
@@ -235,7 +236,7 @@ def test_each_platform_has_its_form_of_top_k(platform, expected):
         .trace(jnp.zeros((1, 6400)))
         .lower(lowering_platforms=(platform,))
     )
-    operations = {name: f"{name}" in lowered.as_text() for name in ("top_k", "stablehlo.while")}
+    operations = {name: name in lowered.as_text() for name in ("top_k", "stablehlo.while")}
     assert operations == {"top_k": expected == "top_k", "stablehlo.while": expected == "while"}
 
 

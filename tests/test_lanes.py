@@ -1,5 +1,7 @@
 """The form of the first blocks for a TPU is held against the plain one, and is what a TPU gets."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from superpoint_jax.config import SuperPointConfig
 from superpoint_jax.detection import score_map
 from superpoint_jax.example import example_photos
 from superpoint_jax.model import ConvBlock, _in_lanes
+from tests.three_passes import in_three_passes
 
 plain = jax.jit(ConvBlock.plain)
 in_lanes = jax.jit(ConvBlock.in_lanes)
@@ -148,25 +151,18 @@ def test_only_a_tpu_gets_it(platform, kernel):
 
 
 def test_three_passes_of_bfloat16_are_exact_enough_for_scores_and_descriptors(monkeypatch):
-    """A CPU has no such passes, so this rounds the factors as they do, and adds the three products."""
     network = sp.from_pretrained()
     photo = jnp.asarray(example_photos()[0])[None, :480, :512]
     expected = jax.jit(network)(photo)
     convolve, calls = lanes._convolve, []
 
-    def parts(x):
-        high = jax.lax.reduce_precision(x, 8, 7)
-        return high, jax.lax.reduce_precision(x - high, 8, 7)
-
-    def in_three_passes(x, kernel, **options):
+    def rounded(x, kernel, **options):
         if options.get("precision"):
             return convolve(x, kernel, **options)  # The first one, which has six passes.
         calls.append(kernel.shape)
-        (x_high, x_low), (kernel_high, kernel_low) = parts(x), parts(kernel)
-        low = convolve(x_high, kernel_low, **options) + convolve(x_low, kernel_high, **options)
-        return convolve(x_high, kernel_high, **options) + low
+        return in_three_passes(partial(convolve, **options), x, kernel)
 
-    monkeypatch.setattr(lanes, "_convolve", in_three_passes)
+    monkeypatch.setattr(lanes, "_convolve", rounded)
     monkeypatch.setattr("superpoint_jax.model._for_the_platform", _in_lanes)
     found = jax.jit(lambda network, photo: network(photo))(network, photo)
     # Both halves of the second convolution of block 1, and three of blocks 2 and 3.

@@ -17,6 +17,7 @@ from superpoint_jax.refinement import NOISE, PATCH_PX, PATCH_RADIUS_PX, Refineme
 from superpoint_jax.training.refinement.head import with_head
 from superpoint_jax.weights import save_weights
 from tests.random_weights import model_of, random_state
+from tests.three_passes import in_three_passes
 
 PIXELS = PATCH_PX**2
 
@@ -101,7 +102,6 @@ def test_the_form_for_a_tpu_equals_the_convolutions(seen):
 
 
 def test_three_passes_of_bfloat16_move_keypoints_by_less_than_a_ten_thousandth_of_a_pixel(monkeypatch):
-    """A CPU has no such passes, so this rounds the factors as they do, and adds the three products."""
     model, photo = sp.from_pretrained(), to_gray(example_photos()[0][None, :480, :512], "luma")
     peaks = sp.extract(model, photo, max_keypoints=500, refinement="none")
     heat = score_map(model(photo).logits)
@@ -109,16 +109,11 @@ def test_three_passes_of_bfloat16_move_keypoints_by_less_than_a_ten_thousandth_o
     expected, shapes = refine(*seen), []
     product = refinement._product
 
-    def parts(x):
-        high = jax.lax.reduce_precision(x, 8, 7)
-        return high, jax.lax.reduce_precision(x - high, 8, 7)
-
-    def in_three_passes(matrix, x):
+    def rounded(matrix, x):
         shapes.append(matrix.shape)
-        (matrix_high, matrix_low), (x_high, x_low) = parts(matrix), parts(x)
-        return product(matrix_high, x_high) + (product(matrix_high, x_low) + product(matrix_low, x_high))
+        return in_three_passes(product, matrix, x)
 
-    monkeypatch.setattr(refinement, "_product", in_three_passes)
+    monkeypatch.setattr(refinement, "_product", rounded)
     monkeypatch.setattr(RefinementHead, "_by_convolutions", RefinementHead._by_product)
     moved = jnp.abs(refine(*seen) - expected).max()
     assert set(shapes) == {(25 * 64, 2 * PIXELS), (32, 64), (1, 32)}

@@ -15,7 +15,7 @@ PACKAGE = Path(superpoint_jax.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ROOMS = [
-    {"config", "features", "files", "hub", "lanes", "sharding", "spreading"},
+    {"config", "features", "files", "hub", "lanes", "sharding", "spreading", "top_k"},
     {
         "model",
         "openvino",
